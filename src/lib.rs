@@ -1,0 +1,5 @@
+//! scoreline
+
+pub mod clock;
+pub mod ports;
+pub mod wire;
