@@ -1,9 +1,54 @@
 //! What the engine asks of the world.
+//!
+//! A port is named for its role, an adapter for its technology. Ports are plain async traits, bundled by [`World`]: the
+//! daemon builds one world of real adapters, the simulation another that can crash, lose answers and jump in time.
+//! Every method may be called again after a crash, or after its answer was lost, with the same result.
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::fault::Fault;
+use crate::feed::{Name, SourcePath};
+use crate::job::{
+    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult,
+};
+use crate::metrics::Metrics;
+use crate::wire::BlobReference;
+
+/// All ports, as one type parameter.
+pub trait World: Send + Sync + 'static {
+    /// Time.
+    type Clock: Clock;
+    /// The database of jobs.
+    type Store: Store;
+    /// Drop folders.
+    type Inbox: Inbox;
+    /// Blob storage.
+    type Blobs: Blobs;
+    /// Scoring services.
+    type Scorer: Scorer;
+    /// The folders that things end up in.
+    type Outbox: Outbox;
+
+    /// Time.
+    fn clock(&self) -> &Self::Clock;
+    /// The database of jobs.
+    fn store(&self) -> &Self::Store;
+    /// The drop folder of a feed, if it watches one.
+    fn inbox(&self, feed: &Name) -> Option<&Self::Inbox>;
+    /// A storage by its name in the config.
+    fn blobs(&self, storage: &Name) -> Option<&Self::Blobs>;
+    /// An endpoint by its name in the config.
+    fn scorer(&self, endpoint: &Name) -> Option<&Self::Scorer>;
+    /// The folders that things end up in.
+    fn outbox(&self) -> &Self::Outbox;
+    /// What is counted.
+    fn metrics(&self) -> &Metrics;
+}
 
 /// Time, as the rest of the program sees it.
 ///
@@ -36,4 +81,452 @@ pub trait Clock: Clone + Send + Sync + 'static {
             }
         }
     }
+}
+
+/// The database of jobs: the truth about every one of them.
+///
+/// Made for several nodes: a job belongs to one node at a time, every write names the node and the revision it follows
+/// on, and one that no longer fits changes nothing. Each write of a job and its event are one transaction. Calls are
+/// bounded in time by the adapter.
+pub trait Store: Send + Sync + 'static {
+    /// Makes a node known, under an id that was never used before.
+    fn register(
+        &self,
+        label: &str,
+        site: &str,
+    ) -> impl Future<Output = Result<Node, StoreError>> + Send;
+
+    /// Counts the node's beat on; `false` when the store doesn't know the node any more.
+    fn beat(&self, node: &Node) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// The other nodes of the site, with the number of their beats.
+    fn others(
+        &self,
+        node: &Node,
+    ) -> impl Future<Output = Result<Vec<(NodeId, u64)>, StoreError>> + Send;
+
+    /// Forgets the node and gives its jobs back; returns how many.
+    fn retire(&self, node: &Node) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
+    /// Makes the node the owner of up to `limit` jobs that are not done, of its site and of `feeds`, that are free or
+    /// belong to one of `dead`; oldest first. Adoption is a write: the revision goes up, so that nothing the job's
+    /// last owner still has on its way can be mistaken for the new owner's.
+    fn adopt(
+        &self,
+        node: &Node,
+        feeds: &[Name],
+        dead: &[NodeId],
+        limit: usize,
+    ) -> impl Future<Output = Result<Adopted, StoreError>> + Send;
+
+    /// Makes jobs of arrivals, owned by the node. An arrival that is known (the same feed, path and file in the same
+    /// site, however long ago) makes no second job. Answers in the order of the arrivals.
+    fn accept(
+        &self,
+        node: &Node,
+        arrivals: &[Arrival],
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Vec<Accepted>, StoreError>> + Send;
+
+    /// Writes transitions, all in one transaction, each only if the job is still the node's at the revision before.
+    /// Answers in the order of the transitions. After an error nobody knows what was written: read again. A job that
+    /// is done leaves the live set, and its reservations end.
+    fn commit(
+        &self,
+        node: &Node,
+        transitions: &[Transition],
+    ) -> impl Future<Output = Result<Vec<Committed>, StoreError>> + Send;
+
+    /// Reserves file names: a path belongs to one job's slot, and a slot has one path, for as long as the job is not
+    /// done. A slot that has one already answers it, whatever is asked for. In the order of the reservations.
+    fn reserve(
+        &self,
+        reservations: &[Reservation],
+    ) -> impl Future<Output = Result<Vec<Reserved>, StoreError>> + Send;
+
+    /// Reads jobs with their owners, live or done; those that don't exist are left out.
+    fn load(
+        &self,
+        ids: &[JobId],
+    ) -> impl Future<Output = Result<Vec<(Job, Option<NodeId>)>, StoreError>> + Send;
+
+    /// Lists jobs, newest first.
+    fn list(&self, query: &JobQuery) -> impl Future<Output = Result<JobPage, StoreError>> + Send;
+
+    /// A job's history, oldest first.
+    fn events(&self, id: JobId) -> impl Future<Output = Result<Vec<Event>, StoreError>> + Send;
+
+    /// Whether the store can be reached and has this version's schema.
+    fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+/// A running daemon, as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its identity; never reused.
+    pub id: NodeId,
+    /// The set of nodes that see the same folders.
+    pub site: String,
+}
+
+/// A node's identity: from a sequence of the store, never the host's name, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub i64);
+
+/// What an adoption brought.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Rows that make no sense: owned now, so that they are not met again and again, and left alone.
+    pub corrupt: Vec<Corrupt>,
+}
+
+/// What became of an arrival.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Accepted {
+    /// A job of ours.
+    New(Box<Job>),
+    /// This job has it already.
+    Known(JobId),
+}
+
+/// A job as it is to stand, with the event that made it so.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transition {
+    /// The job after the event; the write follows on the revision before it.
+    pub job: Job,
+    /// The event.
+    pub event: Event,
+}
+
+/// What became of a transition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is written.
+    Done,
+    /// The job is no longer the node's, or not at that revision: nothing was written.
+    Stale,
+}
+
+/// A wish for a file name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The job.
+    pub job: JobId,
+    /// What of the job it is for.
+    pub slot: String,
+    /// The name.
+    pub path: PathBuf,
+}
+
+/// What became of the wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// This is the slot's name.
+    Yours(PathBuf),
+    /// Another job has the name.
+    Taken,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobQuery {
+    /// Of this feed.
+    pub feed: Option<Name>,
+    /// In this phase.
+    pub phase: Option<Phase>,
+    /// Held, or not held.
+    pub held: Option<bool>,
+    /// With this text in the file's name.
+    pub name: Option<String>,
+    /// Accepted at or after this.
+    pub since: Option<DateTime<Utc>>,
+    /// Older than this one: the last job of the page before.
+    pub before: Option<JobId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of jobs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct JobPage {
+    /// Newest first.
+    pub jobs: Vec<Job>,
+    /// What to put into [`JobQuery::before`] for the next page, if there is one.
+    pub next: Option<JobId>,
+}
+
+/// The store didn't do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It can't be reached, or didn't answer in time, or has no room: trying again may help.
+    #[error("the store could not {attempted}: {cause}")]
+    Unavailable {
+        /// What was attempted.
+        attempted: &'static str,
+        /// What came back.
+        cause: String,
+    },
+    /// It isn't one we can work with.
+    #[error("the store can't be used: {0}")]
+    Unusable(String),
+}
+
+/// A drop folder. The scan is the truth; events only wake it.
+pub trait Inbox: Send + Sync + 'static {
+    /// A source that is being read.
+    type Source: Source;
+
+    /// Looks at the whole folder and reports the files that are ready and were not reported as accepted before, up to
+    /// the adapter's limit.
+    fn scan(&self) -> impl Future<Output = Result<Scan, Fault>> + Send;
+
+    /// Waits until something may have changed in the folder.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
+
+    /// The store has this file: it isn't reported again while it stays the same.
+    fn accepted(&self, path: &SourcePath, file: FileIdentity);
+
+    /// Moves an accepted file into the work folder, if the feed moves sources; nothing when it is there already. A
+    /// file that is no longer the accepted one is left where it is (`source_replaced`, `source_missing`).
+    fn take(
+        &self,
+        job: JobId,
+        path: &SourcePath,
+        file: FileIdentity,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Opens the job's source for reading, taking it first if that is still to be done.
+    fn open(&self, job: &Job) -> impl Future<Output = Result<Self::Source, Fault>> + Send;
+
+    /// Where the job's source is now: in the work folder or where it was dropped.
+    fn source_path(&self, job: &Job) -> impl Future<Output = Result<SourcePlace, Fault>> + Send;
+}
+
+/// What a look at a folder showed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scan {
+    /// Files that are ready, oldest first.
+    pub ready: Vec<(SourcePath, FileIdentity)>,
+    /// Files that were not still for long enough, or that somebody writes.
+    pub settling: usize,
+    /// Files that can't be read.
+    pub denied: usize,
+    /// Files that are not for this feed.
+    pub ignored: usize,
+    /// How long the oldest file that is for this feed has been there without a job.
+    pub oldest: Option<Duration>,
+    /// When another look is worth it, if nothing changes: the first settling file's time, or at once when the limit
+    /// cut the list.
+    pub again_after: Option<Duration>,
+}
+
+/// Where a source is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourcePlace {
+    /// Where the file is now; `None` when somebody removed it.
+    pub now: Option<PathBuf>,
+    /// Where it was dropped.
+    pub dropped: PathBuf,
+    /// The directory in the work folder that is removed with it.
+    pub work_directory: Option<PathBuf>,
+}
+
+/// An opened source.
+pub trait Source: AsyncRead + Unpin + Send + 'static {
+    /// Whether the file is still what it was when it was opened: asked after the last byte was read. The fault says
+    /// `source_changed`.
+    fn unchanged(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// A blob storage: one container in one account.
+pub trait Blobs: Send + Sync + 'static {
+    /// Makes sure that the container is there, making it if the config says so: also the probe of a suspended storage.
+    fn ready(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Uploads a blob from a stream with bounded memory; `label` goes along as metadata. The content is what was read.
+    fn upload<R: AsyncRead + Unpin + Send>(
+        &self,
+        blob: &str,
+        label: &str,
+        from: &mut R,
+    ) -> impl Future<Output = Result<Content, Fault>> + Send;
+
+    /// Downloads a blob into a stream; the content is what was written.
+    fn download<W: AsyncWrite + Unpin + Send>(
+        &self,
+        from: BlobPlace<'_>,
+        to: &mut W,
+    ) -> impl Future<Output = Result<Content, Fault>> + Send;
+
+    /// What the scoring service is given to reach a blob for `life`, by the configured way of handing over.
+    fn hand_over(
+        &self,
+        blob: &str,
+        access: Access,
+        now: DateTime<Utc>,
+        life: Duration,
+    ) -> BlobReference;
+
+    /// Deletes a blob; nothing when it isn't there.
+    fn delete(&self, blob: &str) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// A blob to read.
+#[derive(Clone, Copy, Debug)]
+pub enum BlobPlace<'a> {
+    /// In our container.
+    Ours(&'a str),
+    /// Where a link leads.
+    Link(&'a BlobReference),
+}
+
+/// What the scoring service may do with a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read it.
+    Read,
+    /// Create and write it.
+    Write,
+}
+
+/// A scoring service.
+pub trait Scorer: Send + Sync + 'static {
+    /// Makes the service know a job; it doesn't run yet.
+    fn submit(
+        &self,
+        submission: &Submission,
+    ) -> impl Future<Output = Result<SubmitAnswer, Fault>> + Send;
+
+    /// Starts a job.
+    fn start(&self, id: &RemoteId) -> impl Future<Output = Result<StartAnswer, Fault>> + Send;
+
+    /// Looks at a job.
+    fn status(&self, id: &RemoteId) -> impl Future<Output = Result<RemoteStatus, Fault>> + Send;
+
+    /// Asks for a job to be stopped.
+    fn cancel(&self, id: &RemoteId) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Makes fresh links to the outputs of a finished job that are not in our storage, by output.
+    fn links(
+        &self,
+        id: &RemoteId,
+    ) -> impl Future<Output = Result<Vec<(String, BlobReference)>, Fault>> + Send;
+
+    /// Whether the service can be reached and knows us: the probe of a suspended endpoint. Starts nothing.
+    fn probe(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+}
+
+/// What a job asks of the service.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// The service's name of the input; `None` for the single-input form.
+    pub input: Option<String>,
+    /// The input.
+    pub blob: BlobReference,
+    /// Where outputs go, by the service's names.
+    pub outputs: Vec<(String, BlobReference)>,
+    /// Parameters of the web service.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// An answer to a submit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubmitAnswer {
+    /// The service knows the job by this name.
+    Known(RemoteId),
+    /// The service doesn't find the input.
+    InputMissing(Fault),
+}
+
+/// An answer to a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAnswer {
+    /// The job is started, now or before: the service refuses a second start, and that refusal says as much.
+    Started,
+    /// The service doesn't know the job.
+    Unknown,
+}
+
+/// An answer to a look.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RemoteStatus {
+    /// It waits or runs.
+    Pending,
+    /// It has finished, with these outputs.
+    Finished(Vec<RunResult>),
+    /// It failed, with the service's words.
+    Failed(String),
+    /// It was cancelled.
+    Cancelled,
+    /// The service doesn't know the job.
+    Unknown,
+}
+
+/// The folders that outputs and finished sources end up in.
+pub trait Outbox: Send + Sync + 'static {
+    /// A file that is being written, beside the place it will have.
+    type Staged: AsyncWrite + Unpin + Send;
+
+    /// Begins a file under a hidden name in the folder of `target`, making the folder when it is missing.
+    fn stage(
+        &self,
+        target: &Path,
+        job: JobId,
+        output: usize,
+    ) -> impl Future<Output = Result<Self::Staged, Fault>> + Send;
+
+    /// Whether a name is in use.
+    fn exists(&self, path: &Path) -> impl Future<Output = Result<bool, Fault>> + Send;
+
+    /// Gives a staged file its name, durably: fsync, rename, fsync of the folder. Without `replace` no file is
+    /// overwritten: one with the same content is ours from before a crash, another one keeps the name.
+    fn place(
+        &self,
+        staged: &mut Self::Staged,
+        content: Content,
+        target: &Path,
+        replace: bool,
+    ) -> impl Future<Output = Result<Placed, Fault>> + Send;
+
+    /// Writes a small file whole, replacing what has the name.
+    fn write(&self, path: &Path, text: &str) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Does with a source what is to be done at the end of its job. A move never overwrites, and across file systems
+    /// it is copy, fsync, check, delete.
+    fn settle(
+        &self,
+        source: &SourcePlace,
+        end: &Settlement,
+    ) -> impl Future<Output = Result<Settled, Fault>> + Send;
+}
+
+/// What became of a staged file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It has its name.
+    InPlace,
+    /// Another file has the name.
+    Taken,
+}
+
+/// What is to become of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// It gets this path.
+    Move(PathBuf),
+    /// It is deleted.
+    Delete,
+    /// It goes back to where it was dropped, or stays there.
+    Leave,
+}
+
+/// What became of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is where it belongs, or was gone before.
+    Done,
+    /// Another file has the name.
+    Taken,
 }

@@ -1,0 +1,560 @@
+//! The rules of a feed: which files it takes, what its blobs and outputs are called, what becomes of a source.
+//!
+//! Everything here answers a question from its arguments alone. Names are bytes, as the file system has them: a name
+//! that is no UTF-8 is a name like any other, and only what must be text (a blob's name, a screen) is made so.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::{Deserialize, Serialize};
+
+use crate::job::{Job, JobId};
+use crate::retry::Policy;
+
+/// A configured route: where inputs come from, which endpoint scores them, where outputs go.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// Its name, a label in metrics.
+    pub name: Name,
+    /// The endpoint that scores.
+    pub endpoint: Name,
+    /// The storage that blobs go to.
+    pub storage: Name,
+    /// The service's input; `None` for the single-input form.
+    pub input: Option<String>,
+    /// Parameters of the web service, in order of their names.
+    pub parameters: Vec<(String, String)>,
+    /// The service's outputs that are directed into our storage, each with its file name in the delivery folder.
+    pub outputs: Vec<(String, Template)>,
+    /// The drop folder.
+    pub watch: Option<Watch>,
+    /// Where outputs go.
+    pub deliver: Delivery,
+    /// What becomes of a source.
+    pub source: SourceRules,
+    /// When to try again.
+    pub policy: Policy,
+}
+
+/// A feed's drop folder.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Which files in it.
+    pub filter: Filter,
+    /// Folders inside it too.
+    pub recursive: bool,
+    /// How long a file must have been still.
+    pub settle: Duration,
+    /// How often the folder is looked at, whatever events say.
+    pub rescan: Duration,
+}
+
+/// Where and how outputs are delivered.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The folder.
+    pub folder: PathBuf,
+    /// What happens when the name is taken.
+    pub on_conflict: OnConflict,
+    /// Write `NAME.done` once all outputs of a job are in place.
+    pub marker: bool,
+}
+
+/// What happens when an output's name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnConflict {
+    /// `name-1.csv`, `name-2.csv`, …
+    Suffix,
+    /// The newer output takes the name.
+    Replace,
+    /// The job fails, and its output stays in blob storage.
+    Fail,
+}
+
+/// What becomes of sources.
+#[derive(Clone, Debug)]
+pub struct SourceRules {
+    /// After success.
+    pub on_success: SourceEnd,
+    /// After failure or cancellation.
+    pub on_failure: SourceEnd,
+}
+
+/// What becomes of a source at the end of its job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceEnd {
+    /// It moves to this folder.
+    Move(PathBuf),
+    /// It is deleted.
+    Delete,
+    /// It stays, or returns to, where it was.
+    Leave,
+}
+
+impl Feed {
+    /// Whether the source is moved out of sight while its job runs. One that stays where it is in any case is read
+    /// where it is: that is also the way for folders that may not be written.
+    pub fn moves_sources(&self) -> bool {
+        self.source.on_success != SourceEnd::Leave || self.source.on_failure != SourceEnd::Leave
+    }
+
+    /// Where a taken source is while its job runs: on the folder's own file system, in a directory of its own, so
+    /// that it keeps its name and no name is too long.
+    pub fn work_path(watch: &Watch, job: JobId, path: &SourcePath) -> PathBuf {
+        Self::work_folder(watch).join(job.to_string()).join(path.file_name())
+    }
+
+    /// The folder that holds taken sources; it is never scanned.
+    pub fn work_folder(watch: &Watch) -> PathBuf {
+        watch.folder.join(OWN_FOLDER).join("work")
+    }
+
+    /// The blob that one try of one generation uploads to: no two writers share it, since the revision changes with
+    /// every owner and every try.
+    pub fn input_blob(&self, job: &Job) -> String {
+        format!("{}/{}", self.blob_folder(job), legal_blob_name(job.path().file_name()))
+    }
+
+    /// The blob that the service is asked to write an output to. The extension decides the format that the service
+    /// writes, and it refuses unknown ones: it is that of the output's file name where there is one.
+    pub fn output_blob(&self, job: &Job, output: &str, template: &Template) -> String {
+        let extension = template.extension().unwrap_or("csv");
+        let output = legal_blob_name(OsStr::new(output));
+        format!("{}/out/{output}.{extension}", self.blob_folder(job))
+    }
+
+    fn blob_folder(&self, job: &Job) -> String {
+        format!("{}/{}/{}-{}", self.name, job.id(), job.generation(), job.revision())
+    }
+
+    /// The file name of an output, relative to the delivery folder. An output that the config doesn't name gets
+    /// `{stem}.{output}` and the extension of its blob.
+    pub fn output_path(&self, job: &Job, output: &str, blob: &str) -> PathBuf {
+        let template = self.outputs.iter().find(|(name, _)| name == output).map(|(_, t)| t.clone());
+        let template = template.unwrap_or_else(|| {
+            let file = blob.rsplit('/').next().unwrap_or_default();
+            let extension = file.rsplit_once('.').map_or("", |(_, extension)| extension);
+            Template(vec![
+                Part::Stem,
+                Part::Text(".".into()),
+                Part::Output,
+                Part::Text(if extension.is_empty() {
+                    String::new()
+                } else {
+                    format!(".{extension}")
+                }),
+            ])
+        });
+        template.fill(job, output)
+    }
+}
+
+/// The name of a feed, an endpoint, a storage or a budget: a metric label, a part of blob names, a word in URLs.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if text.is_empty() || text.len() > 64 || !text.chars().all(legal) {
+            return Err(format!("{text:?} is not a name: write 1 to 64 of a-z, A-Z, 0-9, - and _"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which files of a folder a feed takes.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    include: Globs,
+    exclude: Globs,
+}
+
+impl Filter {
+    /// From globs; one without a slash is held against the file's name, one with a slash against its path in the
+    /// folder. No `include` means every file. The error names the pattern.
+    pub fn new(include: &[String], exclude: &[String]) -> Result<Self, String> {
+        Ok(Self { include: Globs::new(include)?, exclude: Globs::new(exclude)? })
+    }
+
+    /// Whether a file is for this feed. Names that begin with a dot, and those that programs give to files they are
+    /// still writing, never are: the rename to the final name brings them back.
+    pub fn takes(&self, path: &SourcePath) -> bool {
+        let hidden = path.as_path().components().any(|part| part.as_os_str().as_bytes()[0] == b'.');
+        let name = path.file_name().as_bytes().to_ascii_lowercase();
+        let unfinished = name.starts_with(b"~$")
+            || UNFINISHED_ENDS.iter().any(|end| name.ends_with(end.as_bytes()));
+        !hidden
+            && !unfinished
+            && (self.include.empty() || self.include.match_any(path))
+            && !self.exclude.match_any(path)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Globs {
+    names: GlobSet,
+    paths: GlobSet,
+}
+
+impl Globs {
+    fn new(patterns: &[String]) -> Result<Self, String> {
+        let (mut names, mut paths) = (GlobSetBuilder::new(), GlobSetBuilder::new());
+        for pattern in patterns {
+            let glob = GlobBuilder::new(pattern)
+                .literal_separator(true)
+                .build()
+                .map_err(|error| format!("{pattern:?} is not a glob: {}", error.kind()))?;
+            if pattern.contains('/') {
+                paths.add(glob)
+            } else {
+                names.add(glob)
+            };
+        }
+        let built = |set: GlobSetBuilder| set.build().map_err(|error| error.to_string());
+        Ok(Self { names: built(names)?, paths: built(paths)? })
+    }
+
+    fn empty(&self) -> bool {
+        self.names.is_empty() && self.paths.is_empty()
+    }
+
+    fn match_any(&self, path: &SourcePath) -> bool {
+        self.names.is_match(path.file_name()) || self.paths.is_match(path.as_path())
+    }
+}
+
+/// A file's place inside its feed's folder: relative, without `.` or `..`, in the file system's own bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourcePath(Box<[u8]>);
+
+impl SourcePath {
+    /// `None` when it is empty, absolute, or leads upwards.
+    pub fn new(path: &Path) -> Option<Self> {
+        let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let bytes = path.as_os_str().as_bytes();
+        (inside && !bytes.is_empty() && !bytes.contains(&0)).then(|| Self(bytes.into()))
+    }
+
+    /// From the bytes that a store kept.
+    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        Self::new(Path::new(&OsString::from_vec(bytes)))
+    }
+
+    /// The bytes that a store keeps.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As a relative path.
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// The last part.
+    pub fn file_name(&self) -> &OsStr {
+        self.as_path().file_name().unwrap_or_default()
+    }
+}
+
+/// For people: what is no UTF-8 is shown by replacement characters.
+impl fmt::Display for SourcePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
+}
+
+impl fmt::Debug for SourcePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_path(), f)
+    }
+}
+
+/// A file name with places to fill: `{stem} {name} {relpath} {job} {generation} {output}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Stem,
+    Name,
+    RelPath,
+    Job,
+    Generation,
+    Output,
+}
+
+impl Template {
+    /// Reads a template; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let path = Path::new(text);
+        if !path.components().all(|part| matches!(part, Component::Normal(_)))
+            || text.ends_with('/')
+        {
+            return Err(format!("{text:?} must be a file name inside the delivery folder"));
+        }
+        let mut parts = Vec::new();
+        let mut rest = text;
+        while let Some(open) = rest.find('{') {
+            let close = rest[open..].find('}').map(|close| open + close);
+            let close =
+                close.ok_or_else(|| format!("{text:?} opens a brace and never closes it"))?;
+            if open > 0 {
+                parts.push(Part::Text(rest[..open].to_owned()));
+            }
+            parts.push(match &rest[open + 1..close] {
+                "stem" => Part::Stem,
+                "name" => Part::Name,
+                "relpath" => Part::RelPath,
+                "job" => Part::Job,
+                "generation" => Part::Generation,
+                "output" => Part::Output,
+                other => {
+                    return Err(format!(
+                        "{text:?} has {{{other}}}: write {{stem}}, {{name}}, {{relpath}}, {{job}}, {{generation}} or {{output}}"
+                    ));
+                }
+            });
+            rest = &rest[close + 1..];
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        if parts.is_empty() {
+            return Err("an output needs a file name".to_owned());
+        }
+        let varies =
+            |part: &Part| matches!(part, Part::Stem | Part::Name | Part::RelPath | Part::Job);
+        if !parts.iter().any(varies) {
+            return Err(format!(
+                "{text:?} names the same file for every job: add {{stem}}, {{name}}, {{relpath}} or {{job}}"
+            ));
+        }
+        Ok(Self(parts))
+    }
+
+    fn extension(&self) -> Option<&str> {
+        match self.0.last() {
+            Some(Part::Text(text)) => text.rsplit_once('.').map(|(_, extension)| extension),
+            _ => None,
+        }
+    }
+
+    fn fill(&self, job: &Job, output: &str) -> PathBuf {
+        let name = job.path().file_name();
+        let mut bytes = Vec::new();
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => bytes.extend(text.as_bytes()),
+                Part::Stem => bytes.extend(Path::new(name).file_stem().unwrap_or(name).as_bytes()),
+                Part::Name => bytes.extend(name.as_bytes()),
+                Part::RelPath => bytes.extend(job.path().as_bytes()),
+                Part::Job => bytes.extend(job.id().to_string().as_bytes()),
+                Part::Generation => bytes.extend(job.generation().to_string().as_bytes()),
+                // The service names its outputs; a slash in one must not lead elsewhere.
+                Part::Output => bytes.extend(output.replace(['/', '\0'], "_").as_bytes()),
+            }
+        }
+        let path = PathBuf::from(OsString::from_vec(bytes));
+        let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
+        let path = if inside { path } else { PathBuf::from(format!("{}.out", job.id())) };
+        shortened(&path, 0)
+    }
+}
+
+/// The `n`th name to try when those before it are taken: `a.csv`, `a-1.csv`, `a-2.csv`, …
+pub fn candidate(path: &Path, n: u32) -> PathBuf {
+    if n == 0 {
+        return path.to_owned();
+    }
+    let suffix = format!("-{n}");
+    let path = shortened(path, suffix.len());
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(suffix);
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
+}
+
+/// The path with its file name cut, before the extension, to what a file system holds, less `reserve` bytes.
+fn shortened(path: &Path, reserve: usize) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    // Room for the name under which the file is written before it gets its own.
+    let max = NAME_MAX_BYTES - reserve - 8;
+    if name.len() <= max {
+        return path.to_owned();
+    }
+    let dot = name.iter().rposition(|byte| *byte == b'.').filter(|at| name.len() - at <= 32);
+    let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
+    let mut end = max - extension.len();
+    // Not through the middle of a character.
+    while end > 0 && stem[end] & 0xc0 == 0x80 {
+        end -= 1;
+    }
+    let mut short = stem[..end].to_vec();
+    short.extend(extension);
+    path.with_file_name(OsString::from_vec(short))
+}
+
+/// A file's name as a part of a blob's name: what every service and tool on the way reads alike. The name itself goes
+/// along as metadata.
+fn legal_blob_name(name: &OsStr) -> String {
+    let legal = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let name: String = name.to_string_lossy().chars().map(legal).collect();
+    let (stem, extension) =
+        name.rsplit_once('.').map_or((name.as_str(), None), |(s, e)| (s, Some(e)));
+    let stem = stem.trim_matches('.');
+    let stem: String =
+        if stem.is_empty() { "input".into() } else { stem.chars().take(100).collect() };
+    match extension.filter(|extension| !extension.is_empty() && extension.len() <= 16) {
+        Some(extension) => format!("{stem}.{extension}"),
+        None => stem,
+    }
+}
+
+/// The daemon's own folder inside a watched or a delivery folder.
+pub const OWN_FOLDER: &str = ".scoreline";
+
+const NAME_MAX_BYTES: usize = 255;
+const UNFINISHED_ENDS: [&str; 5] = [".part", ".partial", ".filepart", ".tmp", ".crdownload"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::tests::queued;
+
+    fn path(text: &str) -> SourcePath {
+        SourcePath::new(Path::new(text)).unwrap()
+    }
+
+    #[test]
+    fn a_filter_takes_what_its_globs_say_and_never_what_is_unfinished() {
+        let globs = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        let filter = Filter::new(&globs(&["*.csv", "deep/*/x.txt"]), &globs(&["no*"])).unwrap();
+        for (name, taken) in [
+            ("a.csv", true),
+            ("deep/b.csv", true),
+            ("deep/down/x.txt", true),
+            ("x.txt", false),
+            ("a.CSV", false),
+            ("no.csv", false),
+            (".a.csv", false),
+            (".scoreline/work/a.csv", false),
+            ("~$a.csv", false),
+            ("[x]{y}.csv", true),
+        ] {
+            assert_eq!(filter.takes(&path(name)), taken, "{name}");
+        }
+        let all = Filter::new(&[], &[]).unwrap();
+        assert!(all.takes(&path("anything")));
+        for unfinished in ["a.csv.part", "a.csv.FILEPART", "a.tmp", "a.crdownload"] {
+            assert!(!all.takes(&path(unfinished)), "{unfinished}");
+        }
+        assert!(Filter::new(&globs(&["[a"]), &[]).unwrap_err().contains("\"[a\""));
+    }
+
+    #[test]
+    fn a_template_is_refused_with_its_reason() {
+        for (text, reason) in [
+            ("", "file name"),
+            ("../{stem}", "inside"),
+            ("/tmp/{stem}", "inside"),
+            ("{stem", "never closes"),
+            ("{steem}.csv", "{steem}"),
+            ("scores.csv", "same file"),
+            ("{generation}/", "inside"),
+        ] {
+            assert!(Template::parse(text).unwrap_err().contains(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn outputs_are_named_by_their_template() {
+        let job = queued("sub/a b.%x.csv");
+        for (template, name) in [
+            ("{stem}.scores.csv", "a b.%x.scores.csv".to_owned()),
+            ("{name}", "a b.%x.csv".to_owned()),
+            ("{relpath}.out", "sub/a b.%x.csv.out".to_owned()),
+            ("{job}-{generation}-{output}.csv", format!("{}-1-o_1.csv", job.id())),
+        ] {
+            let filled = Template::parse(template).unwrap().fill(&job, "o/1");
+            assert_eq!(filled, PathBuf::from(name), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_too_long_is_cut_before_its_extension_between_characters() {
+        let job = queued(&format!("{}.csv", "ü".repeat(125)));
+        let name = Template::parse("{stem}.scores.csv").unwrap().fill(&job, "o");
+        assert!(name.as_os_str().len() <= 247);
+        let text = name.to_str().expect("whole characters");
+        assert!(text.starts_with("üü") && text.ends_with("ü.csv"), "{text}");
+        assert!(candidate(&name, 12).as_os_str().len() <= 247);
+    }
+
+    #[test]
+    fn candidates_differ_before_the_extension() {
+        let names = [0, 1, 12].map(|n| candidate(Path::new("d/a.scores.csv"), n));
+        assert_eq!(
+            names,
+            ["d/a.scores.csv", "d/a.scores-1.csv", "d/a.scores-12.csv"].map(PathBuf::from)
+        );
+        assert_eq!(candidate(Path::new("noext"), 1), PathBuf::from("noext-1"));
+    }
+
+    #[test]
+    fn a_source_path_stays_inside_its_folder() {
+        for wrong in ["", "/etc/passwd", "../x", "a/../../x", "."] {
+            assert_eq!(SourcePath::new(Path::new(wrong)), None, "{wrong}");
+        }
+        let odd = SourcePath::from_bytes(b"caf\xe9\n.csv".to_vec()).unwrap();
+        assert_eq!(odd.as_bytes(), b"caf\xe9\n.csv");
+    }
+
+    #[test]
+    fn blob_names_are_plain_whatever_the_file_is_called() {
+        for (name, blob) in [
+            ("plain.csv", "plain.csv"),
+            ("a b%+'\"ü.csv", "a_b_____.csv"),
+            ("..csv", "input.csv"),
+            ("no extension", "no_extension"),
+            ("dot.", "dot"),
+        ] {
+            assert_eq!(legal_blob_name(OsStr::new(name)), blob, "{name}");
+        }
+        assert!(legal_blob_name(OsStr::new(&"x".repeat(255))).len() <= 100);
+    }
+}

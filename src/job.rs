@@ -1,0 +1,757 @@
+//! A job: one arrival's way through the phases.
+//!
+//! ```text
+//! queued ─► uploaded ─► submitted ─► running ─► scored ─► delivered ─► succeeded
+//!    │          │           │           │          │
+//!    │          │           └─► cancelling ◄┘      │
+//!    ▼          ▼                   ▼              ▼
+//!  failed · cancelled · skipped  ◄──┴──────────────┘
+//! ```
+//!
+//! Two questions are answered here and nowhere else: [`next_action`] (what is to be done for a job as it stands) and
+//! [`apply`] (how it stands after an outcome). Both are pure: time comes in as an argument, and the spread of waits is
+//! drawn from the job's id. Each phase owns its data, and the data has no public way from one phase to another: outside
+//! this file nobody can make a running job or skip a step. What a store kept comes back through [`Job::restore`], which
+//! refuses a row that makes no sense.
+//!
+//! *Held* is no phase: a held job waits where it stands for a person. Final phases are left only by an operator's
+//! retry; a failed, cancelled or skipped job is not done before its source has been handled.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::fault::{Blame, Class, Fault, FaultRecord};
+use crate::feed::{Name, SourcePath};
+use crate::retry::Policy;
+
+mod identity;
+mod phase;
+mod record;
+mod state;
+
+pub use identity::{Content, FileIdentity, JobId, RemoteId, Sha256};
+pub use phase::{Action, Phase};
+pub use record::{Corrupt, Record};
+pub use state::{
+    CancelReason, Delivered, Ended, Hold, Output, Redirect, ResultPlace, RunResult, Scored, State,
+    Submitted, Uploaded,
+};
+
+/// One arrival's way through the phases.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    id: JobId,
+    feed: Name,
+    path: SourcePath,
+    file: FileIdentity,
+    generation: u32,
+    revision: u64,
+    attempts: u32,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    finished_at: Option<DateTime<Utc>>,
+    deadline_at: DateTime<Utc>,
+    held: Option<Hold>,
+    error: Option<FaultRecord>,
+    source_moved_to: Option<PathBuf>,
+    state: State,
+}
+
+/// What came of an action, or of time, or of an operator.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The input is in this blob.
+    Uploaded {
+        /// Its name.
+        blob: String,
+        /// Its content, as it was read.
+        content: Content,
+    },
+    /// The same content was scored by this job.
+    Duplicate(JobId),
+    /// The service says that the input blob isn't there.
+    InputMissing(Fault),
+    /// The service knows the job.
+    Submitted {
+        /// By this name.
+        remote_id: RemoteId,
+        /// With these outputs directed to us.
+        redirects: Vec<Redirect>,
+    },
+    /// The remote run is started, now or before.
+    Started,
+    /// The service says that it doesn't know the job.
+    RemoteGone,
+    /// The remote run waits or runs.
+    Pending,
+    /// The remote run has finished with these outputs, beside those directed to us.
+    Finished(Vec<RunResult>),
+    /// The remote run failed, with the service's words.
+    RemoteFailed(String),
+    /// The remote run was cancelled.
+    RemoteCancelled,
+    /// Every output is in place.
+    Delivered(Vec<Output>),
+    /// The source has been handled; moved to this place, if it was moved.
+    Settled(Option<PathBuf>),
+    /// Something outside went wrong.
+    Fault(Fault),
+    /// An operator wants the job cancelled.
+    CancelRequested,
+    /// The job's deadline has passed.
+    DeadlinePassed,
+}
+
+impl Outcome {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Uploaded { .. } => "uploaded",
+            Self::Duplicate(_) => "duplicate",
+            Self::InputMissing(_) => "input_missing",
+            Self::Submitted { .. } => "submitted",
+            Self::Started => "started",
+            Self::RemoteGone => "remote_gone",
+            Self::Pending => "pending",
+            Self::Finished(_) => "finished",
+            Self::RemoteFailed(_) => "remote_failed",
+            Self::RemoteCancelled => "remote_cancelled",
+            Self::Delivered(_) => "delivered",
+            Self::Settled(_) => "settled",
+            Self::Fault(_) => "fault",
+            Self::CancelRequested => "cancel_requested",
+            Self::DeadlinePassed => "deadline_passed",
+        }
+    }
+}
+
+/// What [`apply`] needs to know of the moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// The wall clock.
+    pub now: DateTime<Utc>,
+    /// How often the present action was tried since the phase was reached, this time not counted.
+    pub tries: u32,
+    /// The other side is known to be in trouble over several jobs: a fault is no job's own.
+    pub outage: bool,
+}
+
+/// What follows from an outcome.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The job as it stands now.
+    pub job: Job,
+    /// When it is to be looked at again.
+    pub wait: Wait,
+    /// What is to be written; `None` when nothing changed that is worth a write.
+    pub event: Option<Event>,
+}
+
+/// When a job is to be looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// At once.
+    Now,
+    /// After this time.
+    After(Duration),
+    /// When a person has decided.
+    Held,
+    /// Never: it is done.
+    Done,
+}
+
+/// One line of a job's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The job's revision after it: the history's order.
+    pub revision: u64,
+    /// The generation it belongs to.
+    pub generation: u32,
+    /// The phase before.
+    pub from: Phase,
+    /// The phase after.
+    pub to: Phase,
+    /// The outcome's name.
+    pub outcome: String,
+    /// What a person wants to know about it.
+    pub detail: Option<String>,
+}
+
+/// An outcome that can't follow on the job's state: a mistake of ours.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "outcome {outcome:?} can't follow on phase {phase:?}: this is a bug in scoreline, please report it"
+)]
+pub struct Illegal {
+    /// The phase.
+    pub phase: &'static str,
+    /// The outcome.
+    pub outcome: &'static str,
+}
+
+impl Job {
+    /// A job for an arrival, as it is accepted.
+    pub fn accepted(id: JobId, arrival: &Arrival, now: DateTime<Utc>) -> Self {
+        Self {
+            id,
+            feed: arrival.feed.clone(),
+            path: arrival.path.clone(),
+            file: arrival.file,
+            generation: 1,
+            revision: 1,
+            attempts: 0,
+            created_at: now,
+            updated_at: now,
+            finished_at: None,
+            deadline_at: arrival.deadline_at,
+            held: None,
+            error: None,
+            source_moved_to: None,
+            state: State::Queued,
+        }
+    }
+
+    /// The event that goes with the acceptance.
+    pub fn accepted_event(&self) -> Event {
+        Event {
+            at: self.created_at,
+            revision: self.revision,
+            generation: self.generation,
+            from: Phase::Queued,
+            to: Phase::Queued,
+            outcome: "accepted".into(),
+            detail: None,
+        }
+    }
+
+    /// Its identity.
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Its feed.
+    pub fn feed(&self) -> &Name {
+        &self.feed
+    }
+
+    /// The file, inside the feed's folder.
+    pub fn path(&self) -> &SourcePath {
+        &self.path
+    }
+
+    /// The file as it was when the job was accepted.
+    pub fn file(&self) -> FileIdentity {
+        self.file
+    }
+
+    /// Counts the remote runs that may have been started, from 1.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Counts the writes to the job; a write names the one it follows on.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Tries of the present step that counted.
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// When it was accepted.
+    pub fn created_at(&self) -> DateTime<Utc> {
+        self.created_at
+    }
+
+    /// When it was last written.
+    pub fn updated_at(&self) -> DateTime<Utc> {
+        self.updated_at
+    }
+
+    /// When its fate was decided.
+    pub fn finished_at(&self) -> Option<DateTime<Utc>> {
+        self.finished_at
+    }
+
+    /// When it is given up.
+    pub fn deadline_at(&self) -> DateTime<Utc> {
+        self.deadline_at
+    }
+
+    /// Why it waits for a person.
+    pub fn held(&self) -> Option<&Hold> {
+        self.held.as_ref()
+    }
+
+    /// The last fault that was worth keeping.
+    pub fn error(&self) -> Option<&FaultRecord> {
+        self.error.as_ref()
+    }
+
+    /// Where the source was moved at the end.
+    pub fn source_moved_to(&self) -> Option<&PathBuf> {
+        self.source_moved_to.as_ref()
+    }
+
+    /// Where it stands, with what is known there.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.state.phase()
+    }
+
+    /// Whether nothing is left to do: its fate is decided and its source handled.
+    pub fn is_done(&self) -> bool {
+        self.state.is_done()
+    }
+
+    /// The input in blob storage, once it is there.
+    pub fn uploaded(&self) -> Option<&Uploaded> {
+        self.state.uploaded()
+    }
+
+    /// The remote side of it, once there is one.
+    pub fn submitted(&self) -> Option<&Submitted> {
+        self.state.submitted()
+    }
+
+    /// The outputs of the finished remote run.
+    pub fn results(&self) -> &[RunResult] {
+        self.state.scored().map_or(&[], |scored| &scored.results)
+    }
+
+    /// The delivered outputs.
+    pub fn outputs(&self) -> &[Output] {
+        self.state.delivered().map_or(&[], |delivered| &delivered.outputs)
+    }
+}
+
+/// What is to be done for a job as it stands; `None` when it is held or done.
+pub fn next_action(job: &Job) -> Option<Action> {
+    if job.held.is_some() {
+        return None;
+    }
+    match &job.state {
+        State::Queued => Some(Action::Upload),
+        State::Uploaded(_) => Some(Action::Submit),
+        State::Submitted(_) => Some(Action::Start),
+        State::Running(_) => Some(Action::Poll),
+        State::Cancelling(..) => Some(Action::Cancel),
+        State::Scored(_) => Some(Action::Deliver),
+        State::Delivered(_) => Some(Action::Settle),
+        State::Succeeded(_) => None,
+        State::Failed(ended) | State::Cancelled(ended) | State::Skipped(ended, _) => {
+            (!ended.source_settled).then_some(Action::Settle)
+        }
+    }
+}
+
+/// How a job stands after an outcome.
+pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Result<Step, Illegal> {
+    let from = job.phase();
+    let name = outcome.name();
+    let illegal = |state: &State| Illegal { phase: state.phase().name(), outcome: name };
+    let detail;
+    // The state is taken out and its successor put in; `Queued` stands in for the moment between.
+    let state = std::mem::replace(&mut job.state, State::Queued);
+    job.state = match state {
+        State::Queued => match outcome {
+            Outcome::Uploaded { blob, content } => {
+                detail = Some(format!("{} bytes, sha256 {}", content.size_bytes, content.sha256));
+                State::Uploaded(Uploaded { blob, content })
+            }
+            Outcome::CancelRequested => {
+                detail = None;
+                State::cancelled(State::Queued)
+            }
+            Outcome::DeadlinePassed => {
+                detail = None;
+                job.error = Some(deadline_record());
+                State::failed(State::Queued)
+            }
+            Outcome::Fault(fault) => {
+                return Ok(faulted(job, from, State::Queued, &fault, turn, policy));
+            }
+            _ => return Err(illegal(&State::Queued)),
+        },
+        State::Uploaded(input) => match outcome {
+            Outcome::Submitted { remote_id, redirects } => {
+                detail = Some(format!("remote id {}", remote_id.0));
+                State::Submitted(Submitted { input, remote_id, redirects })
+            }
+            Outcome::Duplicate(of) => {
+                detail = Some(format!("the same content as job {of}"));
+                State::Skipped(Ended::at(State::Uploaded(input)), of)
+            }
+            // It was there once; upload it again, and let a service that never sees it end the attempts.
+            Outcome::InputMissing(fault) => {
+                return Ok(faulted(job, from, State::Queued, &fault, turn, policy));
+            }
+            Outcome::CancelRequested => {
+                detail = None;
+                State::cancelled(State::Uploaded(input))
+            }
+            Outcome::DeadlinePassed => {
+                detail = None;
+                job.error = Some(deadline_record());
+                State::failed(State::Uploaded(input))
+            }
+            Outcome::Fault(fault) => {
+                return Ok(faulted(job, from, State::Uploaded(input), &fault, turn, policy));
+            }
+            _ => return Err(illegal(&State::Uploaded(input))),
+        },
+        State::Submitted(run) => match outcome {
+            Outcome::Started => {
+                detail = None;
+                State::Running(run)
+            }
+            // A start may have been sent, so a second id could mean a second run: a person decides.
+            Outcome::RemoteGone => return Ok(gone(job, State::Submitted(run), turn)),
+            Outcome::CancelRequested => {
+                detail = None;
+                State::Cancelling(run, CancelReason::Operator)
+            }
+            Outcome::DeadlinePassed => {
+                detail = None;
+                job.error = Some(deadline_record());
+                State::Cancelling(run, CancelReason::Deadline)
+            }
+            Outcome::Fault(fault) => {
+                return Ok(faulted(job, from, State::Submitted(run), &fault, turn, policy));
+            }
+            _ => return Err(illegal(&State::Submitted(run))),
+        },
+        State::Running(run) => match outcome {
+            Outcome::Pending => return Ok(pending(job, State::Running(run), turn, policy)),
+            Outcome::Finished(results) => {
+                let scored = run.scored(results);
+                detail = Some(format!("{} outputs", scored.results.len()));
+                State::Scored(scored)
+            }
+            Outcome::RemoteFailed(details) => {
+                job.error = Some(FaultRecord {
+                    class: "permanent".into(),
+                    code: "remote_failed".into(),
+                    message: details,
+                });
+                detail = job.error.as_ref().map(|error| error.message.clone());
+                ended_remotely(&mut job, run, policy)
+            }
+            Outcome::RemoteCancelled => {
+                job.error = Some(FaultRecord {
+                    class: "permanent".into(),
+                    code: "remote_cancelled".into(),
+                    message: "the remote run was cancelled by somebody else".into(),
+                });
+                detail = None;
+                ended_remotely(&mut job, run, policy)
+            }
+            Outcome::RemoteGone => return Ok(gone(job, State::Running(run), turn)),
+            Outcome::CancelRequested => {
+                detail = None;
+                State::Cancelling(run, CancelReason::Operator)
+            }
+            Outcome::DeadlinePassed => {
+                detail = None;
+                job.error = Some(deadline_record());
+                State::Cancelling(run, CancelReason::Deadline)
+            }
+            Outcome::Fault(fault) => {
+                return Ok(faulted(job, from, State::Running(run), &fault, turn, policy));
+            }
+            _ => return Err(illegal(&State::Running(run))),
+        },
+        State::Cancelling(run, reason) => match outcome {
+            Outcome::Pending => {
+                return Ok(pending(job, State::Cancelling(run, reason), turn, policy));
+            }
+            // It finished before the wish to stop arrived; the outputs are whole and paid for.
+            Outcome::Finished(results) => {
+                let scored = run.scored(results);
+                detail = Some(format!("{} outputs", scored.results.len()));
+                State::Scored(scored)
+            }
+            Outcome::RemoteCancelled | Outcome::RemoteGone | Outcome::RemoteFailed(_) => {
+                detail = None;
+                let at = State::Cancelling(run, reason);
+                match reason {
+                    CancelReason::Operator => State::cancelled(at),
+                    CancelReason::Deadline => {
+                        job.error = Some(deadline_record());
+                        State::failed(at)
+                    }
+                }
+            }
+            // Already on its way to an end.
+            Outcome::CancelRequested | Outcome::DeadlinePassed => {
+                return Ok(unchanged(job, State::Cancelling(run, reason), Wait::Now));
+            }
+            Outcome::Fault(fault) => {
+                let state = State::Cancelling(run, reason);
+                return Ok(faulted(job, from, state, &fault, turn, policy));
+            }
+            _ => return Err(illegal(&State::Cancelling(run, reason))),
+        },
+        State::Scored(scored) => match outcome {
+            Outcome::Delivered(outputs) => {
+                detail = None;
+                State::Delivered(Delivered { run: scored, outputs })
+            }
+            Outcome::CancelRequested => {
+                detail = None;
+                State::cancelled(State::Scored(scored))
+            }
+            Outcome::DeadlinePassed => {
+                detail = None;
+                job.error = Some(deadline_record());
+                State::failed(State::Scored(scored))
+            }
+            Outcome::Fault(fault) => {
+                return Ok(faulted(job, from, State::Scored(scored), &fault, turn, policy));
+            }
+            _ => return Err(illegal(&State::Scored(scored))),
+        },
+        State::Delivered(delivered) => match outcome {
+            Outcome::Settled(moved_to) => {
+                detail = moved_to.as_ref().map(|path| path.display().to_string());
+                job.source_moved_to = moved_to;
+                State::Succeeded(delivered)
+            }
+            // The outputs are in place: nothing is left to cancel or to give up.
+            Outcome::CancelRequested | Outcome::DeadlinePassed => {
+                return Ok(unchanged(job, State::Delivered(delivered), Wait::Now));
+            }
+            Outcome::Fault(fault) => {
+                return Ok(faulted(job, from, State::Delivered(delivered), &fault, turn, policy));
+            }
+            _ => return Err(illegal(&State::Delivered(delivered))),
+        },
+        state @ State::Succeeded(_) => match outcome {
+            Outcome::CancelRequested | Outcome::DeadlinePassed => {
+                return Ok(unchanged(job, state, Wait::Done));
+            }
+            _ => return Err(illegal(&state)),
+        },
+        mut state @ (State::Failed(_) | State::Cancelled(_) | State::Skipped(..)) => {
+            match outcome {
+                Outcome::Settled(moved_to) => {
+                    detail = moved_to.as_ref().map(|path| path.display().to_string());
+                    job.source_moved_to = moved_to;
+                    state.settle_source();
+                    state
+                }
+                Outcome::CancelRequested | Outcome::DeadlinePassed => {
+                    let wait = if state.is_done() { Wait::Done } else { Wait::Now };
+                    return Ok(unchanged(job, state, wait));
+                }
+                Outcome::Fault(fault) => {
+                    return Ok(faulted(job, from, state, &fault, turn, policy));
+                }
+                _ => return Err(illegal(&state)),
+            }
+        }
+    };
+    job.attempts = 0;
+    // What went wrong on the way is history once a step succeeds; of a bad end it is the reason.
+    if matches!(
+        job.state,
+        State::Submitted(_)
+            | State::Running(_)
+            | State::Scored(_)
+            | State::Delivered(_)
+            | State::Succeeded(_)
+    ) || (matches!(job.state, State::Uploaded(_)) && from == Phase::Queued)
+    {
+        job.error = None;
+    }
+    Ok(moved(job, from, name, detail, turn))
+}
+
+/// The step that writes the job as it now is.
+fn moved(mut job: Job, from: Phase, outcome: &str, detail: Option<String>, turn: Turn) -> Step {
+    let to = job.phase();
+    job.revision += 1;
+    job.updated_at = turn.now;
+    if to.is_final() && job.finished_at.is_none() {
+        job.finished_at = Some(turn.now);
+    }
+    let event = Event {
+        at: turn.now,
+        revision: job.revision,
+        generation: job.generation,
+        from,
+        to,
+        outcome: outcome.into(),
+        detail,
+    };
+    let wait = match (&job.held, job.is_done()) {
+        (Some(_), _) => Wait::Held,
+        (None, true) => Wait::Done,
+        (None, false) => Wait::Now,
+    };
+    Step { job, wait, event: Some(event) }
+}
+
+/// The step that writes nothing.
+fn unchanged(mut job: Job, state: State, wait: Wait) -> Step {
+    job.state = state;
+    Step { job, wait, event: None }
+}
+
+/// The remote run goes on.
+fn pending(mut job: Job, state: State, turn: Turn, policy: &Policy) -> Step {
+    let wait = Wait::After(policy.poll.wait(turn.tries, job.id.seed()));
+    // A look that succeeded ends the trouble that an earlier one may have had.
+    if job.error.is_some() && matches!(state, State::Running(_)) {
+        let from = state.phase();
+        job.state = state;
+        job.error = None;
+        return Step { wait, ..moved(job, from, "recovered", None, turn) };
+    }
+    unchanged(job, state, wait)
+}
+
+/// The remote run ended without a result: the next generation if one is allowed, else the end.
+fn ended_remotely(job: &mut Job, run: Submitted, policy: &Policy) -> State {
+    if job.generation <= policy.reruns {
+        job.generation += 1;
+        State::Uploaded(run.input)
+    } else {
+        State::failed(State::Running(run))
+    }
+}
+
+/// The service forgot a job that may have been started.
+fn gone(mut job: Job, state: State, turn: Turn) -> Step {
+    let from = state.phase();
+    job.state = state;
+    job.held = Some(Hold {
+        code: "remote_job_unknown".into(),
+        message: "the service doesn't know the job any more although it may have been started: find out whether it \
+                  ran, then release the job"
+            .into(),
+    });
+    let detail = job.held.as_ref().map(|held| held.message.clone());
+    moved(job, from, "held", detail, turn)
+}
+
+/// What a fault does to a job that stands at `state`.
+fn faulted(
+    mut job: Job,
+    from: Phase,
+    state: State,
+    fault: &Fault,
+    turn: Turn,
+    policy: &Policy,
+) -> Step {
+    let backoff = |n| Wait::After(policy.backoff.wait(n, job.id.seed()));
+    match fault.class {
+        // Everything that goes there waits; the job itself is untouched.
+        Class::Fatal => {
+            let wait = backoff(turn.tries);
+            unchanged(job, state, wait)
+        }
+        Class::Throttled(after) => {
+            let wait = after.map_or_else(|| backoff(turn.tries), Wait::After);
+            unchanged(job, state, wait)
+        }
+        Class::Permanent => match &state {
+            State::Queued | State::Uploaded(_) | State::Submitted(_) | State::Scored(_) => {
+                job.error = Some(fault.record());
+                job.state = State::failed(state);
+                moved(job, from, "failed", Some(fault.to_string()), turn)
+            }
+            // The remote run goes on whatever we are told about it: failing here would lose its result.
+            State::Running(_) | State::Cancelling(..) => {
+                job.error = Some(fault.record());
+                job.held = Some(Hold { code: fault.code.clone(), message: fault.message.clone() });
+                job.state = state;
+                moved(job, from, "held", Some(fault.to_string()), turn)
+            }
+            // The fate is decided; what is left is done as soon as it can be.
+            State::Delivered(_)
+            | State::Succeeded(_)
+            | State::Failed(_)
+            | State::Cancelled(_)
+            | State::Skipped(..) => {
+                let wait = backoff(turn.tries);
+                noted(job, state, fault, wait, turn)
+            }
+        },
+        Class::Transient => match &state {
+            State::Queued | State::Uploaded(_) => {
+                let counts = fault.blame == Blame::Job && !turn.outage;
+                job.attempts += u32::from(counts);
+                job.error = Some(fault.record());
+                if job.attempts >= policy.max_attempts {
+                    let attempts = job.attempts;
+                    job.state = State::failed(state);
+                    let detail = format!("gave up after {attempts} attempts: {fault}");
+                    return moved(job, from, "failed", Some(detail), turn);
+                }
+                // Always written: the next try gets a revision, and so a blob, of its own.
+                let wait = backoff(if counts { job.attempts - 1 } else { turn.tries });
+                job.state = state;
+                Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }
+            }
+            State::Submitted(_)
+            | State::Running(_)
+            | State::Cancelling(..)
+            | State::Scored(_)
+            | State::Delivered(_)
+            | State::Succeeded(_)
+            | State::Failed(_)
+            | State::Cancelled(_)
+            | State::Skipped(..) => {
+                let wait = backoff(turn.tries);
+                noted(job, state, fault, wait, turn)
+            }
+        },
+    }
+}
+
+/// A fault that changes nothing is written when it is a new one, so that people see it, and not again.
+fn noted(mut job: Job, state: State, fault: &Fault, wait: Wait, turn: Turn) -> Step {
+    let known = job.error.as_ref().is_some_and(|error| error.code == fault.code);
+    // The reason of a bad end stays.
+    if known || state.phase().is_final() {
+        return unchanged(job, state, wait);
+    }
+    let from = state.phase();
+    job.state = state;
+    job.error = Some(fault.record());
+    Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }
+}
+
+fn deadline_record() -> FaultRecord {
+    FaultRecord {
+        class: "permanent".into(),
+        code: "deadline".into(),
+        message: "the job's deadline passed before it could be finished; raise retry.deadline if that was too soon"
+            .into(),
+    }
+}
+
+/// One file that is ready.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Arrival {
+    /// Whose folder it is in.
+    pub feed: Name,
+    /// Where in it.
+    pub path: SourcePath,
+    /// What tells it from the next file of that name.
+    pub file: FileIdentity,
+    /// When its job is to be given up.
+    pub deadline_at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,263 @@
+//! Where a job stands, and what is known there.
+//!
+//! Each phase owns its data. The fields are open to the state machine alone: outside `job` nobody can make a running
+//! job or skip a step.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Content, JobId, Phase, RemoteId};
+
+/// Where a job stands, with what is known there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum State {
+    /// Accepted; nothing has left the machine.
+    Queued,
+    /// The input is in blob storage.
+    Uploaded(Uploaded),
+    /// The service knows the job, and our store knows the service's id of it; from here on a start may have been sent.
+    Submitted(Submitted),
+    /// Started.
+    Running(Submitted),
+    /// The remote run is to be stopped.
+    Cancelling(Submitted, CancelReason),
+    /// The remote run has finished.
+    Scored(Scored),
+    /// Every output is in place.
+    Delivered(Delivered),
+    /// Done.
+    Succeeded(Delivered),
+    /// It ended badly where it stood.
+    Failed(Ended),
+    /// An operator's wish.
+    Cancelled(Ended),
+    /// The same content was scored before, by this job.
+    Skipped(Ended, JobId),
+}
+
+/// An input in blob storage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Uploaded {
+    pub(super) blob: String,
+    pub(super) content: Content,
+}
+
+/// A job that the service knows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submitted {
+    pub(super) input: Uploaded,
+    pub(super) remote_id: RemoteId,
+    pub(super) redirects: Vec<Redirect>,
+}
+
+/// A finished remote run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    pub(super) run: Submitted,
+    pub(super) results: Vec<RunResult>,
+}
+
+/// Outputs in place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Delivered {
+    pub(super) run: Scored,
+    pub(super) outputs: Vec<Output>,
+}
+
+/// A job that ended before success, with the state it ended in: where a retry resumes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ended {
+    pub(super) at: Box<State>,
+    pub(super) source_settled: bool,
+}
+
+impl State {
+    /// The phase of it.
+    pub fn phase(&self) -> Phase {
+        match self {
+            Self::Queued => Phase::Queued,
+            Self::Uploaded(_) => Phase::Uploaded,
+            Self::Submitted(_) => Phase::Submitted,
+            Self::Running(_) => Phase::Running,
+            Self::Cancelling(..) => Phase::Cancelling,
+            Self::Scored(_) => Phase::Scored,
+            Self::Delivered(_) => Phase::Delivered,
+            Self::Succeeded(_) => Phase::Succeeded,
+            Self::Failed(_) => Phase::Failed,
+            Self::Cancelled(_) => Phase::Cancelled,
+            Self::Skipped(..) => Phase::Skipped,
+        }
+    }
+
+    pub(super) fn failed(at: Self) -> Self {
+        Self::Failed(Ended::at(at))
+    }
+
+    pub(super) fn cancelled(at: Self) -> Self {
+        Self::Cancelled(Ended::at(at))
+    }
+
+    pub(super) fn ended(&self) -> Option<&Ended> {
+        match self {
+            Self::Failed(ended) | Self::Cancelled(ended) | Self::Skipped(ended, _) => Some(ended),
+            _ => None,
+        }
+    }
+
+    /// The state itself, or the one that an ended job ended in.
+    pub(super) fn inner(&self) -> &Self {
+        self.ended().map_or(self, |ended| &ended.at)
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        match self {
+            Self::Succeeded(_) => true,
+            _ => self.ended().is_some_and(|ended| ended.source_settled),
+        }
+    }
+
+    pub(super) fn settle_source(&mut self) {
+        if let Self::Failed(ended) | Self::Cancelled(ended) | Self::Skipped(ended, _) = self {
+            ended.source_settled = true;
+        }
+    }
+
+    pub(super) fn uploaded(&self) -> Option<&Uploaded> {
+        match self.inner() {
+            Self::Uploaded(uploaded) => Some(uploaded),
+            state => state.submitted().map(|submitted| &submitted.input),
+        }
+    }
+
+    pub(super) fn submitted(&self) -> Option<&Submitted> {
+        match self.inner() {
+            Self::Submitted(run) | Self::Running(run) | Self::Cancelling(run, _) => Some(run),
+            state => state.scored().map(|scored| &scored.run),
+        }
+    }
+
+    pub(super) fn scored(&self) -> Option<&Scored> {
+        match self.inner() {
+            Self::Scored(scored) => Some(scored),
+            state => state.delivered().map(|delivered| &delivered.run),
+        }
+    }
+
+    pub(super) fn delivered(&self) -> Option<&Delivered> {
+        match self.inner() {
+            Self::Delivered(delivered) | Self::Succeeded(delivered) => Some(delivered),
+            _ => None,
+        }
+    }
+}
+
+impl Ended {
+    pub(super) fn at(state: State) -> Self {
+        Self { at: Box::new(state), source_settled: false }
+    }
+}
+
+impl Uploaded {
+    /// The blob.
+    pub fn blob(&self) -> &str {
+        &self.blob
+    }
+
+    /// What it holds.
+    pub fn content(&self) -> Content {
+        self.content
+    }
+}
+
+impl Submitted {
+    /// The service's name of the job.
+    pub fn remote_id(&self) -> &RemoteId {
+        &self.remote_id
+    }
+
+    /// The outputs that were directed into our storage.
+    pub fn redirects(&self) -> &[Redirect] {
+        &self.redirects
+    }
+
+    /// What was directed to us is where we asked for it; the rest is where the service says.
+    pub(super) fn scored(self, mut results: Vec<RunResult>) -> Scored {
+        results.retain(|result| self.redirects.iter().all(|ours| ours.output != result.output));
+        results.extend(self.redirects.iter().map(|redirect| RunResult {
+            output: redirect.output.clone(),
+            place: ResultPlace::Ours(redirect.blob.clone()),
+        }));
+        results.sort_by(|a, b| a.output.cmp(&b.output));
+        Scored { run: self, results }
+    }
+}
+
+/// An output that the service was asked to write into our storage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redirect {
+    /// The service's name of the output.
+    pub output: String,
+    /// The blob, in the feed's container.
+    pub blob: String,
+}
+
+/// An output of a finished run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The service's name of the output.
+    pub output: String,
+    /// Where it is.
+    pub place: ResultPlace,
+}
+
+/// Where an output of a finished run is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResultPlace {
+    /// In our storage, where we asked for it.
+    Ours(String),
+    /// In the workspace's storage, under this path. The link to it holds a secret and lives for a day, so it is not
+    /// kept: the service is asked again.
+    Elsewhere(String),
+}
+
+impl ResultPlace {
+    /// The path of the blob.
+    pub fn blob(&self) -> &str {
+        match self {
+            Self::Ours(blob) | Self::Elsewhere(blob) => blob,
+        }
+    }
+}
+
+/// A delivered output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    /// The service's name of the output.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// Its content.
+    #[serde(flatten)]
+    pub content: Content,
+}
+
+/// Why a job waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// A short name to search for.
+    pub code: String,
+    /// What happened, and what a person can do.
+    pub message: String,
+}
+
+/// Why a remote run is to be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CancelReason {
+    /// An operator's wish.
+    Operator,
+    /// The job's deadline has passed.
+    Deadline,
+}

@@ -1,0 +1,258 @@
+//! Everything that is counted, under the names that users script against (prefix `scoreline_`).
+//!
+//! Labels come from the config or from a closed set, never from a job, and every series is there from the start: an
+//! alert on a rate must not wait for the first event.
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::fault::Class;
+use crate::feed::Name;
+use crate::job::{Action, Phase};
+
+/// The daemon's metrics.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each has its help text below, which users see too")]
+pub struct Metrics {
+    registry: Registry,
+    pub jobs: IntGaugeVec,
+    pub jobs_unowned: IntGauge,
+    pub jobs_held: IntGaugeVec,
+    pub remote_runs_in_flight: IntGaugeVec,
+    pub endpoint_suspended: IntGaugeVec,
+    pub storage_suspended: IntGaugeVec,
+    pub poll_lateness_seconds: Gauge,
+    pub due_lag_seconds: Gauge,
+    pub inbox_files: IntGaugeVec,
+    pub inbox_oldest_file_age_seconds: GaugeVec,
+    pub last_success_timestamp_seconds: GaugeVec,
+    pub state_dir_free_bytes: IntGauge,
+    pub job_transitions_total: IntCounterVec,
+    pub step_faults_total: IntCounterVec,
+    pub remote_requests_total: IntCounterVec,
+    pub remote_runs_started_total: IntCounterVec,
+    pub uploaded_bytes_total: IntCounterVec,
+    pub downloaded_bytes_total: IntCounterVec,
+    pub stale_writes_total: IntCounter,
+    pub jobs_adopted_total: IntCounterVec,
+    pub job_duration_seconds: HistogramVec,
+    pub phase_duration_seconds: HistogramVec,
+    pub remote_request_duration_seconds: HistogramVec,
+    pub inbox_scan_duration_seconds: HistogramVec,
+    pub store_commit_duration_seconds: Histogram,
+    pub store_commit_rows: Histogram,
+}
+
+impl Metrics {
+    /// All metrics at zero, with a series for each of the config's names.
+    pub fn new(feeds: &[Name], endpoints: &[Name], storages: &[Name]) -> Self {
+        let registry = Registry::new_custom(Some("scoreline".into()), None)
+            .expect("the prefix is a legal metric name");
+        let seconds_long = [
+            0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3600.0, 14_400.0, 86_400.0,
+            604_800.0,
+        ];
+        let seconds_short = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+        let rows = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0];
+        let make = Maker { registry: &registry };
+        let metrics = Self {
+            jobs: make.gauges("jobs", "Jobs of this node that are not final, by phase.", &["feed", "phase"]),
+            jobs_unowned: make.gauge("jobs_unowned", "Jobs that no node owns."),
+            jobs_held: make.gauges("jobs_held", "Jobs that wait for a person.", &["feed"]),
+            remote_runs_in_flight: make.gauges(
+                "remote_runs_in_flight",
+                "Remote runs that may be running.",
+                &["endpoint"],
+            ),
+            endpoint_suspended: make.gauges(
+                "endpoint_suspended",
+                "1 while nothing is sent to the endpoint because it can't succeed.",
+                &["endpoint"],
+            ),
+            storage_suspended: make.gauges(
+                "storage_suspended",
+                "1 while nothing is sent to the storage because it can't succeed.",
+                &["storage"],
+            ),
+            poll_lateness_seconds: make.seconds("poll_lateness_seconds", "How late the latest look at a remote run was."),
+            due_lag_seconds: make.seconds("due_lag_seconds", "How long the oldest job that could be worked on has waited."),
+            inbox_files: make.gauges(
+                "inbox_files",
+                "Files in the drop folder at the last look, by what holds them back.",
+                &["feed", "state"],
+            ),
+            inbox_oldest_file_age_seconds: make.seconds_by(
+                "inbox_oldest_file_age_seconds",
+                "How long the oldest file without a job has been there.",
+                &["feed"],
+            ),
+            last_success_timestamp_seconds: make.seconds_by(
+                "last_success_timestamp_seconds",
+                "When a job of the feed last succeeded, in seconds since 1970; 0 for never since the start.",
+                &["feed"],
+            ),
+            state_dir_free_bytes: make.gauge("state_dir_free_bytes", "Free space where the state is kept."),
+            job_transitions_total: make.counters("job_transitions_total", "Committed moves of jobs into a phase.", &["feed", "to"]),
+            step_faults_total: make.counters(
+                "step_faults_total",
+                "Steps of jobs that met a fault, by what can be done about it.",
+                &["feed", "step", "class"],
+            ),
+            remote_requests_total: make.counters(
+                "remote_requests_total",
+                "Calls to the endpoint by HTTP status, or by what kept an answer away.",
+                &["endpoint", "operation", "status"],
+            ),
+            remote_runs_started_total: make.counters(
+                "remote_runs_started_total",
+                "Remote runs that the endpoint said were started.",
+                &["endpoint"],
+            ),
+            uploaded_bytes_total: make.counters("uploaded_bytes_total", "Bytes of inputs put into blob storage.", &["feed"]),
+            downloaded_bytes_total: make.counters("downloaded_bytes_total", "Bytes of outputs fetched.", &["feed"]),
+            stale_writes_total: make.counter("stale_writes_total", "Writes refused because the job had moved on elsewhere."),
+            jobs_adopted_total: make.counters("jobs_adopted_total", "Jobs taken over, by reason.", &["reason"]),
+            job_duration_seconds: make.histograms(
+                "job_duration_seconds",
+                "From acceptance to the job's end.",
+                &["feed", "result"],
+                &seconds_long,
+            ),
+            phase_duration_seconds: make.histograms(
+                "phase_duration_seconds",
+                "Time that jobs spent in a phase.",
+                &["feed", "phase"],
+                &seconds_long,
+            ),
+            remote_request_duration_seconds: make.histograms(
+                "remote_request_duration_seconds",
+                "Calls to the endpoint, until the whole answer was there.",
+                &["endpoint", "operation"],
+                &seconds_short,
+            ),
+            inbox_scan_duration_seconds: make.histograms(
+                "inbox_scan_duration_seconds",
+                "Looks at the drop folder.",
+                &["feed"],
+                &seconds_short,
+            ),
+            store_commit_duration_seconds: make.histogram("store_commit_duration_seconds", "Commits of the store.", &seconds_short),
+            store_commit_rows: make.histogram("store_commit_rows", "Transitions in one commit.", &rows),
+            registry: registry.clone(),
+        };
+        let info = make.gauges("build_info", "The running program.", &["version", "revision"]);
+        info.with_label_values(&[
+            env!("CARGO_PKG_VERSION"),
+            option_env!("SCORELINE_REVISION").unwrap_or("unknown"),
+        ])
+        .set(1);
+        metrics.begin(feeds, endpoints, storages);
+        metrics
+    }
+
+    /// In Prometheus' text format.
+    pub fn text(&self) -> String {
+        // Fails only for a metric without a series, and such a one is left out of `gather`.
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+    }
+
+    fn begin(&self, feeds: &[Name], endpoints: &[Name], storages: &[Name]) {
+        for feed in feeds.iter().map(Name::as_str) {
+            for phase in Phase::ALL {
+                self.job_transitions_total.with_label_values(&[feed, phase.name()]);
+                if phase.is_final() {
+                    self.job_duration_seconds.with_label_values(&[feed, phase.name()]);
+                } else {
+                    self.jobs.with_label_values(&[feed, phase.name()]);
+                    self.phase_duration_seconds.with_label_values(&[feed, phase.name()]);
+                }
+            }
+            for (action, class) in Action::ALL.iter().flat_map(|a| Class::NAMES.map(|c| (a, c))) {
+                self.step_faults_total.with_label_values(&[feed, action.name(), class]);
+            }
+            for state in INBOX_STATES {
+                self.inbox_files.with_label_values(&[feed, state]);
+            }
+            self.jobs_held.with_label_values(&[feed]);
+            self.inbox_oldest_file_age_seconds.with_label_values(&[feed]);
+            self.last_success_timestamp_seconds.with_label_values(&[feed]);
+            self.uploaded_bytes_total.with_label_values(&[feed]);
+            self.downloaded_bytes_total.with_label_values(&[feed]);
+            self.inbox_scan_duration_seconds.with_label_values(&[feed]);
+        }
+        for endpoint in endpoints.iter().map(Name::as_str) {
+            self.remote_runs_in_flight.with_label_values(&[endpoint]);
+            self.endpoint_suspended.with_label_values(&[endpoint]);
+            self.remote_runs_started_total.with_label_values(&[endpoint]);
+            for operation in OPERATIONS {
+                self.remote_requests_total.with_label_values(&[endpoint, operation, "200"]);
+                self.remote_request_duration_seconds.with_label_values(&[endpoint, operation]);
+            }
+        }
+        for storage in storages.iter().map(Name::as_str) {
+            self.storage_suspended.with_label_values(&[storage]);
+        }
+        for reason in ADOPTION_REASONS {
+            self.jobs_adopted_total.with_label_values(&[reason]);
+        }
+    }
+}
+
+/// What holds a file in a drop folder back: the label `state` of `inbox_files`.
+pub const INBOX_STATES: [&str; 4] = ["ready", "settling", "denied", "ignored"];
+/// The label `operation` of the metrics of remote calls.
+pub const OPERATIONS: [&str; 5] = ["submit", "start", "status", "cancel", "probe"];
+/// The label `reason` of `jobs_adopted_total`.
+pub const ADOPTION_REASONS: [&str; 2] = ["free", "dead_node"];
+
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+/// Names and labels are the literals above, each registered once: making one can't fail, and a mistake shows at the
+/// first start of any test.
+impl Maker<'_> {
+    fn add<M: prometheus::core::Collector + Clone + 'static>(
+        &self,
+        metric: prometheus::Result<M>,
+    ) -> M {
+        let metric = metric.expect("names, labels and buckets are legal literals");
+        self.registry.register(Box::new(metric.clone())).expect("each name is registered once");
+        metric
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::new(name, help))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn seconds(&self, name: &str, help: &str) -> Gauge {
+        self.add(Gauge::new(name, help))
+    }
+
+    fn seconds_by(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+        self.add(GaugeVec::new(Opts::new(name, help), labels))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.add(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        self.add(HistogramVec::new(opts, labels))
+    }
+}
