@@ -282,6 +282,11 @@ impl Job {
         self.deadline_at
     }
 
+    /// Moves the deadline: its clock stands still while nothing can be done. Written with the next transition.
+    pub fn postpone(&mut self, by: Duration) {
+        self.deadline_at += by;
+    }
+
     /// Why it waits for a person.
     pub fn held(&self) -> Option<&Hold> {
         self.held.as_ref()

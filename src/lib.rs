@@ -1,8 +1,10 @@
 //! scoreline
 
 pub mod clock;
+pub mod engine;
 pub mod fault;
 pub mod feed;
+pub mod intake;
 pub mod job;
 pub mod metrics;
 pub mod ports;

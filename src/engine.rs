@@ -1,0 +1,882 @@
+//! The engine: claim, act, apply, commit.
+//!
+//! ```text
+//! job ─ next_action ─► action ─ perform ─► outcome ─ apply ─► step ─ commit ─► job, to be looked at again when …
+//!        (pure)                (awaits)              (pure)         (store)
+//! ```
+//!
+//! One task owns every job of this node, in memory, with the time at which it is due; there are no locks. Actions run
+//! beside it, each in a task of its own, and only their outcomes come back. A job is in one place at a time: waiting
+//! for its time, for a permit or for an endpoint's health, or acting, or being committed. So a job never acts on a
+//! state that is not committed, which is what the promise rests on: *no start before the remote id is written*.
+//!
+//! Writes of many jobs travel together: while one commit is under way the next batch gathers. When a commit's answer is
+//! lost, its rows are read again before anything else is written. Looks at remote runs that change nothing write
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::fault::{Class, Fault, Origin};
+use crate::feed::{Feed, Name};
+use crate::job::{Action, Event, Job, JobId, Outcome, Phase, Step, Turn, Wait, apply, next_action};
+use crate::ports::{
+    Blobs, Clock, Committed, Node, NodeId, Scorer, Store, StoreError, Transition, World,
+};
+
+use self::health::{Gate, Health};
+use self::perform::perform;
+
+pub mod health;
+mod perform;
+mod pulse;
+
+pub use pulse::Pulse;
+
+/// What the engine goes by, from the config.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The feeds.
+    pub feeds: BTreeMap<Name, Arc<Feed>>,
+    /// The endpoints, with how many remote runs each may have at once.
+    pub endpoints: BTreeMap<Name, usize>,
+    /// The storages.
+    pub storages: BTreeSet<Name>,
+    /// How much goes on at once.
+    pub limits: Limits,
+}
+
+/// How much goes on at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Uploads to one storage.
+    pub uploads: usize,
+    /// Deliveries from one storage.
+    pub deliveries: usize,
+    /// Calls to one endpoint.
+    pub calls: usize,
+    /// Sources being moved.
+    pub settlements: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { uploads: 16, deliveries: 16, calls: 64, settlements: 16 }
+    }
+}
+
+/// How a service of the daemon is asked to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// No new work; finish what is under way, give the rest back.
+    pub soft: CancellationToken,
+    /// Now.
+    pub hard: CancellationToken,
+}
+
+/// Jobs for the engine.
+#[derive(Debug)]
+pub enum Incoming {
+    /// Just accepted.
+    Jobs(Vec<Job>),
+    /// The store says that these exist already: if one is ours and unknown to us, the answer that told us was lost.
+    Known(Vec<JobId>),
+}
+
+/// The engine of one node.
+pub struct Engine<W: World> {
+    world: Arc<W>,
+    rules: Arc<Rules>,
+    node: Node,
+    incoming: mpsc::Receiver<Incoming>,
+    pulse: Arc<Pulse>,
+
+    jobs: HashMap<JobId, Slot>,
+    due: BTreeSet<(Duration, JobId)>,
+    health: BTreeMap<Side, Health>,
+    parked: BTreeMap<Side, Vec<JobId>>,
+    lanes: BTreeMap<Lane, Permits>,
+    runs: BTreeMap<Name, Permits>,
+    acting: JoinSet<(JobId, Action, Outcome)>,
+    probes: JoinSet<(Side, Result<(), Fault>)>,
+    outbox: VecDeque<Pending>,
+    commit: JoinSet<CommitAnswer>,
+    unread: BTreeSet<JobId>,
+    store_away: bool,
+    draining: bool,
+}
+
+/// A job in memory.
+struct Slot {
+    job: Job,
+    feed: Arc<Feed>,
+    stage: Stage,
+    tries: u32,
+    holds_run: bool,
+    entered: Duration,
+}
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Stage {
+    /// In `due`, under this time.
+    Waiting(Duration),
+    /// In the queue of a lane, or of an endpoint's runs.
+    Queued,
+    /// In `parked`, since this time.
+    Parked(Duration),
+    /// In `acting`.
+    Acting,
+    /// In `outbox`, or on its way to the store.
+    Committing,
+    /// Nowhere: held, or taken out of work by a mistake of ours.
+    Still,
+}
+
+/// One side of the world outside, which is in good health or not as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    Endpoint(Name),
+    Storage(Name),
+}
+
+/// A limited number of actions of a kind at once.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    Uploads(Name),
+    Deliveries(Name),
+    Calls(Name),
+    Settlements,
+}
+
+#[derive(Default)]
+struct Permits {
+    limit: usize,
+    used: usize,
+    waiting: VecDeque<JobId>,
+}
+
+impl Permits {
+    fn take(&mut self) -> bool {
+        let free = self.used < self.limit;
+        self.used += usize::from(free);
+        free
+    }
+
+    /// Those who may ask again: as many as there are free permits.
+    fn next(&mut self) -> impl Iterator<Item = JobId> {
+        let free = self.limit.saturating_sub(self.used).min(self.waiting.len());
+        self.waiting.drain(..free)
+    }
+}
+
+/// A transition on its way to the store.
+#[derive(Clone)]
+struct Pending {
+    transition: Transition,
+    wait: Wait,
+}
+
+enum CommitAnswer {
+    /// In the order of the batch.
+    Answered(Vec<Pending>, Vec<Committed>),
+    /// Nobody knows what was written: this is how the rows stand now.
+    Read(Vec<Pending>, Vec<(Job, Option<NodeId>)>),
+    /// Jobs that were asked for.
+    Found(Vec<(Job, Option<NodeId>)>),
+}
+
+impl<W: World> Engine<W> {
+    /// An engine with these jobs, which the node has adopted.
+    pub fn new(
+        world: Arc<W>,
+        rules: Arc<Rules>,
+        node: Node,
+        adopted: Vec<Job>,
+        incoming: mpsc::Receiver<Incoming>,
+        pulse: Arc<Pulse>,
+    ) -> Self {
+        let mut engine = Self {
+            health: BTreeMap::new(),
+            parked: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            jobs: HashMap::new(),
+            due: BTreeSet::new(),
+            acting: JoinSet::new(),
+            probes: JoinSet::new(),
+            outbox: VecDeque::new(),
+            commit: JoinSet::new(),
+            unread: BTreeSet::new(),
+            store_away: false,
+            draining: false,
+            world,
+            rules,
+            node,
+            incoming,
+            pulse,
+        };
+        let rules = engine.rules.clone();
+        let limits = rules.limits;
+        let permits = |limit| Permits { limit, ..Permits::default() };
+        for (name, in_flight) in &rules.endpoints {
+            engine.health.insert(Side::Endpoint(name.clone()), Health::new(seed_of(name)));
+            engine.lanes.insert(Lane::Calls(name.clone()), permits(limits.calls));
+            engine.runs.insert(name.clone(), permits(*in_flight));
+        }
+        for name in &rules.storages {
+            engine.health.insert(Side::Storage(name.clone()), Health::new(seed_of(name)));
+            engine.lanes.insert(Lane::Uploads(name.clone()), permits(limits.uploads));
+            engine.lanes.insert(Lane::Deliveries(name.clone()), permits(limits.deliveries));
+        }
+        engine.lanes.insert(Lane::Settlements, permits(limits.settlements));
+        for job in adopted {
+            engine.take_in(job);
+        }
+        engine
+    }
+
+    /// Works until it is stopped. Jobs are given back to the store when the stop was soft and everything under way
+    /// could be finished.
+    pub async fn run(mut self, stop: Stop) -> Result<(), StoreError> {
+        loop {
+            self.turn();
+            if self.draining
+                && self.acting.is_empty()
+                && self.commit.is_empty()
+                && self.outbox.is_empty()
+            {
+                break;
+            }
+            let now = self.world.clock().boot();
+            let nap = self.next_due(now).saturating_sub(now).min(NAP_MAX);
+            let clock = self.world.clock().clone();
+            tokio::select! {
+                biased;
+                () = stop.hard.cancelled() => return Ok(()),
+                () = stop.soft.cancelled(), if !self.draining => self.draining = true,
+                Some(answer) = self.commit.join_next() => self.committed(joined(answer)),
+                Some(done) = self.acting.join_next() => self.acted(joined(done)),
+                Some(probed) = self.probes.join_next() => self.probed(joined(probed)),
+                Some(incoming) = self.incoming.recv(), if !self.draining => self.came_in(incoming),
+                () = clock.sleep(nap) => {}
+            }
+            // What else is ready goes into the same batch.
+            while let Some(done) = self.acting.try_join_next() {
+                self.acted(joined(done));
+            }
+        }
+        self.world.store().retire(&self.node).await.map(|_| ())
+    }
+
+    /// Everything that can be done without waiting.
+    fn turn(&mut self) {
+        let now = self.world.clock().boot();
+        self.probe_the_sick(now);
+        while !self.draining {
+            self.dispatch_due(now);
+            // Whoever is called may turn out not to need its permit; then the next one is called.
+            let lanes = self.lanes.values_mut().chain(self.runs.values_mut());
+            let called: Vec<_> = lanes.flat_map(Permits::next).collect();
+            if called.is_empty() {
+                break;
+            }
+            for id in called {
+                self.wait(id, Wait::Now);
+            }
+        }
+        self.flush();
+        let lag = self.due.first().map_or(Duration::ZERO, |(due, _)| now.saturating_sub(*due));
+        self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
+        self.pulse.beat(now, self.jobs.len(), self.draining);
+    }
+
+    fn next_due(&self, now: Duration) -> Duration {
+        let job = self.due.first().map(|(due, _)| *due).filter(|_| !self.draining);
+        let probe = self.health.values().filter_map(Health::next_probe).min();
+        job.into_iter().chain(probe).min().unwrap_or(now + NAP_MAX)
+    }
+
+    // ---- jobs coming and going
+
+    fn came_in(&mut self, incoming: Incoming) {
+        match incoming {
+            Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job)),
+            Incoming::Known(ids) => {
+                self.unread.extend(ids.into_iter().filter(|id| !self.jobs.contains_key(id)));
+            }
+        }
+    }
+
+    fn take_in(&mut self, job: Job) {
+        let id = job.id();
+        if job.is_done() || self.jobs.contains_key(&id) {
+            return;
+        }
+        let Some(feed) = self.rules.feeds.get(job.feed()).cloned() else {
+            tracing::error!(job.id = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
+            return;
+        };
+        let holds_run = job.phase().is_in_flight();
+        if holds_run && let Some(runs) = self.runs.get_mut(&feed.endpoint) {
+            // More than the limit only when the limit was lowered: they run, and no new one starts meanwhile.
+            runs.used += 1;
+        }
+        self.count(&job, 1);
+        let entered = self.world.clock().boot();
+        let slot = Slot { job, feed, stage: Stage::Still, tries: 0, holds_run, entered };
+        self.jobs.insert(id, slot);
+        self.wait(id, Wait::Now);
+    }
+
+    fn forget(&mut self, id: JobId) {
+        let Some(slot) = self.jobs.remove(&id) else { return };
+        if let Stage::Waiting(due) = slot.stage {
+            self.due.remove(&(due, id));
+        }
+        self.count(&slot.job, -1);
+        if slot.holds_run
+            && let Some(runs) = self.runs.get_mut(&slot.feed.endpoint)
+        {
+            runs.used -= 1;
+        }
+    }
+
+    // ---- acting
+
+    fn dispatch_due(&mut self, now: Duration) {
+        while let Some(&(due, id)) = self.due.first()
+            && due <= now
+        {
+            self.due.remove(&(due, id));
+            self.dispatch(id, due, now);
+        }
+    }
+
+    /// Lets a job act if everything allows it, else puts it where it waits.
+    fn dispatch(&mut self, id: JobId, due: Duration, now: Duration) {
+        let Some(slot) = self.jobs.get_mut(&id) else { return };
+        slot.stage = Stage::Still;
+        let Some(action) = next_action(&slot.job) else { return };
+        if is_limited_by_deadline(slot.job.phase())
+            && slot.job.deadline_at() <= self.world.clock().now()
+        {
+            return self.follow(id, Outcome::DeadlinePassed, false);
+        }
+        // While the store is away only looks go on: whatever else we did could not be written down.
+        if self.store_away && action != Action::Poll {
+            return self.wait(id, Wait::After(STORE_RETRY));
+        }
+        let side = side_of(action, &slot.feed);
+        match side
+            .as_ref()
+            .and_then(|side| self.health.get(side))
+            .map_or(Gate::Open, |h| h.gate(now))
+        {
+            Gate::Open => {}
+            Gate::Until(time) => {
+                // The deadline's clock stands still while nothing can be done.
+                let pause = time.saturating_sub(now);
+                slot.job.postpone(pause);
+                return self.wait(id, Wait::After(pause));
+            }
+            Gate::Closed => {
+                slot.stage = Stage::Parked(now);
+                return self.parked.entry(side.expect("no side, no health")).or_default().push(id);
+            }
+        }
+        if action == Action::Submit && !slot.holds_run {
+            let Some(runs) = self.runs.get_mut(&slot.feed.endpoint) else { return };
+            if !runs.take() {
+                runs.waiting.push_back(id);
+                slot.stage = Stage::Queued;
+                return;
+            }
+            slot.holds_run = true;
+        }
+        if let Some(lane) = self.lanes.get_mut(&lane_of(action, &slot.feed))
+            && !lane.take()
+        {
+            lane.waiting.push_back(id);
+            slot.stage = Stage::Queued;
+            return;
+        }
+        if action == Action::Poll {
+            self.world.metrics().poll_lateness_seconds.set(now.saturating_sub(due).as_secs_f64());
+        }
+        slot.stage = Stage::Acting;
+        let (world, feed, job) = (self.world.clone(), slot.feed.clone(), slot.job.clone());
+        self.acting.spawn(async move {
+            let done = AssertUnwindSafe(perform(&*world, &feed, &job, action)).catch_unwind().await;
+            let outcome = done.unwrap_or_else(|_| {
+                Outcome::Fault(Fault::permanent(
+                    Origin::Inbox,
+                    "bug",
+                    "the step broke off: this is a bug in scoreline, please report it with the log",
+                ))
+            });
+            (id, action, outcome)
+        });
+    }
+
+    fn acted(&mut self, done: Option<(JobId, Action, Outcome)>) {
+        let Some((id, action, outcome)) = done else { return };
+        let now = self.world.clock().boot();
+        let Some(slot) = self.jobs.get(&id) else { return };
+        let feed = slot.feed.clone();
+        if let Some(lane) = self.lanes.get_mut(&lane_of(action, &feed)) {
+            lane.used -= 1;
+        }
+        let outage = self.judge(id, &feed, action, &outcome, now);
+        self.follow(id, outcome, outage);
+    }
+
+    /// What an outcome says about the other side's health; answers whether a fault is part of something larger.
+    fn judge(
+        &mut self,
+        id: JobId,
+        feed: &Feed,
+        action: Action,
+        outcome: &Outcome,
+        now: Duration,
+    ) -> bool {
+        let Outcome::Fault(fault) = outcome else {
+            if let Some(health) = side_of(action, feed).and_then(|side| self.health.get_mut(&side))
+            {
+                health.succeeded();
+            }
+            return false;
+        };
+        self.world
+            .metrics()
+            .step_faults_total
+            .with_label_values(&[feed.name.as_str(), action.name(), fault.class.name()])
+            .inc();
+        let side = match fault.origin {
+            Origin::Endpoint => Side::Endpoint(feed.endpoint.clone()),
+            Origin::Storage => Side::Storage(feed.storage.clone()),
+            Origin::Inbox | Origin::Outbox => return false,
+        };
+        let Some(health) = self.health.get_mut(&side) else { return false };
+        let was_closed = health.closed().map(|closed| closed.suspended);
+        let larger = health.faulted(id, fault, now);
+        let is_closed = health.closed().map(|closed| closed.suspended);
+        if is_closed.is_some() && is_closed != was_closed {
+            self.say_closed(&side);
+        }
+        larger
+    }
+
+    /// Applies an outcome and sends what follows on its way.
+    fn follow(&mut self, id: JobId, outcome: Outcome, outage: bool) {
+        let Some(slot) = self.jobs.get_mut(&id) else { return };
+        let turn = Turn { now: self.world.clock().now(), tries: slot.tries, outage };
+        let fault = if let Outcome::Fault(fault) = &outcome { Some(fault.clone()) } else { None };
+        match apply(slot.job.clone(), outcome, turn, &slot.feed.policy) {
+            Err(illegal) => {
+                tracing::error!(job.id = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
+                slot.stage = Stage::Still;
+            }
+            Ok(Step { job, wait, event: None }) => {
+                if let Some(fault) = &fault {
+                    tracing::debug!(job.id = %id, feed = %slot.feed.name, phase = job.phase().name(),
+                        error.class = fault.class.name(), error.code = %fault.code, "{fault}");
+                }
+                slot.job = job;
+                if let (Some(Class::Throttled(_)), Wait::After(pause)) =
+                    (fault.map(|fault| fault.class), wait)
+                {
+                    slot.job.postpone(pause);
+                }
+                slot.tries = slot.tries.saturating_add(1);
+                self.wait(id, wait);
+                self.free_run_if_ended(id);
+            }
+            Ok(Step { job, wait, event: Some(event) }) => {
+                slot.stage = Stage::Committing;
+                self.outbox.push_back(Pending { transition: Transition { job, event }, wait });
+            }
+        }
+    }
+
+    // ---- committing
+
+    /// Sends what has gathered, unless a batch is under way.
+    fn flush(&mut self) {
+        if !self.commit.is_empty() {
+            return;
+        }
+        let (world, node) = (self.world.clone(), self.node.clone());
+        if self.outbox.is_empty() {
+            if !self.unread.is_empty() && !self.draining {
+                let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
+                self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
+            }
+            return;
+        }
+        let batch: Vec<_> = self.outbox.drain(..self.outbox.len().min(BATCH_MAX)).collect();
+        let again = self.store_away;
+        self.commit.spawn(async move {
+            if again {
+                world.clock().sleep(STORE_RETRY).await;
+            }
+            let transitions: Vec<_> = batch.iter().map(|pending| pending.transition.clone()).collect();
+            let began = world.clock().boot();
+            let answer = world.store().commit(&node, &transitions).await;
+            let metrics = world.metrics();
+            metrics.store_commit_duration_seconds.observe(world.clock().boot().saturating_sub(began).as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "a batch has at most hundreds of rows")]
+            metrics.store_commit_rows.observe(transitions.len() as f64);
+            match answer {
+                Ok(answers) => CommitAnswer::Answered(batch, answers),
+                Err(error) => {
+                    tracing::warn!(rows = batch.len(), %error, "a commit was not confirmed; reading the rows again");
+                    let ids: Vec<_> = batch.iter().map(|pending| pending.transition.job.id()).collect();
+                    let rows = read(&*world, &ids).await;
+                    CommitAnswer::Read(batch, rows)
+                }
+            }
+        });
+    }
+
+    fn committed(&mut self, answer: Option<CommitAnswer>) {
+        match answer {
+            None => {}
+            Some(CommitAnswer::Found(rows)) => {
+                for (job, owner) in rows {
+                    if owner == Some(self.node.id) {
+                        self.take_in(job);
+                    }
+                }
+            }
+            Some(CommitAnswer::Answered(batch, answers)) => {
+                self.store_is(true);
+                for (pending, answer) in batch.into_iter().zip(answers) {
+                    match answer {
+                        Committed::Done => self.moved_on(pending),
+                        Committed::Stale => {
+                            let id = pending.transition.job.id();
+                            self.world.metrics().stale_writes_total.inc();
+                            tracing::warn!(job.id = %id, "a write was refused: the job has moved on elsewhere");
+                            // Read again: still ours, or somebody else's by now.
+                            self.forget(id);
+                            self.unread.insert(id);
+                        }
+                    }
+                }
+            }
+            Some(CommitAnswer::Read(batch, rows)) => {
+                self.store_is(false);
+                let rows: HashMap<_, _> =
+                    rows.into_iter().map(|(job, owner)| (job.id(), (job, owner))).collect();
+                let mut again = Vec::new();
+                for pending in batch {
+                    let (id, wanted) =
+                        (pending.transition.job.id(), pending.transition.job.revision());
+                    match rows.get(&id) {
+                        // It was written, and only the answer was lost.
+                        Some((row, owner))
+                            if row.revision() == wanted
+                                && (row.is_done() || *owner == Some(self.node.id)) =>
+                        {
+                            self.moved_on(pending);
+                        }
+                        Some((row, Some(owner)))
+                            if *owner == self.node.id && row.revision() + 1 == wanted =>
+                        {
+                            again.push(pending);
+                        }
+                        Some((row, Some(owner))) if *owner == self.node.id => {
+                            self.forget(id);
+                            self.take_in(row.clone());
+                        }
+                        _ => self.forget(id),
+                    }
+                }
+                again.into_iter().rev().for_each(|pending| self.outbox.push_front(pending));
+            }
+        }
+    }
+
+    /// A transition is in the store: from here on the job stands where it says.
+    fn moved_on(&mut self, pending: Pending) {
+        let Pending { transition: Transition { job, event }, wait } = pending;
+        let (id, now) = (job.id(), self.world.clock().boot());
+        let Some(slot) = self.jobs.get_mut(&id) else { return };
+        let feed = slot.feed.clone();
+        tell(&job, &event);
+        let metrics = self.world.metrics();
+        let name = feed.name.as_str();
+        if event.from == event.to {
+            slot.tries = slot.tries.saturating_add(1);
+        } else {
+            metrics.job_transitions_total.with_label_values(&[name, event.to.name()]).inc();
+            if !event.from.is_final() {
+                let spent = now.saturating_sub(slot.entered).as_secs_f64();
+                metrics
+                    .phase_duration_seconds
+                    .with_label_values(&[name, event.from.name()])
+                    .observe(spent);
+            }
+            if event.to.is_final() {
+                let took = (event.at - job.created_at()).to_std().unwrap_or_default().as_secs_f64();
+                metrics
+                    .job_duration_seconds
+                    .with_label_values(&[name, event.to.name()])
+                    .observe(took);
+            }
+            if event.to == Phase::Succeeded {
+                #[expect(
+                    clippy::cast_precision_loss,
+                    reason = "seconds since 1970 are exact in an f64"
+                )]
+                metrics
+                    .last_success_timestamp_seconds
+                    .with_label_values(&[name])
+                    .set(event.at.timestamp() as f64);
+            }
+            slot.tries = 0;
+            slot.entered = now;
+        }
+        let before = std::mem::replace(&mut slot.job, job.clone());
+        self.count(&before, -1);
+        self.count(&job, 1);
+        self.free_run_if_ended(id);
+        self.wait(id, wait);
+    }
+
+    /// A job holds one of its endpoint's runs from its submit until its run has ended.
+    fn free_run_if_ended(&mut self, id: JobId) {
+        if let Some(slot) = self.jobs.get_mut(&id)
+            && slot.holds_run
+            && !slot.job.phase().is_in_flight()
+            && let Some(runs) = self.runs.get_mut(&slot.feed.endpoint)
+        {
+            slot.holds_run = false;
+            runs.used -= 1;
+        }
+    }
+
+    fn store_is(&mut self, well: bool) {
+        if self.store_away == well {
+            self.store_away = !well;
+            if well {
+                tracing::info!("the store answers again");
+            } else {
+                tracing::error!(
+                    "the store is in trouble: running remote jobs are watched, nothing new is begun"
+                );
+            }
+        }
+        self.pulse.store_is(well);
+    }
+
+    fn wait(&mut self, id: JobId, wait: Wait) {
+        let now = self.world.clock().boot();
+        let due = match wait {
+            Wait::Now => now,
+            Wait::After(time) => now + time,
+            Wait::Held => {
+                if let Some(slot) = self.jobs.get_mut(&id) {
+                    slot.stage = Stage::Still;
+                }
+                return;
+            }
+            Wait::Done => return self.forget(id),
+        };
+        if let Some(slot) = self.jobs.get_mut(&id) {
+            if let Stage::Waiting(before) = slot.stage {
+                self.due.remove(&(before, id));
+            }
+            slot.stage = Stage::Waiting(due);
+            self.due.insert((due, id));
+        }
+    }
+
+    // ---- health
+
+    fn probe_the_sick(&mut self, now: Duration) {
+        let world = &self.world;
+        for (side, health) in &mut self.health {
+            if health.probe_due(now) {
+                let (world, side) = (world.clone(), side.clone());
+                self.probes.spawn(async move {
+                    let result = match &side {
+                        Side::Endpoint(name) => match world.scorer(name) {
+                            Some(scorer) => scorer.probe().await,
+                            None => Ok(()),
+                        },
+                        Side::Storage(name) => match world.blobs(name) {
+                            Some(blobs) => blobs.ready().await,
+                            None => Ok(()),
+                        },
+                    };
+                    (side, result)
+                });
+            }
+        }
+    }
+
+    fn probed(&mut self, probed: Option<(Side, Result<(), Fault>)>) {
+        let Some((side, result)) = probed else { return };
+        let now = self.world.clock().boot();
+        let Some(health) = self.health.get_mut(&side) else { return };
+        let Some(was) = health.probed(result.as_ref().copied(), now) else {
+            return self.say_closed(&side);
+        };
+        self.pulse.side(side.kind(), side.name(), None);
+        let closed_for = now.saturating_sub(was.since);
+        tracing::info!(side = %side, seconds = closed_for.as_secs(), "answers again; its jobs go on");
+        self.gauge_closed(&side, false);
+        for id in self.parked.remove(&side).unwrap_or_default() {
+            if let Some(slot) = self.jobs.get_mut(&id)
+                && let Stage::Parked(since) = slot.stage
+            {
+                slot.job.postpone(now.saturating_sub(since));
+                self.wait(id, Wait::Now);
+            }
+        }
+    }
+
+    fn say_closed(&self, side: &Side) {
+        let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
+        self.pulse.side(side.kind(), side.name(), Some(closed.clone()));
+        if closed.suspended {
+            tracing::error!(side = %side, error.code = %closed.why.code, "suspended: {}; its jobs wait, and it is probed until it answers", closed.why.message);
+        } else {
+            tracing::warn!(side = %side, error.code = %closed.why.code, "in trouble: {}; its jobs wait, and it is probed until it answers", closed.why.message);
+        }
+        self.gauge_closed(side, closed.suspended);
+    }
+
+    fn gauge_closed(&self, side: &Side, suspended: bool) {
+        let metrics = self.world.metrics();
+        let gauge = match side {
+            Side::Endpoint(name) => metrics.endpoint_suspended.with_label_values(&[name.as_str()]),
+            Side::Storage(name) => metrics.storage_suspended.with_label_values(&[name.as_str()]),
+        };
+        gauge.set(i64::from(suspended));
+    }
+
+    // ---- what is shown
+
+    fn count(&self, job: &Job, by: i64) {
+        let metrics = self.world.metrics();
+        let feed = job.feed().as_str();
+        if !job.phase().is_final() {
+            metrics.jobs.with_label_values(&[feed, job.phase().name()]).add(by);
+        }
+        if job.held().is_some() {
+            metrics.jobs_held.with_label_values(&[feed]).add(by);
+        }
+        if job.phase().is_in_flight()
+            && let Some(feed) = self.rules.feeds.get(job.feed())
+        {
+            metrics.remote_runs_in_flight.with_label_values(&[feed.endpoint.as_str()]).add(by);
+        }
+    }
+}
+
+impl Side {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Endpoint(_) => "endpoint",
+            Self::Storage(_) => "storage",
+        }
+    }
+
+    fn name(&self) -> &Name {
+        match self {
+            Self::Endpoint(name) | Self::Storage(name) => name,
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind(), self.name())
+    }
+}
+
+/// The side that an action can't do without.
+fn side_of(action: Action, feed: &Feed) -> Option<Side> {
+    match action {
+        Action::Upload | Action::Deliver => Some(Side::Storage(feed.storage.clone())),
+        Action::Submit | Action::Start | Action::Poll | Action::Cancel => {
+            Some(Side::Endpoint(feed.endpoint.clone()))
+        }
+        Action::Settle => None,
+    }
+}
+
+fn lane_of(action: Action, feed: &Feed) -> Lane {
+    match action {
+        Action::Upload => Lane::Uploads(feed.storage.clone()),
+        Action::Submit | Action::Start | Action::Poll | Action::Cancel => {
+            Lane::Calls(feed.endpoint.clone())
+        }
+        Action::Deliver => Lane::Deliveries(feed.storage.clone()),
+        Action::Settle => Lane::Settlements,
+    }
+}
+
+/// Outputs that are in place, and remote runs that are being stopped already, are beyond any deadline.
+fn is_limited_by_deadline(phase: Phase) -> bool {
+    match phase {
+        Phase::Queued | Phase::Uploaded | Phase::Submitted | Phase::Running | Phase::Scored => true,
+        Phase::Cancelling
+        | Phase::Delivered
+        | Phase::Succeeded
+        | Phase::Failed
+        | Phase::Cancelled
+        | Phase::Skipped => false,
+    }
+}
+
+/// Reads jobs, for as long as it takes.
+async fn read<W: World>(world: &W, ids: &[JobId]) -> Vec<(Job, Option<NodeId>)> {
+    loop {
+        match world.store().load(ids).await {
+            Ok(rows) => return rows,
+            Err(error) => tracing::warn!(%error, "rows could not be read; trying again"),
+        }
+        world.clock().sleep(STORE_RETRY).await;
+    }
+}
+
+/// One line a transition.
+fn tell(job: &Job, event: &Event) {
+    let (id, feed, detail) = (job.id(), job.feed(), event.detail.as_deref().unwrap_or_default());
+    let (from, to, outcome) = (event.from.name(), event.to.name(), event.outcome.as_str());
+    let bad = event.to == Phase::Failed || job.held().is_some() || outcome == "fault";
+    if bad {
+        tracing::warn!(job.id = %id, feed = %feed, name = %job.path(), from, to, outcome, "{detail}");
+    } else {
+        tracing::info!(job.id = %id, feed = %feed, name = %job.path(), from, to, outcome, "{detail}");
+    }
+}
+
+/// A task of ours that panicked or was cut off brings no result; the panic itself was caught inside.
+fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Option<T> {
+    result.inspect_err(|error| tracing::error!(%error, "a task broke off")).ok()
+}
+
+/// Spreads the probes of several sides (FNV-1a of the name).
+fn seed_of(name: &Name) -> u64 {
+    name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// Transitions in one commit: the gain of larger ones is small, and a lost answer means reading as many rows.
+const BATCH_MAX: usize = 500;
+const STORE_RETRY: Duration = Duration::from_secs(1);
+/// How long the engine sleeps at most; so it shows that it lives.
+const NAP_MAX: Duration = Duration::from_secs(1);

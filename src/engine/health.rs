@@ -1,0 +1,298 @@
+//! Whether it is worth asking: the health of an endpoint or a storage, as its answers show it.
+//!
+//! Pure: it is told what came back and when, and answers whether the next call may go out. Three kinds of trouble, told
+//! apart by what ends them: a *pause* ends at a time that the other side named; an *outage* (several jobs met trouble,
+//! none met success) and a *suspension* (a fatal fault) end when a probe succeeds. While any of them lasts, no fault
+//! is a job's own.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::fault::{Class, Fault, FaultRecord};
+use crate::job::JobId;
+use crate::retry::Backoff;
+
+/// The health of one endpoint or storage.
+#[derive(Debug)]
+pub struct Health {
+    trouble: Option<Trouble>,
+    /// Jobs that met trouble since the last success; never more than it takes to call an outage.
+    failing: BTreeSet<JobId>,
+    /// Outages and suspensions in a row: a probe that succeeds ends one, only a job's success ends the row.
+    relapses: u32,
+    seed: u64,
+}
+
+#[derive(Debug)]
+enum Trouble {
+    Pause { until: Duration },
+    Closed(Closed),
+}
+
+/// Nothing is sent until a probe succeeds.
+#[derive(Clone, Debug)]
+pub struct Closed {
+    /// A fatal fault, not an outage.
+    pub suspended: bool,
+    /// Boot-clock time.
+    pub since: Duration,
+    /// What closed it.
+    pub why: FaultRecord,
+    probe_at: Duration,
+    probes: u32,
+    probing: bool,
+}
+
+/// Whether a call may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Yes.
+    Open,
+    /// Not before this boot-clock time.
+    Until(Duration),
+    /// Not before a probe succeeds.
+    Closed,
+}
+
+impl Health {
+    /// In good health; `seed` spreads the probes of several.
+    pub fn new(seed: u64) -> Self {
+        Self { trouble: None, failing: BTreeSet::new(), relapses: 0, seed }
+    }
+
+    /// Whether a call may go out.
+    pub fn gate(&self, now: Duration) -> Gate {
+        match &self.trouble {
+            Some(Trouble::Pause { until }) if *until > now => Gate::Until(*until),
+            Some(Trouble::Closed(_)) => Gate::Closed,
+            _ => Gate::Open,
+        }
+    }
+
+    /// A job's call succeeded. One that went out before the gate closed says nothing about what closed it.
+    pub fn succeeded(&mut self) {
+        if !matches!(self.trouble, Some(Trouble::Closed(_))) {
+            self.failing.clear();
+            self.relapses = 0;
+        }
+    }
+
+    /// A job's call met a fault. Answers whether the fault is part of something larger than the job.
+    pub fn faulted(&mut self, job: JobId, fault: &Fault, now: Duration) -> bool {
+        match fault.class {
+            Class::Permanent => matches!(self.trouble, Some(Trouble::Closed(_))),
+            Class::Throttled(after) => {
+                let until = now + after.unwrap_or(PAUSE_UNNAMED).min(PAUSE_MAX);
+                match &mut self.trouble {
+                    Some(Trouble::Closed(_)) => {}
+                    Some(Trouble::Pause { until: known }) if *known > until => {}
+                    trouble => *trouble = Some(Trouble::Pause { until }),
+                }
+                true
+            }
+            Class::Fatal => {
+                self.close(true, fault, now);
+                true
+            }
+            Class::Transient => {
+                if self.failing.len() < OUTAGE_JOBS {
+                    self.failing.insert(job);
+                }
+                let outage = self.failing.len() >= OUTAGE_JOBS;
+                if outage {
+                    self.close(false, fault, now);
+                }
+                outage
+            }
+        }
+    }
+
+    /// Whether a probe is due; once it answers yes, the probe's result must follow.
+    pub fn probe_due(&mut self, now: Duration) -> bool {
+        match &mut self.trouble {
+            Some(Trouble::Closed(closed)) if !closed.probing && closed.probe_at <= now => {
+                closed.probing = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// When [`Self::probe_due`] is worth asking again.
+    pub fn next_probe(&self) -> Option<Duration> {
+        match &self.trouble {
+            Some(Trouble::Closed(closed)) if !closed.probing => Some(closed.probe_at),
+            _ => None,
+        }
+    }
+
+    /// The result of a probe. Answers what was closed if it is open again.
+    pub fn probed(&mut self, result: Result<(), &Fault>, now: Duration) -> Option<Closed> {
+        let Some(Trouble::Closed(mut closed)) = self.trouble.take() else { return None };
+        match result {
+            // Throttled, or a job's kind of trouble: somebody is there and knows us.
+            Ok(()) | Err(Fault { class: Class::Permanent | Class::Throttled(_), .. }) => {
+                self.failing.clear();
+                self.relapses += 1;
+                Some(closed)
+            }
+            Err(fault) => {
+                closed.probing = false;
+                closed.probes += 1;
+                closed.probe_at = now + PROBES.wait(closed.probes.max(self.relapses), self.seed);
+                closed.suspended = fault.class == Class::Fatal;
+                closed.why = fault.record();
+                self.trouble = Some(Trouble::Closed(closed));
+                None
+            }
+        }
+    }
+
+    /// An operator says that it is mended: a probe is due at once.
+    pub fn probe_now(&mut self, now: Duration) {
+        if let Some(Trouble::Closed(closed)) = &mut self.trouble {
+            closed.probe_at = now;
+        }
+    }
+
+    /// What keeps it closed.
+    pub fn closed(&self) -> Option<&Closed> {
+        match &self.trouble {
+            Some(Trouble::Closed(closed)) => Some(closed),
+            _ => None,
+        }
+    }
+
+    fn close(&mut self, suspended: bool, fault: &Fault, now: Duration) {
+        match &mut self.trouble {
+            // A fatal fault tells more than an outage does.
+            Some(Trouble::Closed(closed)) => {
+                if suspended && !closed.suspended {
+                    closed.suspended = true;
+                    closed.why = fault.record();
+                }
+            }
+            trouble => {
+                *trouble = Some(Trouble::Closed(Closed {
+                    suspended,
+                    since: now,
+                    why: fault.record(),
+                    probe_at: now + PROBES.wait(self.relapses, self.seed),
+                    probes: 0,
+                    probing: false,
+                }));
+            }
+        }
+    }
+}
+
+/// So many jobs in trouble, with no success between, are no coincidence.
+const OUTAGE_JOBS: usize = 3;
+/// For a pause without a length.
+const PAUSE_UNNAMED: Duration = Duration::from_secs(5);
+/// Whoever asks for more is asked again after this.
+const PAUSE_MAX: Duration = Duration::from_hours(6);
+const PROBES: Backoff =
+    Backoff { first: Duration::from_secs(1), factor: 1.6, max: Duration::from_mins(1) };
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::fault::Origin;
+
+    fn job(n: u128) -> JobId {
+        JobId::new(Uuid::from_u128(n))
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn transient() -> Fault {
+        Fault::transient(Origin::Endpoint, "500", "trouble")
+    }
+
+    fn fatal() -> Fault {
+        Fault::fatal(Origin::Endpoint, "Unauthorized", "wrong key")
+    }
+
+    #[test]
+    fn one_job_in_trouble_is_its_own_affair_and_three_are_an_outage() {
+        let mut health = Health::new(1);
+        for _ in 0..10 {
+            assert!(!health.faulted(job(1), &transient(), at(0)));
+        }
+        assert!(!health.faulted(job(2), &transient(), at(0)));
+        assert_eq!(health.gate(at(0)), Gate::Open);
+        assert!(health.faulted(job(3), &transient(), at(0)));
+        assert_eq!(health.gate(at(1_000_000)), Gate::Closed);
+    }
+
+    #[test]
+    fn a_success_between_shows_that_there_is_no_outage() {
+        let mut health = Health::new(1);
+        for n in 0..30 {
+            assert!(!health.faulted(job(n), &transient(), at(0)));
+            health.succeeded();
+        }
+        assert_eq!(health.gate(at(0)), Gate::Open);
+    }
+
+    #[test]
+    fn a_pause_ends_by_itself_and_the_longer_one_counts() {
+        let mut health = Health::new(1);
+        let pause = |s| Fault::throttled(Origin::Endpoint, Some(at(s)), "429", "slow down");
+        health.faulted(job(1), &pause(30), at(100));
+        health.faulted(job(2), &pause(10), at(100));
+        assert_eq!(health.gate(at(129)), Gate::Until(at(130)));
+        assert_eq!(health.gate(at(130)), Gate::Open);
+    }
+
+    #[test]
+    fn a_suspension_ends_when_a_probe_succeeds_and_not_before() {
+        let mut health = Health::new(1);
+        health.faulted(job(1), &fatal(), at(0));
+        let mut now = at(0);
+        for _ in 0..20 {
+            assert_eq!(health.gate(now), Gate::Closed);
+            now = health.next_probe().unwrap();
+            assert!(health.probe_due(now));
+            assert!(!health.probe_due(now), "one probe at a time");
+            assert!(health.probed(Err(&fatal()), now).is_none());
+            assert!(health.next_probe().unwrap() <= now + at(72), "probes never cease");
+        }
+        now = health.next_probe().unwrap();
+        assert!(health.probe_due(now));
+        assert!(health.probed(Ok(()), now).unwrap().suspended);
+        assert_eq!(health.gate(now), Gate::Open);
+    }
+
+    #[test]
+    fn a_probe_that_lies_makes_the_next_one_wait_longer() {
+        let mut health = Health::new(1);
+        let mut now = at(0);
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            health.faulted(job(1), &fatal(), now);
+            let probe_at = health.next_probe().unwrap();
+            waits.push(probe_at.saturating_sub(now));
+            now = probe_at;
+            assert!(health.probe_due(now));
+            health.probed(Ok(()), now);
+        }
+        assert!(waits[7] > waits[0] * 8, "{waits:?}");
+        health.succeeded();
+        health.faulted(job(1), &fatal(), now);
+        assert!(health.next_probe().unwrap() < now + at(2), "a success forgives");
+    }
+
+    #[test]
+    fn an_operators_word_brings_the_probe_forward() {
+        let mut health = Health::new(1);
+        health.faulted(job(1), &fatal(), at(0));
+        health.probe_now(at(0));
+        assert!(health.probe_due(at(0)));
+    }
+}

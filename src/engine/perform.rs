@@ -1,0 +1,384 @@
+//! What each action does in the world.
+//!
+//! [`perform`] never fails: what goes wrong is an outcome like any other. Each action may be repeated from its start
+//! after a crash at any point, by this node or by another one.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::fault::{Fault, Origin};
+use crate::feed::{Feed, OnConflict, SourceEnd, candidate};
+use crate::job::{
+    Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
+};
+use crate::ports::{
+    Access, BlobPlace, Blobs, Clock, Inbox, Outbox, Placed, RemoteStatus, Reservation, Reserved,
+    Scorer, Settled, Settlement, Source, StartAnswer, Store, StoreError, Submission, SubmitAnswer,
+    World,
+};
+use crate::wire::BlobReference;
+
+/// Does one action for a job and tells what came of it.
+pub(super) async fn perform<W: World>(
+    world: &W,
+    feed: &Feed,
+    job: &Job,
+    action: Action,
+) -> Outcome {
+    let outcome = match action {
+        Action::Upload => upload(world, feed, job).await,
+        Action::Submit => submit(world, feed, job).await,
+        Action::Start => start(world, feed, job).await,
+        Action::Poll => poll(world, feed, job).await,
+        Action::Cancel => cancel(world, feed, job).await,
+        Action::Deliver => deliver(world, feed, job).await,
+        Action::Settle => settle(world, feed, job).await,
+    };
+    outcome.unwrap_or_else(Outcome::Fault)
+}
+
+async fn upload<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    let inbox = world.inbox(&feed.name).ok_or_else(|| unconfigured(feed, "watch"))?;
+    let mut source = inbox.open(job).await?;
+    if job.file().size_bytes == 0 {
+        // The service would fail it after minutes; a file that grows later is another arrival.
+        source.unchanged().await?;
+        return Err(Fault::permanent(
+            Origin::Inbox,
+            "empty_input",
+            format!("{} is empty: an input needs a header row and data", job.path()),
+        ));
+    }
+    let blob = feed.input_blob(job);
+    let content = blobs(world, feed)?.upload(&blob, &job.path().to_string(), &mut source).await?;
+    // A writer may have been at work all the while: what was uploaded then is no file that anybody ever wrote.
+    source.unchanged().await?;
+    world
+        .metrics()
+        .uploaded_bytes_total
+        .with_label_values(&[feed.name.as_str()])
+        .inc_by(content.size_bytes);
+    Ok(Outcome::Uploaded { blob, content })
+}
+
+async fn submit<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    let input = job.uploaded().map(Uploaded::blob).ok_or_else(|| out_of_step(job))?;
+    let now = world.clock().now();
+    // What is handed over must outlast the queue, the run and the retries: all end at the deadline.
+    let life = (job.deadline_at() - now).to_std().unwrap_or_default() + HAND_OVER_MARGIN;
+    let blobs = blobs(world, feed)?;
+    let redirects: Vec<_> = feed
+        .outputs
+        .iter()
+        .map(|(output, template)| Redirect {
+            output: output.clone(),
+            blob: feed.output_blob(job, output, template),
+        })
+        .collect();
+    let submission = Submission {
+        input: feed.input.clone(),
+        blob: blobs.hand_over(input, Access::Read, now, life),
+        outputs: redirects
+            .iter()
+            .map(|redirect| {
+                (redirect.output.clone(), blobs.hand_over(&redirect.blob, Access::Write, now, life))
+            })
+            .collect(),
+        parameters: feed.parameters.clone(),
+    };
+    Ok(match scorer(world, feed)?.submit(&submission).await? {
+        SubmitAnswer::Known(remote_id) => Outcome::Submitted { remote_id, redirects },
+        SubmitAnswer::InputMissing(fault) => Outcome::InputMissing(fault),
+    })
+}
+
+async fn start<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
+    Ok(match scorer(world, feed)?.start(run.remote_id()).await? {
+        StartAnswer::Started => {
+            world
+                .metrics()
+                .remote_runs_started_total
+                .with_label_values(&[feed.endpoint.as_str()])
+                .inc();
+            Outcome::Started
+        }
+        StartAnswer::Unknown => Outcome::RemoteGone,
+    })
+}
+
+async fn poll<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
+    Ok(outcome_of(scorer(world, feed)?.status(run.remote_id()).await?))
+}
+
+async fn cancel<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
+    let scorer = scorer(world, feed)?;
+    scorer.cancel(run.remote_id()).await?;
+    Ok(outcome_of(scorer.status(run.remote_id()).await?))
+}
+
+fn outcome_of(status: RemoteStatus) -> Outcome {
+    match status {
+        RemoteStatus::Pending => Outcome::Pending,
+        RemoteStatus::Finished(results) => Outcome::Finished(results),
+        RemoteStatus::Failed(details) => Outcome::RemoteFailed(details),
+        RemoteStatus::Cancelled => Outcome::RemoteCancelled,
+        RemoteStatus::Unknown => Outcome::RemoteGone,
+    }
+}
+
+async fn deliver<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    let links = links(world, feed, job).await?;
+    let mut outputs = Vec::new();
+    for (n, result) in job.results().iter().enumerate() {
+        let (path, content) = deliver_one(world, feed, job, n, result, &links).await?;
+        outputs.push(Output { name: result.output.clone(), path, content });
+    }
+    if feed.deliver.marker
+        && let Some(first) = outputs.first()
+    {
+        let mut name = job.path().file_name().to_owned();
+        name.push(".done");
+        let folder = first.path.parent().unwrap_or(&feed.deliver.folder);
+        let names: Vec<_> = outputs.iter().map(|o| o.path.display().to_string()).collect();
+        world
+            .outbox()
+            .write(
+                &folder.join(name),
+                &(names.join(
+                    "
+",
+                ) + "
+"),
+            )
+            .await?;
+    }
+    Ok(Outcome::Delivered(outputs))
+}
+
+/// Links to the outputs that the service wrote into storage of its own.
+async fn links<W: World>(
+    world: &W,
+    feed: &Feed,
+    job: &Job,
+) -> Result<Vec<(String, BlobReference)>, Fault> {
+    if job.results().iter().all(|result| matches!(result.place, ResultPlace::Ours(_))) {
+        return Ok(Vec::new());
+    }
+    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
+    scorer(world, feed)?.links(run.remote_id()).await
+}
+
+async fn deliver_one<W: World>(
+    world: &W,
+    feed: &Feed,
+    job: &Job,
+    n: usize,
+    result: &RunResult,
+    links: &[(String, BlobReference)],
+) -> Result<(PathBuf, Content), Fault> {
+    let place = match &result.place {
+        ResultPlace::Ours(blob) => BlobPlace::Ours(blob),
+        ResultPlace::Elsewhere(_) => {
+            let link = links.iter().find(|(output, _)| *output == result.output);
+            BlobPlace::Link(link.map(|(_, link)| link).ok_or_else(|| {
+                Fault::permanent(
+                    Origin::Endpoint,
+                    "output_missing",
+                    format!("the service no longer names its output {}", result.output),
+                )
+            })?)
+        }
+    };
+    let wanted =
+        feed.deliver.folder.join(feed.output_path(job, &result.output, result.place.blob()));
+    let outbox = world.outbox();
+    let mut staged = outbox.stage(&wanted, job.id(), n).await?;
+    let content = blobs(world, feed)?.download(place, &mut staged).await?;
+    world
+        .metrics()
+        .downloaded_bytes_total
+        .with_label_values(&[feed.name.as_str()])
+        .inc_by(content.size_bytes);
+    if feed.deliver.on_conflict == OnConflict::Replace {
+        outbox.place(&mut staged, content, &wanted, true).await?;
+        return Ok((wanted, content));
+    }
+    let slot = format!("{}/{}", job.generation(), result.output);
+    let mut names = Names::new(&wanted, slot);
+    loop {
+        let path = names.reserve(world, job, feed.deliver.on_conflict).await?;
+        match outbox.place(&mut staged, content, &path, false).await? {
+            Placed::InPlace => return Ok((path, content)),
+            // Somebody else's file took the name between our look and our rename.
+            Placed::Taken => names.give_up(&path, feed.deliver.on_conflict)?,
+        }
+    }
+}
+
+async fn settle<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    // A feed that no longer watches a folder has no source to handle.
+    let Some(inbox) = world.inbox(&feed.name) else { return Ok(Outcome::Settled(None)) };
+    let source = inbox.source_path(job).await?;
+    let failed = matches!(job.phase(), Phase::Failed | Phase::Cancelled);
+    let end = if failed { &feed.source.on_failure } else { &feed.source.on_success };
+    let outbox = world.outbox();
+    let (settlement, folder) = match end {
+        SourceEnd::Delete => (Settlement::Delete, None),
+        SourceEnd::Leave => (Settlement::Leave, None),
+        SourceEnd::Move(folder) => (Settlement::Move(PathBuf::new()), Some(folder)),
+    };
+    let Some(folder) = folder else {
+        return match outbox.settle(&source, &settlement).await? {
+            Settled::Done => Ok(Outcome::Settled(None)),
+            Settled::Taken => Err(taken(&source.dropped)),
+        };
+    };
+    let wanted = folder.join(job.path().as_path());
+    let mut names = Names::new(&wanted, format!("{}/source", job.generation()));
+    loop {
+        let path = names.reserve(world, job, OnConflict::Suffix).await?;
+        if failed {
+            // Before the move: whoever finds the file finds its reason beside it.
+            let mut report = path.clone().into_os_string();
+            report.push(".error.json");
+            outbox.write(Path::new(&report), &error_report(feed, job)).await?;
+        }
+        match outbox.settle(&source, &Settlement::Move(path.clone())).await? {
+            Settled::Done => return Ok(Outcome::Settled(source.now.is_some().then_some(path))),
+            Settled::Taken => names.give_up(&path, OnConflict::Suffix)?,
+        }
+    }
+}
+
+/// The names to try for one file, in order, each reserved in the store before it is used: after a crash the same name
+/// is found again, and a file that has it is known to be ours.
+struct Names<'a> {
+    wanted: &'a Path,
+    slot: String,
+    n: u32,
+    lost: u32,
+}
+
+impl<'a> Names<'a> {
+    fn new(wanted: &'a Path, slot: String) -> Self {
+        Self { wanted, slot, n: 0, lost: 0 }
+    }
+
+    /// The next name that is not in use. A slot that has a name from before a crash answers that one, whatever it is
+    /// asked for: a file of ours is found again although its name is in use by now.
+    async fn reserve<W: World>(
+        &mut self,
+        world: &W,
+        job: &Job,
+        on_conflict: OnConflict,
+    ) -> Result<PathBuf, Fault> {
+        // A name lost to a foreign file is given up for good, so the slot goes on under another key.
+        let slot =
+            if self.lost == 0 { self.slot.clone() } else { format!("{}#{}", self.slot, self.lost) };
+        while self.n < CANDIDATES_MAX {
+            let path = candidate(self.wanted, self.n);
+            self.n += 1;
+            if world.outbox().exists(&path).await? {
+                continue;
+            }
+            let reservation = Reservation { job: job.id(), slot: slot.clone(), path };
+            let answers = world.store().reserve(&[reservation]).await;
+            match answers.map_err(|error| store_away(&error))?.into_iter().next() {
+                Some(Reserved::Yours(path))
+                    if on_conflict == OnConflict::Fail && path != self.wanted =>
+                {
+                    return Err(output_exists(self.wanted));
+                }
+                Some(Reserved::Yours(path)) => return Ok(path),
+                Some(Reserved::Taken) | None if on_conflict == OnConflict::Fail => {
+                    return Err(output_exists(self.wanted));
+                }
+                Some(Reserved::Taken) | None => {}
+            }
+        }
+        Err(taken(self.wanted))
+    }
+
+    fn give_up(&mut self, path: &Path, on_conflict: OnConflict) -> Result<(), Fault> {
+        self.lost += 1;
+        if on_conflict == OnConflict::Fail { Err(output_exists(path)) } else { Ok(()) }
+    }
+}
+
+/// What lies beside a failed source.
+fn error_report(feed: &Feed, job: &Job) -> String {
+    let report = serde_json::json!({
+        "job": job.id(),
+        "feed": feed.name.as_str(),
+        "name": job.path().to_string(),
+        "phase": job.phase().name(),
+        "generation": job.generation(),
+        "attempts": job.attempts(),
+        "remote_id": job.submitted().map(|run| &run.remote_id().0),
+        "sha256": job.uploaded().map(|input| input.content().sha256),
+        "error": job.error(),
+        "created_at": job.created_at(),
+        "finished_at": job.finished_at(),
+        "next_step": "mend what the error names, then drop the file into the folder again",
+    });
+    format!("{report:#}\n")
+}
+
+fn blobs<'a, W: World>(world: &'a W, feed: &Feed) -> Result<&'a W::Blobs, Fault> {
+    world.blobs(&feed.storage).ok_or_else(|| unconfigured(feed, "storage"))
+}
+
+fn scorer<'a, W: World>(world: &'a W, feed: &Feed) -> Result<&'a W::Scorer, Fault> {
+    world.scorer(&feed.endpoint).ok_or_else(|| unconfigured(feed, "endpoint"))
+}
+
+/// The config was checked at the start, so this is said only of a job whose feed has lost a part since.
+fn unconfigured(feed: &Feed, part: &str) -> Fault {
+    Fault::unavailable(
+        Origin::Inbox,
+        "unconfigured",
+        format!("feed {} has no {part} in the config; the job waits for one", feed.name),
+    )
+}
+
+fn out_of_step(job: &Job) -> Fault {
+    Fault::permanent(
+        Origin::Endpoint,
+        "bug",
+        format!("job {} lacks what its phase promises: this is a bug in scoreline", job.id()),
+    )
+}
+
+fn store_away(error: &StoreError) -> Fault {
+    Fault::unavailable(Origin::Outbox, "store_away", error.to_string())
+}
+
+fn output_exists(path: &Path) -> Fault {
+    Fault::permanent(
+        Origin::Outbox,
+        "output_exists",
+        format!(
+            "{} exists and deliver.on_conflict is \"fail\": move it away and retry the job, or choose \"suffix\"",
+            path.display()
+        ),
+    )
+}
+
+fn taken(path: &Path) -> Fault {
+    Fault::unavailable(
+        Origin::Outbox,
+        "names_taken",
+        format!(
+            "{} and {CANDIDATES_MAX} names like it are all in use: clear the folder",
+            path.display()
+        ),
+    )
+}
+
+/// Names to try before a person must clear up.
+const CANDIDATES_MAX: u32 = 10_000;
+/// Clocks differ, and a run may begin just before the deadline.
+const HAND_OVER_MARGIN: Duration = Duration::from_hours(24);
