@@ -257,3 +257,38 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
 }
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_what_is_no_file_neither_blocks_nor_follows() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path();
+        let folder = Folder::open(path).unwrap();
+        std::fs::write(path.join("file"), "1").unwrap();
+        std::os::unix::fs::symlink("file", path.join("link")).unwrap();
+        std::fs::create_dir(path.join("folder")).unwrap();
+        rustix::fs::mknodat(&folder.0, "fifo", FileType::Fifo, Mode::RWXU, 0).unwrap();
+        for name in ["link", "folder", "fifo"] {
+            assert_eq!(folder.read(name.as_ref()).unwrap_err(), Errno::LOOP, "{name}");
+        }
+        assert_eq!(folder.read("none".as_ref()).unwrap_err(), Errno::NOENT);
+        assert_eq!(folder.read("file".as_ref()).unwrap().1.size_bytes, 1);
+    }
+
+    #[test]
+    fn a_new_name_is_refused_when_anything_has_it() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::open(temporary.path()).unwrap();
+        for name in ["a", "b"] {
+            std::fs::write(temporary.path().join(name), name).unwrap();
+        }
+        let (a, b) = ("a".as_ref(), "b".as_ref());
+        assert_eq!(folder.rename_new(a, &folder, b), Err(Errno::EXIST));
+        folder.rename_new(a, &folder, "c".as_ref()).unwrap();
+        folder.rename_over(b, &folder, "c".as_ref()).unwrap();
+        assert_eq!(std::fs::read_to_string(temporary.path().join("c")).unwrap(), "b");
+    }
+}

@@ -550,9 +550,12 @@ async fn a_file_that_replaced_an_accepted_one_is_left_alone_and_reported() {
     let job = here.arrive().await;
     here.drop_file("b.csv", "new");
     fs::rename(here.path("b.csv"), here.path("a.csv")).unwrap();
+    let changed = || fs::metadata(here.path("a.csv")).map(|f| (f.ctime(), f.ctime_nsec())).unwrap();
+    let before = changed();
 
     let fault = here.take(&job).await.unwrap_err();
     assert_eq!((fault.code.as_str(), fault.class), ("source_replaced", Class::Permanent));
+    assert_eq!(changed(), before, "it wasn't even moved away and back");
     assert_eq!(fs::read_to_string(here.path("a.csv")).unwrap(), "new");
     assert_eq!(here.inbox.source_path(&job).await.unwrap().now, None, "it isn't this job's");
     assert_eq!(names(&here.scan_settled().await), ["a.csv"]);
