@@ -1,1 +1,7 @@
 //! Tests of the whole.
+#![cfg(test)]
+
+mod clock;
+mod inbox;
+mod outbox;
+mod rights;

@@ -1,0 +1,395 @@
+//! Drop folders: how files come in.
+//!
+//! The look at the whole folder is the truth, and events are hints that one is worth it. An accepted file is moved out
+//! of sight, inside the same folder and so on the same file system, and is told from whatever else may have its name
+//! by its inode: before the move, since somebody may have replaced it, and after, since that may happen in between.
+//! Each step finds what a crash left of it and goes on from there.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::fault::{Fault, Origin};
+use crate::feed::{Feed, Name, OWN_FOLDER, SourcePath, Watch, candidate};
+use crate::folder::{Folder, Stamp, off_thread, user};
+use crate::job::{FileIdentity, Job, JobId};
+use crate::ports::{Clock, Inbox, Scan, Source, SourcePlace};
+
+mod hints;
+mod scan;
+mod writers;
+
+use scan::Scanner;
+
+/// The drop folder of one feed.
+pub struct FolderInbox<C> {
+    scanner: Arc<Scanner<C>>,
+    watch: Arc<Watch>,
+    moves_sources: bool,
+    // A look that nobody waits for any more still runs to its end, and the next one waits for it.
+    looking: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<C: Clock> FolderInbox<C> {
+    /// The drop folder of `feed`; with `moves_sources` accepted files are moved into the work folder. Nothing is
+    /// touched before the first look.
+    pub fn new(feed: Name, watch: Watch, moves_sources: bool, clock: C) -> Self {
+        let watch = Arc::new(watch);
+        let scanner = Arc::new(Scanner::new(feed, Arc::clone(&watch), clock));
+        Self { scanner, watch, moves_sources, looking: Arc::default() }
+    }
+
+    fn dropped(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Dropped {
+        let (watch, path) = (Arc::clone(&self.watch), path.clone());
+        Dropped { watch, job, path, file, moves: self.moves_sources }
+    }
+
+    fn dropped_for(&self, job: &Job) -> Dropped {
+        self.dropped(job.id(), job.path(), job.file())
+    }
+}
+
+impl<C: Clock> Inbox for FolderInbox<C> {
+    type Source = FolderSource;
+
+    async fn scan(&self) -> Result<Scan, Fault> {
+        let alone = Arc::clone(&self.looking).lock_owned().await;
+        let scanner = Arc::clone(&self.scanner);
+        off_thread(Origin::Inbox, move || {
+            let _alone = alone;
+            scanner.look()
+        })
+        .await
+    }
+
+    async fn changed(&self) {
+        self.scanner.hints.changed().await;
+    }
+
+    fn accepted(&self, path: &SourcePath, file: FileIdentity) {
+        self.scanner.accepted(path, file);
+    }
+
+    async fn take(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Result<(), Fault> {
+        let dropped = self.dropped(job, path, file);
+        off_thread(Origin::Inbox, move || dropped.take()).await
+    }
+
+    async fn open(&self, job: &Job) -> Result<FolderSource, Fault> {
+        let dropped = self.dropped_for(job);
+        off_thread(Origin::Inbox, move || dropped.open()).await
+    }
+
+    async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
+        let dropped = self.dropped_for(job);
+        off_thread(Origin::Inbox, move || dropped.place()).await
+    }
+}
+
+/// A source that is being read.
+#[derive(Debug)]
+pub struct FolderSource {
+    file: tokio::fs::File,
+    path: PathBuf,
+    opened: Stamp,
+    read_bytes: u64,
+}
+
+impl Source for FolderSource {
+    async fn unchanged(&self) -> Result<(), Fault> {
+        let changed = |what: String| {
+            let path = self.path.display();
+            Fault::unavailable(
+                Origin::Inbox,
+                "source_changed",
+                format!(
+                    "{path} changed while it was read ({what}): it is read again; let programs rename files into the drop folder when they are complete"
+                ),
+            )
+        };
+        let now = self.file.metadata().await.map_err(|error| changed(error.to_string()))?;
+        let now = Stamp::of(&now);
+        if now != self.opened {
+            let (then, now) = (self.opened.size_bytes, now.size_bytes);
+            return Err(changed(format!("from {then} to {now} bytes, or in place")));
+        }
+        if self.read_bytes != now.size_bytes {
+            let (read, size) = (self.read_bytes, now.size_bytes);
+            return Err(changed(format!("{read} bytes were read of {size}")));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for FolderSource {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.file).poll_read(context, buffer);
+        self.read_bytes += (buffer.filled().len() - before) as u64;
+        poll
+    }
+}
+
+/// An accepted file and the two places it can be in. Everything here blocks on the disk.
+struct Dropped {
+    watch: Arc<Watch>,
+    job: JobId,
+    path: SourcePath,
+    file: FileIdentity,
+    moves: bool,
+}
+
+impl Dropped {
+    fn take(&self) -> Result<(), Fault> {
+        let root = self.root()?;
+        let failed = |error| self.failed(error);
+        if let Some((work, stamp)) = self.in_work(&root).map_err(failed)? {
+            if self.is_taken(&stamp) {
+                // Where a move is two steps, a crash in between left the first name.
+                if let Some((folder, there)) = self.where_dropped(&root).map_err(failed)?
+                    && there.is_same_file(&stamp)
+                {
+                    folder.remove(self.path.file_name()).map_err(failed)?;
+                }
+                return Ok(());
+            }
+            // A crash came after the move and before the look at what was moved.
+            self.put_back(&root, &work).map_err(failed)?;
+        }
+        let Some((folder, found)) = self.where_dropped(&root).map_err(failed)? else {
+            return Err(self.missing());
+        };
+        if !self.moves {
+            return if self.is_untouched(&found) { Ok(()) } else { Err(self.replaced()) };
+        }
+        if !found.is_file() || found.inode != self.file.inode {
+            return Err(self.replaced());
+        }
+        self.move_to_work(&root, &folder)
+    }
+
+    fn move_to_work(&self, root: &Folder, folder: &Folder) -> Result<(), Fault> {
+        let name = self.path.file_name();
+        let failed = |error| self.failed(error);
+        let job = self.job.to_string();
+        for _ in 0..MOVE_TRIES {
+            let moved = root
+                .ensure(OWN_FOLDER.as_ref())
+                .and_then(|own| own.ensure("work".as_ref()))
+                .and_then(|work| work.ensure(job.as_ref()))
+                .and_then(|work| folder.rename_new(name, &work, name).map(|()| work));
+            let work = match moved {
+                Ok(work) => work,
+                Err(Errno::NOENT) if folder.stamp(name).map_err(failed)?.is_none() => {
+                    self.remove_empty(root);
+                    return Err(self.missing());
+                }
+                // Somebody tidied the empty work folder away just now.
+                Err(Errno::NOENT) => continue,
+                Err(error) => {
+                    self.remove_empty(root);
+                    return Err(self.failed(error));
+                }
+            };
+            if work.stamp(name).map_err(failed)?.is_some_and(|stamp| self.is_taken(&stamp)) {
+                return Ok(());
+            }
+            self.put_back(root, &work).map_err(failed)?;
+            return Err(self.replaced());
+        }
+        Err(self.failed(Errno::NOENT))
+    }
+
+    fn open(&self) -> Result<FolderSource, Fault> {
+        self.take()?;
+        let root = self.root()?;
+        let name = self.path.file_name();
+        let (folder, path, found) = match self.in_work(&root).map_err(|e| self.failed(e))? {
+            Some((work, stamp)) => (work, self.work_path(), stamp),
+            None => match self.where_dropped(&root).map_err(|e| self.failed(e))? {
+                Some((folder, stamp)) => (folder, self.dropped_path(), stamp),
+                None => return Err(self.missing()),
+            },
+        };
+        let (file, opened) = folder.read(name).map_err(|error| match error {
+            Errno::NOENT => self.missing(),
+            Errno::LOOP | Errno::NXIO => self.replaced(),
+            error => unreadable(&path, error),
+        })?;
+        let in_place = path == self.dropped_path();
+        if !opened.is_same_file(&found) || (in_place && !self.is_untouched(&opened)) {
+            return Err(self.replaced());
+        }
+        Ok(FolderSource { file: tokio::fs::File::from_std(file), path, opened, read_bytes: 0 })
+    }
+
+    fn place(&self) -> Result<SourcePlace, Fault> {
+        let root = self.root()?;
+        let failed = |error| self.failed(error);
+        let taken = self.in_work(&root).map_err(failed)?.is_some_and(|(_, s)| self.is_taken(&s));
+        let now = if taken {
+            Some(self.work_path())
+        } else {
+            // One that only has the same name is another job's.
+            let found = self.where_dropped(&root).map_err(failed)?;
+            found.filter(|(_, stamp)| self.is_untouched(stamp)).map(|_| self.dropped_path())
+        };
+        let work_directory = root.inside(&self.work_folder()).is_ok();
+        let work_directory = work_directory.then(|| self.watch.folder.join(self.work_folder()));
+        Ok(SourcePlace { now, dropped: self.dropped_path(), work_directory })
+    }
+
+    /// Whether what is in the work folder is the accepted file. Its inode says so; on a disk that was copied, where
+    /// all inodes are new, its size and time do.
+    fn is_taken(&self, stamp: &Stamp) -> bool {
+        let same_times =
+            (stamp.size_bytes, stamp.mtime_ns) == (self.file.size_bytes, self.file.mtime_ns);
+        stamp.is_file() && (stamp.inode == self.file.inode || same_times)
+    }
+
+    /// Whether what has the name in the drop folder is the accepted file, as it was then.
+    fn is_untouched(&self, stamp: &Stamp) -> bool {
+        stamp.is_file() && stamp.identity() == self.file
+    }
+
+    fn in_work(&self, root: &Folder) -> Result<Option<(Folder, Stamp)>, Errno> {
+        named(root.inside(&self.work_folder()), &self.path)
+    }
+
+    fn where_dropped(&self, root: &Folder) -> Result<Option<(Folder, Stamp)>, Errno> {
+        named(root.inside(self.parent()), &self.path)
+    }
+
+    /// Gives a file back that isn't ours, under its own name or, when that is in use again, under one like it.
+    fn put_back(&self, root: &Folder, work: &Folder) -> Result<(), Errno> {
+        let mut folder = root.inside(Path::new(""))?;
+        for part in self.parent() {
+            folder = folder.ensure(part)?;
+        }
+        let name = self.path.file_name();
+        for n in 0..CANDIDATES {
+            match work.rename_new(name, &folder, candidate(name.as_ref(), n).as_os_str()) {
+                Err(Errno::EXIST) => {}
+                other => {
+                    self.remove_empty(root);
+                    return other;
+                }
+            }
+        }
+        Err(Errno::EXIST)
+    }
+
+    /// Doesn't leave an empty folder behind; if it fails, the first look after the next start tidies up.
+    fn remove_empty(&self, root: &Folder) {
+        if let Ok(work) = root.inside(&Path::new(OWN_FOLDER).join("work")) {
+            let _ = work.remove_folder(self.job.to_string().as_ref());
+        }
+    }
+
+    fn root(&self) -> Result<Folder, Fault> {
+        Folder::open(&self.watch.folder).map_err(|error| self.failed(error))
+    }
+
+    fn parent(&self) -> &Path {
+        self.path.as_path().parent().unwrap_or(Path::new(""))
+    }
+
+    fn dropped_path(&self) -> PathBuf {
+        self.watch.folder.join(self.path.as_path())
+    }
+
+    fn work_path(&self) -> PathBuf {
+        Feed::work_path(&self.watch, self.job, &self.path)
+    }
+
+    /// Relative to the drop folder.
+    fn work_folder(&self) -> PathBuf {
+        Path::new(OWN_FOLDER).join("work").join(self.job.to_string())
+    }
+
+    fn missing(&self) -> Fault {
+        let path = self.dropped_path();
+        Fault::permanent(
+            Origin::Inbox,
+            "source_missing",
+            format!(
+                "{} is no longer there: somebody removed or renamed it after it was accepted; drop it again",
+                path.display()
+            ),
+        )
+    }
+
+    fn replaced(&self) -> Fault {
+        let path = self.dropped_path();
+        Fault::permanent(
+            Origin::Inbox,
+            "source_replaced",
+            format!(
+                "another file has the name {}: it was replaced after it was accepted; the newer file gets a job of its own",
+                path.display()
+            ),
+        )
+    }
+
+    fn failed(&self, error: Errno) -> Fault {
+        let folder = self.watch.folder.display();
+        let leave = "set source.on_success and source.on_failure to \"leave\"";
+        let cure = match error {
+            Errno::ACCESS | Errno::PERM => {
+                format!("let {} write to the folder, or {leave}", user())
+            }
+            Errno::ROFS => format!("the folder is read-only: {leave}"),
+            Errno::XDEV => {
+                "another file system is mounted inside the folder: give it a feed of its own"
+                    .to_owned()
+            }
+            Errno::OPNOTSUPP => {
+                format!("this file system can neither rename without overwriting nor link: {leave}")
+            }
+            Errno::NOSPC | Errno::DQUOT => "free space there; it is tried again".to_owned(),
+            Errno::NOENT => "make the folder, or mount it; it is tried again".to_owned(),
+            _ => "it is tried again".to_owned(),
+        };
+        let path = self.dropped_path();
+        let path = path.display();
+        Fault::unavailable(
+            Origin::Inbox,
+            "take_failed",
+            format!("could not take {path} into the work folder of {folder}: {error}: {cure}"),
+        )
+    }
+}
+
+fn unreadable(path: &Path, error: Errno) -> Fault {
+    let cure = match error {
+        Errno::ACCESS | Errno::PERM => format!("let {} read it", user()),
+        _ => "it is tried again".to_owned(),
+    };
+    let path = path.display();
+    let message = format!("could not read {path}: {error}: {cure}");
+    Fault::unavailable(Origin::Inbox, "source_unreadable", message)
+}
+
+/// What has the file's name in a folder that may itself be gone.
+fn named(
+    folder: Result<Folder, Errno>,
+    path: &SourcePath,
+) -> Result<Option<(Folder, Stamp)>, Errno> {
+    match folder {
+        Ok(folder) => Ok(folder.stamp(path.file_name())?.map(|stamp| (folder, stamp))),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+const MOVE_TRIES: u32 = 3;
+const CANDIDATES: u32 = 1000;

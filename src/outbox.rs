@@ -1,0 +1,531 @@
+//! The folders that things end up in: outputs, and sources when their job is over.
+//!
+//! Nobody who looks into such a folder ever sees half a file: a file is written under a hidden name beside the place
+//! it will have, made durable, and renamed. The rename is where a crash is decided: before it there is a leftover that
+//! the next try replaces, after it the next try finds its own content in place. And nothing is overwritten unless the
+//! config says so, by the file system's own promise and not by a look beforehand.
+//!
+//! Trouble here is a disk that is full, a permission, a share that went away: a person mends it, and the job waits.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use sha2::Digest;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use crate::fault::{Fault, Origin};
+use crate::feed::candidate;
+use crate::folder::{Folder, Stamp, errno, off_thread, open_or_make, user};
+use crate::job::{Content, JobId, Sha256};
+use crate::ports::{Outbox, Placed, Settled, Settlement, SourcePlace};
+
+/// The folders of this machine.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FolderOutbox;
+
+impl FolderOutbox {
+    /// It holds nothing: every call names its paths.
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+impl Outbox for FolderOutbox {
+    type Staged = StagedFile;
+
+    async fn stage(&self, target: &Path, job: JobId, output: usize) -> Result<StagedFile, Fault> {
+        let target = target.to_owned();
+        off_thread(Origin::Outbox, move || {
+            let (folder, _) = made(&target)?;
+            let name = OsString::from(format!(".{job}.{output}{UNFINISHED}"));
+            let path = target.with_file_name(&name);
+            let failed = |error| fault("begin", &path, error);
+            let file = folder.create(&name).map_err(failed)?;
+            let stamp = file.metadata().map_err(|error| failed(errno(&error)))?;
+            Ok(StagedFile {
+                file: tokio::fs::File::from_std(file),
+                temporary: Some(Arc::new(Temporary { folder, name, stamp: Stamp::of(&stamp) })),
+                path,
+            })
+        })
+        .await
+    }
+
+    async fn exists(&self, path: &Path) -> Result<bool, Fault> {
+        let path = path.to_owned();
+        off_thread(Origin::Outbox, move || {
+            let found = Folder::of(&path).and_then(|(folder, name)| folder.stamp(name));
+            match found {
+                Ok(found) => Ok(found.is_some()),
+                Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+                Err(error) => Err(fault("look for", &path, error)),
+            }
+        })
+        .await
+    }
+
+    async fn place(
+        &self,
+        staged: &mut StagedFile,
+        content: Content,
+        target: &Path,
+        replace: bool,
+    ) -> Result<Placed, Fault> {
+        let Some(temporary) = staged.temporary.clone() else { return Ok(Placed::InPlace) };
+        let path = staged.path.clone();
+        let failed = |error: io::Error| fault("finish", &path, errno(&error));
+        // Writes go on in the background, and a disk that is full may say so only now.
+        staged.file.flush().await.map_err(failed)?;
+        staged.file.sync_all().await.map_err(failed)?;
+        let size_bytes = staged.file.metadata().await.map_err(failed)?.len();
+        if size_bytes != content.size_bytes {
+            return Err(Fault::unavailable(
+                Origin::Outbox,
+                "staged_incomplete",
+                format!(
+                    "{} has {size_bytes} bytes on disk where {} were written: the output is fetched again",
+                    path.display(),
+                    content.size_bytes
+                ),
+            ));
+        }
+        let target = target.to_owned();
+        let placed =
+            off_thread(Origin::Outbox, move || place(&temporary, content, &target, replace))
+                .await?;
+        if placed == Placed::InPlace {
+            staged.temporary = None;
+        }
+        Ok(placed)
+    }
+
+    async fn write(&self, path: &Path, text: &str) -> Result<(), Fault> {
+        let (path, text) = (path.to_owned(), text.to_owned());
+        off_thread(Origin::Outbox, move || {
+            let (folder, name) = made(&path)?;
+            // The name itself may leave no room for more.
+            let temporary = unfinished_name(name);
+            let written = folder.create(&temporary).and_then(|mut file| {
+                file.write_all(text.as_bytes()).map_err(|error| errno(&error))?;
+                rustix::fs::fsync(&file)?;
+                folder.rename_over(&temporary, &folder, name)?;
+                folder.sync()
+            });
+            written.map_err(|error| {
+                let _ = folder.remove(&temporary);
+                fault("write", &path, error)
+            })
+        })
+        .await
+    }
+
+    async fn settle(&self, source: &SourcePlace, end: &Settlement) -> Result<Settled, Fault> {
+        let (source, end) = (source.clone(), end.clone());
+        off_thread(Origin::Outbox, move || {
+            let settled = match &source.now {
+                None => Settled::Done,
+                Some(now) => match end {
+                    Settlement::Move(target) => move_file(now, &target)?,
+                    Settlement::Delete => delete(now)?,
+                    Settlement::Leave if *now == source.dropped => Settled::Done,
+                    Settlement::Leave => give_back(now, &source.dropped)?,
+                },
+            };
+            if settled == Settled::Done
+                && let Some(directory) = &source.work_directory
+                && let Ok((work, name)) = Folder::of(directory)
+                // Only an empty one goes; one that is left over is tidied away at the next start.
+                && work.remove_folder(name).is_ok()
+            {
+                let _ = work.sync();
+            }
+            Ok(settled)
+        })
+        .await
+    }
+}
+
+/// A file that is being written. Dropping it before it was placed removes it.
+#[derive(Debug)]
+pub struct StagedFile {
+    file: tokio::fs::File,
+    // `None` once it has its name.
+    temporary: Option<Arc<Temporary>>,
+    path: PathBuf,
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = self.temporary.take()
+            && temporary.is_ours()
+        {
+            // What stays behind is hidden, and replaced when the output is fetched again.
+            let _ = temporary.folder.remove(&temporary.name);
+        }
+    }
+}
+
+impl AsyncWrite for StagedFile {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.file).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.file).poll_shutdown(context)
+    }
+}
+
+/// The hidden name of a file that is being written.
+#[derive(Debug)]
+struct Temporary {
+    folder: Folder,
+    name: OsString,
+    stamp: Stamp,
+}
+
+impl Temporary {
+    /// Whether the name still is our file's: another try of the same output takes the name over.
+    fn is_ours(&self) -> bool {
+        self.folder
+            .stamp(&self.name)
+            .is_ok_and(|found| found.is_some_and(|found| found.is_same_file(&self.stamp)))
+    }
+}
+
+fn place(
+    temporary: &Temporary,
+    content: Content,
+    target: &Path,
+    replace: bool,
+) -> Result<Placed, Fault> {
+    let (folder, name) = made(target)?;
+    let failed = |error| fault("give an output its name", target, error);
+    if !temporary.is_ours() {
+        return Err(Fault::unavailable(
+            Origin::Outbox,
+            "staged_lost",
+            format!(
+                "the unfinished file of {} was removed or replaced by another try: the output is fetched again",
+                target.display()
+            ),
+        ));
+    }
+    let renamed = if replace {
+        temporary.folder.rename_over(&temporary.name, &folder, name)
+    } else {
+        temporary.folder.rename_new(&temporary.name, &folder, name)
+    };
+    match renamed {
+        Ok(()) => {}
+        Err(Errno::EXIST) if !replace => {
+            if !has_content(&folder, name, content).map_err(failed)? {
+                return Ok(Placed::Taken);
+            }
+            temporary.folder.remove(&temporary.name).map_err(failed)?;
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    folder.sync().map_err(failed)?;
+    Ok(Placed::InPlace)
+}
+
+/// Gives a source its last place, without overwriting.
+fn move_file(from: &Path, to: &Path) -> Result<Settled, Fault> {
+    let failed = |error| fault("move a source to", to, error);
+    let Some((source, name, stamp)) = found(from)? else { return Ok(Settled::Done) };
+    let (folder, new) = made(to)?;
+    match source.rename_new(name, &folder, new) {
+        Ok(()) => {}
+        // Somebody removed it just now.
+        Err(Errno::NOENT) => return Ok(Settled::Done),
+        Err(Errno::EXIST) => match folder.stamp(new).map_err(failed)? {
+            Some(there) if there.is_same_file(&stamp) => {
+                // Two names of one file: a crash came between the steps of a move. But when both names are one, by
+                // whatever ways they lead there, the file is in its place.
+                if !is_one_name(&source, name, &folder, new).map_err(failed)? {
+                    source.remove(name).map_err(failed)?;
+                }
+            }
+            _ => return Ok(Settled::Taken),
+        },
+        Err(Errno::XDEV) => {
+            if copy_over(from, &source, name, &folder, new, to)? == Settled::Taken {
+                return Ok(Settled::Taken);
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    folder.sync().map_err(failed)?;
+    source.sync().map_err(failed)?;
+    Ok(Settled::Done)
+}
+
+/// Moves across file systems: copy, make durable, check, and only then delete.
+fn copy_over(
+    from: &Path,
+    source: &Folder,
+    name: &OsStr,
+    folder: &Folder,
+    new: &OsStr,
+    to: &Path,
+) -> Result<Settled, Fault> {
+    let failed = |error| fault("move a source to", to, error);
+    let broken = |error: io::Error| failed(errno(&error));
+    let (mut file, stamp) = source.read(name).map_err(failed)?;
+    let same_time = |there: &Stamp| there.mtime_ns == stamp.mtime_ns;
+    let there = folder.stamp(new).map_err(failed)?;
+    if let Some(there) = there {
+        if there.is_same_file(&stamp) {
+            // One folder, seen through two mounts.
+            return Ok(Settled::Done);
+        }
+        // Ours, from before a crash, has the content and the time; the same content that came another day has not.
+        let (size_bytes, sha256) = digest(&mut file).map_err(broken)?;
+        let content = Content { size_bytes, sha256 };
+        if !same_time(&there) || !has_content(folder, new, content).map_err(failed)? {
+            return Ok(Settled::Taken);
+        }
+        folder.sync().map_err(failed)?;
+    } else {
+        let temporary = unfinished_name(from.as_os_str());
+        let copied = copy(&mut file, &stamp, folder, &temporary).and_then(|whole| {
+            if !whole {
+                return Ok(false);
+            }
+            folder.rename_new(&temporary, folder, new)?;
+            folder.sync()?;
+            Ok(true)
+        });
+        match copied {
+            Ok(true) => {}
+            other => {
+                let _ = folder.remove(&temporary);
+                return match other {
+                    Err(Errno::EXIST) => Ok(Settled::Taken),
+                    Err(error) => Err(failed(error)),
+                    Ok(_) => Err(Fault::unavailable(
+                        Origin::Outbox,
+                        "copy_differs",
+                        format!(
+                            "the copy of {} at {} differs from it, so both stay: somebody writes to it, or a disk is failing; it is tried again",
+                            from.display(),
+                            to.display()
+                        ),
+                    )),
+                };
+            }
+        }
+    }
+    // Only what was copied is deleted.
+    match source.stamp(name).map_err(failed)? {
+        Some(now) if now.is_same_file(&stamp) && now.identity() == stamp.identity() => {
+            source.remove(name).map_err(failed)?;
+        }
+        _ => {}
+    }
+    Ok(Settled::Done)
+}
+
+/// Copies a file with its time and permissions; whether the copy, read back, and the source, as it is now, agree.
+fn copy(file: &mut File, stamp: &Stamp, folder: &Folder, name: &OsStr) -> Result<bool, Errno> {
+    let io = |error: io::Error| errno(&error);
+    let mut copy = folder.create(name)?;
+    let mut hash = sha2::Sha256::new();
+    let mut size_bytes = 0;
+    each_block(file, |block| {
+        hash.update(block);
+        size_bytes += block.len() as u64;
+        copy.write_all(block)
+    })
+    .map_err(io)?;
+    let sha256 = Sha256(hash.finalize().into());
+    // As `mv` does; only root may give files away, and some file systems know no permissions.
+    let owner = (Uid::from_raw(stamp.owner), Gid::from_raw(stamp.group));
+    let _ = rustix::fs::fchown(&copy, Some(owner.0), Some(owner.1));
+    let _ = rustix::fs::fchmod(&copy, Mode::from_raw_mode(stamp.mode & 0o777));
+    let time = Timespec {
+        tv_sec: stamp.mtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: stamp.mtime_ns.rem_euclid(1_000_000_000),
+    };
+    rustix::fs::futimens(&copy, &Timestamps { last_access: time, last_modification: time })?;
+    rustix::fs::fsync(&copy)?;
+    copy.rewind().map_err(io)?;
+    let now = Stamp::of(&file.metadata().map_err(io)?);
+    Ok(digest(&mut copy).map_err(io)? == (size_bytes, sha256)
+        && now.identity() == stamp.identity()
+        && size_bytes == stamp.size_bytes)
+}
+
+fn delete(path: &Path) -> Result<Settled, Fault> {
+    let Some((folder, name, _)) = found(path)? else { return Ok(Settled::Done) };
+    match folder.remove(name) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(fault("delete", path, error)),
+    }
+    folder.sync().map_err(|error| fault("delete", path, error))?;
+    Ok(Settled::Done)
+}
+
+/// Moves a source back to where it was dropped; when the name is in use again, beside it.
+fn give_back(now: &Path, dropped: &Path) -> Result<Settled, Fault> {
+    for n in 0..CANDIDATES {
+        if move_file(now, &candidate(dropped, n))? == Settled::Done {
+            return Ok(Settled::Done);
+        }
+    }
+    Ok(Settled::Taken)
+}
+
+/// A file, in the folder that it is in; `None` when one of them is gone.
+fn found(path: &Path) -> Result<Option<(Folder, &OsStr, Stamp)>, Fault> {
+    let found = Folder::of(path)
+        .and_then(|(folder, name)| Ok(folder.stamp(name)?.map(|stamp| (folder, name, stamp))));
+    match found {
+        Err(Errno::NOENT) => Ok(None),
+        other => other.map_err(|error| fault("find", path, error)),
+    }
+}
+
+/// The folder that a path is in, made if it is missing, and the path's last part.
+fn made(path: &Path) -> Result<(Folder, &OsStr), Fault> {
+    let name = path.file_name().ok_or_else(|| fault("write to", path, Errno::ISDIR))?;
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let folder =
+        open_or_make(parent).map_err(|(at, error)| fault("open or make the folder", &at, error))?;
+    Ok((folder, name))
+}
+
+fn is_one_name(a: &Folder, a_name: &OsStr, b: &Folder, b_name: &OsStr) -> Result<bool, Errno> {
+    Ok(a_name == b_name && a.own_stamp()?.is_same_file(&b.own_stamp()?))
+}
+
+/// Whether a name has a regular file with this content.
+fn has_content(folder: &Folder, name: &OsStr, content: Content) -> Result<bool, Errno> {
+    match folder.read(name) {
+        Ok((_, stamp)) if stamp.size_bytes != content.size_bytes => Ok(false),
+        Ok((mut file, _)) => {
+            let found = digest(&mut file).map_err(|error| errno(&error))?;
+            Ok(found == (content.size_bytes, content.sha256))
+        }
+        // A link, a folder, something that can't be read, or gone again: not ours.
+        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS | Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn digest(file: &mut File) -> io::Result<(u64, Sha256)> {
+    let mut hash = sha2::Sha256::new();
+    let mut size_bytes = 0;
+    each_block(file, |block| {
+        hash.update(block);
+        size_bytes += block.len() as u64;
+        Ok(())
+    })?;
+    Ok((size_bytes, Sha256(hash.finalize().into())))
+}
+
+fn each_block(file: &mut File, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut block = vec![0; BLOCK_BYTES];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(length) => take(&block[..length])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A hidden name that is short, and the same at the next try.
+fn unfinished_name(of: &OsStr) -> OsString {
+    let hash = Sha256(sha2::Sha256::digest(of.as_encoded_bytes()).into()).to_string();
+    format!(".{}{UNFINISHED}", &hash[..16]).into()
+}
+
+fn fault(attempted: &str, path: &Path, error: Errno) -> Fault {
+    let shown = path.display();
+    let folder = path.parent().unwrap_or(path).display();
+    let text = |cure: String| format!("could not {attempted} {shown}: {error}: {cure}");
+    let waits = |code, cure| Fault::unavailable(Origin::Outbox, code, text(cure));
+    match error {
+        Errno::NOSPC | Errno::DQUOT => {
+            waits("disk_full", format!("free space in {folder}; it is tried again"))
+        }
+        Errno::ACCESS | Errno::PERM => {
+            waits("outbox_denied", format!("let {} write to {folder}", user()))
+        }
+        Errno::ROFS => waits(
+            "outbox_denied",
+            format!("{folder} is read-only: mount it so that {} can write to it", user()),
+        ),
+        Errno::ISDIR => Fault::permanent(
+            Origin::Outbox,
+            "output_is_directory",
+            text("remove the directory that has the name, or name outputs otherwise".to_owned()),
+        ),
+        Errno::NAMETOOLONG => Fault::permanent(
+            Origin::Outbox,
+            "name_too_long",
+            text("shorten the file's name or the template in `outputs`".to_owned()),
+        ),
+        Errno::OPNOTSUPP => waits(
+            "outbox_unfit",
+            "this file system can neither rename without overwriting nor link: choose another folder"
+                .to_owned(),
+        ),
+        _ => waits("outbox_failed", "it is tried again".to_owned()),
+    }
+}
+
+const UNFINISHED: &str = ".scoreline-part";
+const BLOCK_BYTES: usize = 256 * 1024;
+const CANDIDATES: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault::Class;
+
+    #[test]
+    fn a_fault_says_what_would_mend_it() {
+        for (error, code, class, cure) in [
+            (Errno::NOSPC, "disk_full", "transient", "free space in /out"),
+            (Errno::DQUOT, "disk_full", "transient", "free space in /out"),
+            (Errno::ACCESS, "outbox_denied", "transient", "let user id"),
+            (Errno::ROFS, "outbox_denied", "transient", "/out is read-only"),
+            (Errno::IO, "outbox_failed", "transient", "tried again"),
+            (Errno::ISDIR, "output_is_directory", "permanent", "remove the directory"),
+            (Errno::NAMETOOLONG, "name_too_long", "permanent", "shorten"),
+        ] {
+            let fault = fault("write", Path::new("/out/a.csv"), error);
+            assert_eq!((fault.code.as_str(), fault.class.name()), (code, class));
+            assert!(fault.message.contains("/out/a.csv"), "{fault}");
+            assert!(fault.message.contains(cure), "{fault}");
+            let free = fault.blame == crate::fault::Blame::Service;
+            assert_eq!(free, fault.class == Class::Transient, "waiting costs no attempt");
+        }
+    }
+
+    #[test]
+    fn a_hidden_name_is_short_and_stays_the_same() {
+        let name = unfinished_name(OsStr::new(&"x".repeat(255)));
+        assert_eq!(name, unfinished_name(OsStr::new(&"x".repeat(255))));
+        assert_ne!(name, unfinished_name(OsStr::new("y")));
+        assert!(name.len() < 64 && name.as_encoded_bytes().starts_with(b"."));
+    }
+}

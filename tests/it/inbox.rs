@@ -1,0 +1,683 @@
+//! Files come in through a drop folder.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::future::Future;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use scoreline::clock::SystemClock;
+use scoreline::fault::{Blame, Class, Fault};
+use scoreline::feed::{Filter, Name, SourcePath, Watch};
+use scoreline::inbox::FolderInbox;
+use scoreline::job::{Arrival, FileIdentity, Job, JobId};
+use scoreline::ports::{Clock, Inbox, Scan, Source};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use uuid::Uuid;
+
+use crate::clock::FakeClock;
+use crate::rights::without_roots_rights;
+
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A drop folder with its inbox and clock.
+struct Setting {
+    folder: PathBuf,
+    clock: FakeClock,
+    inbox: FolderInbox<FakeClock>,
+    temporary: TempDir,
+}
+
+impl Setting {
+    fn new() -> Self {
+        Self::with(|_| {}, true)
+    }
+
+    fn in_place() -> Self {
+        Self::with(|_| {}, false)
+    }
+
+    fn recursive() -> Self {
+        Self::with(|watch| watch.recursive = true, true)
+    }
+
+    fn with(change: impl FnOnce(&mut Watch), moves_sources: bool) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().join("in");
+        fs::create_dir(&folder).unwrap();
+        let mut watch = Watch {
+            folder: folder.clone(),
+            filter: Filter::new(&[], &[]).unwrap(),
+            recursive: false,
+            settle: SETTLE,
+            rescan: Duration::from_mins(1),
+        };
+        change(&mut watch);
+        let clock = FakeClock::new();
+        let feed = Name::try_from("churn".to_owned()).unwrap();
+        let inbox = FolderInbox::new(feed, watch, moves_sources, clock.clone());
+        Self { folder, clock, inbox, temporary }
+    }
+
+    fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    fn drop_file(&self, name: impl AsRef<Path>, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        self.path(name).symlink_metadata().is_ok()
+    }
+
+    async fn scan(&self) -> Scan {
+        self.inbox.scan().await.unwrap()
+    }
+
+    /// A look, time for everything to settle, and another look.
+    async fn scan_settled(&self) -> Scan {
+        self.scan().await;
+        self.clock.advance(SETTLE);
+        self.scan().await
+    }
+
+    /// The one file that is ready, as a job.
+    async fn arrive(&self) -> Job {
+        let scan = self.scan_settled().await;
+        let [(path, file)] = &scan.ready[..] else { panic!("one file should be ready: {scan:?}") };
+        self.inbox.accepted(path, *file);
+        job(1, path, *file)
+    }
+
+    async fn take(&self, job: &Job) -> Result<(), Fault> {
+        self.inbox.take(job.id(), job.path(), job.file()).await
+    }
+
+    fn work(&self, job: &Job) -> PathBuf {
+        self.folder.join(".scoreline/work").join(job.id().to_string())
+    }
+}
+
+fn job(number: u128, path: &SourcePath, file: FileIdentity) -> Job {
+    let clock = FakeClock::new();
+    let feed = Name::try_from("churn".to_owned()).unwrap();
+    let arrival = Arrival { feed, path: path.clone(), file, deadline_at: clock.now() };
+    Job::accepted(JobId::new(Uuid::from_u128(number)), &arrival, clock.now())
+}
+
+fn source_path(name: &str) -> SourcePath {
+    SourcePath::new(Path::new(name)).unwrap()
+}
+
+fn names(scan: &Scan) -> Vec<String> {
+    scan.ready.iter().map(|(path, _)| path.to_string()).collect()
+}
+
+/// Only keeps a test that fails from hanging.
+async fn in_the_end<F: Future + Send>(future: F) -> F::Output
+where
+    F::Output: Send,
+{
+    SystemClock.timeout(Duration::from_mins(1), future).await.expect("it never came")
+}
+
+#[tokio::test]
+async fn a_file_waits_until_it_was_still_for_the_settling_time_by_our_own_clock() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    let long_ago = std::time::UNIX_EPOCH + Duration::from_secs(1_500_000_001);
+    let file = fs::File::options().write(true).open(here.path("a.csv")).unwrap();
+    file.set_modified(long_ago).unwrap();
+    drop(file);
+
+    let scan = here.scan().await;
+    assert_eq!((scan.ready.len(), scan.settling), (0, 1), "an old time says nothing");
+    assert_eq!(scan.again_after, Some(SETTLE));
+
+    here.clock.advance(Duration::from_secs(4));
+    let scan = here.scan().await;
+    assert_eq!((scan.ready.len(), scan.settling), (0, 1));
+    assert_eq!(scan.again_after, Some(Duration::from_secs(1)));
+    assert_eq!(scan.oldest, Some(Duration::from_secs(4)));
+
+    here.clock.advance(Duration::from_secs(1));
+    let scan = here.scan().await;
+    let found = fs::metadata(here.path("a.csv")).unwrap();
+    let file =
+        FileIdentity { inode: found.ino(), size_bytes: 1, mtime_ns: 1_500_000_001 * 1_000_000_000 };
+    assert_eq!(scan.ready, [(source_path("a.csv"), file)]);
+    assert_eq!((scan.settling, scan.again_after), (0, None));
+}
+
+#[tokio::test]
+async fn the_wall_clock_settles_nothing() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    here.scan().await;
+    here.clock.set_now(here.clock.now() + Duration::from_hours(24));
+    assert_eq!(here.scan().await.settling, 1);
+}
+
+#[tokio::test]
+async fn a_file_that_grows_starts_settling_again() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    here.scan().await;
+    here.clock.advance(Duration::from_secs(4));
+    here.drop_file("a.csv", "1\n2");
+    assert_eq!(here.scan().await.again_after, Some(SETTLE));
+    here.clock.advance(Duration::from_secs(4));
+    let scan = here.scan().await;
+    assert_eq!(scan.settling, 1);
+    assert_eq!(scan.oldest, Some(Duration::from_secs(8)), "it has been waiting all the time");
+    here.clock.advance(Duration::from_secs(1));
+    assert_eq!(names(&here.scan().await), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_renamed_in_settles_from_when_it_came() {
+    let here = Setting::new();
+    here.drop_file("a.csv.part", "1");
+    let scan = here.scan_settled().await;
+    assert_eq!((scan.ready.len(), scan.settling, scan.ignored), (0, 0, 1), "a temporary name");
+    fs::rename(here.path("a.csv.part"), here.path("a.csv")).unwrap();
+    assert_eq!(here.scan().await.settling, 1);
+    here.clock.advance(SETTLE);
+    assert_eq!(names(&here.scan().await), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn what_is_no_plain_file_is_never_taken_and_never_blocks() {
+    let here = Setting::recursive();
+    fs::write(here.temporary.path().join("secret.csv"), "secret").unwrap();
+    fs::create_dir(here.temporary.path().join("elsewhere")).unwrap();
+    fs::write(here.temporary.path().join("elsewhere/x.csv"), "secret").unwrap();
+    symlink("../secret.csv", here.path("link.csv")).unwrap();
+    symlink("../elsewhere", here.path("folder-link")).unwrap();
+    symlink("nowhere", here.path("dangling.csv")).unwrap();
+    mknodat(CWD, here.path("fifo.csv"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let _socket = UnixListener::bind(here.path("socket.csv")).unwrap();
+    fs::create_dir(here.path("folder.csv")).unwrap();
+    here.drop_file("a.csv", "1");
+
+    let scan = here.scan_settled().await;
+    assert_eq!(names(&scan), ["a.csv"]);
+    assert_eq!((scan.ignored, scan.denied, scan.settling), (5, 0, 0));
+}
+
+#[tokio::test]
+async fn a_link_that_takes_a_files_name_leads_nowhere() {
+    let here = Setting::new();
+    let secret = here.temporary.path().join("secret.csv");
+    fs::write(&secret, "secret").unwrap();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    fs::remove_file(here.path("a.csv")).unwrap();
+    symlink(&secret, here.path("a.csv")).unwrap();
+
+    assert_eq!(here.take(&job).await.unwrap_err().code, "source_replaced");
+    assert_eq!(here.inbox.open(&job).await.unwrap_err().code, "source_replaced");
+    assert!(here.path("a.csv").is_symlink());
+    assert_eq!(here.scan().await.ready, []);
+    assert_eq!(fs::read_to_string(secret).unwrap(), "secret");
+}
+
+#[tokio::test]
+async fn a_link_that_takes_a_folders_name_leads_nowhere() {
+    let here = Setting::recursive();
+    fs::create_dir(here.path("sub")).unwrap();
+    here.drop_file("sub/a.csv", "1");
+    let job = here.arrive().await;
+    let elsewhere = here.temporary.path().join("elsewhere");
+    fs::rename(here.path("sub"), &elsewhere).unwrap();
+    symlink(&elsewhere, here.path("sub")).unwrap();
+
+    let fault = here.take(&job).await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.class), ("source_missing", Class::Permanent));
+    assert!(elsewhere.join("a.csv").exists());
+}
+
+#[test]
+fn an_unreadable_file_is_counted_and_taken_once_it_can_be_read() {
+    without_roots_rights(async {
+        let here = Setting::new();
+        here.drop_file("a.csv", "1");
+        fs::set_permissions(here.path("a.csv"), fs::Permissions::from_mode(0o000)).unwrap();
+        for _ in 0..2 {
+            let scan = here.scan_settled().await;
+            assert_eq!((scan.ready.len(), scan.denied), (0, 1));
+            assert!(scan.oldest.is_some(), "it waits without a job");
+        }
+        fs::set_permissions(here.path("a.csv"), fs::Permissions::from_mode(0o600)).unwrap();
+        let scan = here.scan().await;
+        assert_eq!((names(&scan), scan.denied), (vec!["a.csv".to_owned()], 0));
+    });
+}
+
+#[test]
+fn what_is_in_an_unreadable_folder_is_not_forgotten() {
+    without_roots_rights(async {
+        let here = Setting::with(|watch| watch.recursive = true, false);
+        fs::create_dir(here.path("sub")).unwrap();
+        here.drop_file("sub/a.csv", "1");
+        here.arrive().await;
+        fs::set_permissions(here.path("sub"), fs::Permissions::from_mode(0o000)).unwrap();
+        let scan = here.scan().await;
+        assert_eq!((scan.ready.len(), scan.denied), (0, 1));
+        fs::set_permissions(here.path("sub"), fs::Permissions::from_mode(0o700)).unwrap();
+        let scan = here.scan_settled().await;
+        assert_eq!((scan.ready.len(), scan.denied, scan.settling), (0, 0, 0));
+    });
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_is_a_fault_with_its_cure() {
+    without_roots_rights(async {
+        let here = Setting::new();
+        here.drop_file("a.csv", "1");
+        let job = here.arrive().await;
+        fs::set_permissions(&here.folder, fs::Permissions::from_mode(0o500)).unwrap();
+        let fault = here.take(&job).await.unwrap_err();
+        fs::set_permissions(&here.folder, fs::Permissions::from_mode(0o700)).unwrap();
+        assert_eq!((fault.code.as_str(), fault.class), ("take_failed", Class::Transient));
+        assert_eq!(fault.blame, Blame::Service, "waiting costs no attempt");
+        let user = format!("user id {}", rustix::process::geteuid().as_raw());
+        for part in ["a.csv", &user, "leave", "write"] {
+            assert!(fault.message.contains(part), "{fault}");
+        }
+        here.take(&job).await.unwrap();
+    });
+}
+
+#[tokio::test]
+async fn names_are_bytes() {
+    let here = Setting::new();
+    let long = "x".repeat(255);
+    let odd: [&[u8]; 7] = [
+        b"a b.csv",
+        "ü-%2B+%.csv".as_bytes(),
+        b"new\nline.csv",
+        b"-rf.csv",
+        b"caf\xe9.csv",
+        b"trailing. ",
+        long.as_bytes(),
+    ];
+    for name in odd {
+        here.drop_file(OsStr::from_bytes(name), "1");
+    }
+    let scan = here.scan_settled().await;
+    let mut found: Vec<&[u8]> = scan.ready.iter().map(|(path, _)| path.as_bytes()).collect();
+    let mut expected = odd.to_vec();
+    found.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(found, expected);
+    for (number, (path, file)) in scan.ready.iter().enumerate() {
+        let job = job(number as u128, path, *file);
+        let mut text = String::new();
+        here.inbox.open(&job).await.unwrap().read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "1", "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn folders_inside_are_looked_into_only_when_asked_for() {
+    for recursive in [true, false] {
+        let here = Setting::with(|watch| watch.recursive = recursive, true);
+        fs::create_dir_all(here.path("deep/down")).unwrap();
+        fs::create_dir_all(here.path(".hidden")).unwrap();
+        here.drop_file("a.csv", "1");
+        here.drop_file("deep/down/b.csv", "1");
+        here.drop_file(".hidden/c.csv", "1");
+        let mut found = names(&here.scan_settled().await);
+        found.sort();
+        let expected: &[&str] = if recursive { &["a.csv", "deep/down/b.csv"] } else { &["a.csv"] };
+        assert_eq!(found, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_own_folder_is_never_scanned() {
+    let here = Setting::recursive();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    here.take(&job).await.unwrap();
+    assert!(here.work(&job).join("a.csv").exists());
+    fs::create_dir_all(here.path("sub/.scoreline/work/x")).unwrap();
+    here.drop_file("sub/.scoreline/work/x/b.csv", "another feed's");
+    let scan = here.scan_settled().await;
+    assert_eq!(scan, Scan::default());
+}
+
+#[tokio::test]
+async fn a_filter_chooses_and_the_rest_is_counted() {
+    let here = Setting::with(
+        |watch| watch.filter = Filter::new(&["*.csv".to_owned()], &[]).unwrap(),
+        true,
+    );
+    here.drop_file("a.csv", "1");
+    here.drop_file("b.txt", "1");
+    let scan = here.scan_settled().await;
+    assert_eq!((names(&scan), scan.ignored), (vec!["a.csv".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_holds_open_for_writing_is_not_ready() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    here.scan().await;
+    here.clock.advance(SETTLE);
+    let mut writer = Command::new("sh")
+        .args([
+            "-c",
+            "exec 3>>\"$1\"; echo open; read -r line; exec 3>&-; echo closed; read -r line",
+            "sh",
+        ])
+        .arg(here.path("a.csv"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut says = BufReader::new(writer.stdout.take().unwrap()).lines();
+    assert_eq!(says.next().unwrap().unwrap(), "open");
+    let scan = here.scan().await;
+    assert_eq!((scan.ready.len(), scan.settling), (0, 1));
+    assert!(scan.again_after.is_some());
+
+    writer.stdin.as_mut().unwrap().write_all(b"close\n").unwrap();
+    assert_eq!(says.next().unwrap().unwrap(), "closed");
+    assert_eq!(names(&here.scan().await), ["a.csv"]);
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_file_that_somebody_only_reads_is_ready() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    let _reader = fs::File::open(here.path("a.csv")).unwrap();
+    assert_eq!(names(&here.scan_settled().await), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn an_accepted_file_is_not_reported_again_until_it_is_another_one() {
+    let here = Setting::in_place();
+    here.drop_file("a.csv", "1");
+    here.arrive().await;
+    let scan = here.scan().await;
+    assert_eq!((scan.ready.len(), scan.settling, scan.oldest), (0, 0, None));
+
+    here.drop_file("a.csv", "a new one");
+    assert_eq!(here.scan().await.oldest, Some(Duration::ZERO), "a new arrival");
+    here.clock.advance(SETTLE);
+    assert_eq!(names(&here.scan().await), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_reported_but_not_accepted_is_reported_again() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    assert_eq!(names(&here.scan_settled().await), ["a.csv"]);
+    assert_eq!(names(&here.scan().await), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn three_thousand_files_come_in_reports_of_a_thousand_the_oldest_first() {
+    let here = Setting::in_place();
+    for number in 0..3000_u64 {
+        let name = format!("{:04}.csv", (number * 7) % 3000);
+        let file = fs::File::create(here.path(name)).unwrap();
+        let written = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + number);
+        file.set_modified(written).unwrap();
+    }
+    here.scan().await;
+    here.clock.advance(SETTLE);
+    let mut mtimes = Vec::new();
+    for (again_after, left) in
+        [(Some(Duration::ZERO), true), (Some(Duration::ZERO), true), (None, false)]
+    {
+        let scan = here.scan().await;
+        assert_eq!((scan.ready.len(), scan.again_after), (1000, again_after));
+        assert!(scan.oldest.is_some(), "these have no job yet");
+        for (path, file) in &scan.ready {
+            mtimes.push(file.mtime_ns);
+            here.inbox.accepted(path, *file);
+        }
+        assert_eq!(mtimes.len() < 3000, left);
+    }
+    assert!(mtimes.is_sorted(), "the oldest first, over all of them");
+    assert_eq!(here.scan().await, Scan::default());
+}
+
+#[tokio::test]
+async fn a_folder_that_is_away_is_a_fault_and_nothing_is_forgotten() {
+    let here = Setting::in_place();
+    here.drop_file("a.csv", "1");
+    here.arrive().await;
+    here.drop_file("b.csv", "1");
+    here.scan().await;
+    let away = here.temporary.path().join("away");
+    fs::rename(&here.folder, &away).unwrap();
+
+    let fault = here.inbox.scan().await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.class), ("inbox_missing", Class::Transient));
+    assert!(fault.message.contains("mount it"), "{fault}");
+
+    fs::rename(&away, &here.folder).unwrap();
+    here.clock.advance(SETTLE);
+    assert_eq!(names(&here.scan().await), ["b.csv"], "settled meanwhile; a.csv has its job");
+}
+
+#[tokio::test]
+async fn a_file_without_its_folder_is_a_fault_that_may_pass() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    fs::rename(&here.folder, here.temporary.path().join("away")).unwrap();
+    let fault = here.take(&job).await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.class), ("take_failed", Class::Transient));
+    assert_eq!(here.inbox.source_path(&job).await.unwrap_err().class, Class::Transient);
+}
+
+#[tokio::test]
+async fn a_dropped_file_wakes_who_waits() {
+    let here = Setting::recursive();
+    here.scan().await;
+    here.drop_file("a.csv", "1");
+    in_the_end(here.inbox.changed()).await;
+
+    fs::create_dir_all(here.path("new/folder")).unwrap();
+    in_the_end(here.inbox.changed()).await;
+    here.scan().await;
+    // Whatever is left of the events so far.
+    while futures::FutureExt::now_or_never(here.inbox.changed()).is_some() {}
+    here.drop_file("new/folder/b.csv", "1");
+    in_the_end(here.inbox.changed()).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_went_and_came_back_still_wakes() {
+    let here = Setting::new();
+    here.scan().await;
+    fs::remove_dir(&here.folder).unwrap();
+    here.inbox.scan().await.unwrap_err();
+    fs::create_dir(&here.folder).unwrap();
+    here.scan().await;
+    while futures::FutureExt::now_or_never(here.inbox.changed()).is_some() {}
+    here.drop_file("a.csv", "1");
+    in_the_end(here.inbox.changed()).await;
+}
+
+#[tokio::test]
+async fn taking_moves_a_file_once_however_often_it_is_asked_for() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    for _ in 0..2 {
+        here.take(&job).await.unwrap();
+        assert!(!here.exists("a.csv"));
+        assert_eq!(fs::read_to_string(here.work(&job).join("a.csv")).unwrap(), "1");
+    }
+    let place = here.inbox.source_path(&job).await.unwrap();
+    assert_eq!(place.now, Some(here.work(&job).join("a.csv")));
+    assert_eq!(place.dropped, here.path("a.csv"));
+    assert_eq!(place.work_directory, Some(here.work(&job)));
+}
+
+#[tokio::test]
+async fn a_move_that_crashed_between_its_two_names_is_finished() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    fs::create_dir_all(here.work(&job)).unwrap();
+    fs::hard_link(here.path("a.csv"), here.work(&job).join("a.csv")).unwrap();
+    here.take(&job).await.unwrap();
+    assert!(!here.exists("a.csv"));
+    assert!(here.work(&job).join("a.csv").exists());
+}
+
+#[tokio::test]
+async fn a_file_that_replaced_an_accepted_one_is_left_alone_and_reported() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "old");
+    let job = here.arrive().await;
+    here.drop_file("b.csv", "new");
+    fs::rename(here.path("b.csv"), here.path("a.csv")).unwrap();
+    let changed = || fs::metadata(here.path("a.csv")).map(|f| (f.ctime(), f.ctime_nsec())).unwrap();
+    let before = changed();
+
+    let fault = here.take(&job).await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.class), ("source_replaced", Class::Permanent));
+    assert_eq!(changed(), before, "it wasn't even moved away and back");
+    assert_eq!(fs::read_to_string(here.path("a.csv")).unwrap(), "new");
+    assert_eq!(here.inbox.source_path(&job).await.unwrap().now, None, "it isn't this job's");
+    assert_eq!(names(&here.scan_settled().await), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn a_stranger_in_the_work_folder_is_given_back() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "mine");
+    let job = here.arrive().await;
+    fs::create_dir_all(here.work(&job)).unwrap();
+    fs::write(here.work(&job).join("a.csv"), "a stranger").unwrap();
+    here.take(&job).await.unwrap();
+    assert_eq!(fs::read_to_string(here.work(&job).join("a.csv")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(here.path("a-1.csv")).unwrap(), "a stranger");
+}
+
+#[tokio::test]
+async fn a_file_that_was_written_on_since_is_still_the_accepted_one() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    here.drop_file("a.csv", "1\n2");
+    let mut text = String::new();
+    let mut source = here.inbox.open(&job).await.unwrap();
+    source.read_to_string(&mut text).await.unwrap();
+    source.unchanged().await.unwrap();
+    assert_eq!(text, "1\n2");
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_missing() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    fs::remove_file(here.path("a.csv")).unwrap();
+    for fault in [here.take(&job).await.unwrap_err(), here.inbox.open(&job).await.unwrap_err()] {
+        assert_eq!((fault.code.as_str(), fault.class), ("source_missing", Class::Permanent));
+    }
+    let place = here.inbox.source_path(&job).await.unwrap();
+    assert_eq!((place.now, place.work_directory), (None, None));
+}
+
+#[tokio::test]
+async fn a_file_that_takes_the_name_of_a_taken_one_is_another_arrival() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "old");
+    let old = here.arrive().await;
+    here.take(&old).await.unwrap();
+    here.drop_file("a.csv", "new");
+    assert_eq!(names(&here.scan_settled().await), ["a.csv"]);
+    here.take(&old).await.unwrap();
+    assert_eq!(fs::read_to_string(here.path("a.csv")).unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_source_that_stays_in_place_is_only_read_while_it_is_the_same() {
+    let here = Setting::in_place();
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    here.take(&job).await.unwrap();
+    assert!(here.exists("a.csv") && !here.exists(".scoreline"));
+    let mut text = String::new();
+    let mut source = here.inbox.open(&job).await.unwrap();
+    source.read_to_string(&mut text).await.unwrap();
+    source.unchanged().await.unwrap();
+    assert_eq!(here.inbox.source_path(&job).await.unwrap().now, Some(here.path("a.csv")));
+
+    here.drop_file("a.csv", "1\n2");
+    assert_eq!(here.take(&job).await.unwrap_err().code, "source_replaced");
+    assert_eq!(here.inbox.source_path(&job).await.unwrap().now, None);
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_read_is_read_again() {
+    let here = Setting::new();
+    let written = |text: &str, path: &Path| {
+        let before = fs::metadata(path).unwrap();
+        let ctime = |found: fs::Metadata| (found.ctime(), found.ctime_nsec());
+        // Older kernels keep the time of a change in steps of some milliseconds.
+        while ctime(fs::metadata(path).unwrap()) == ctime(before.clone()) {
+            fs::write(path, text).unwrap();
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(before.modified().unwrap()).unwrap();
+        }
+    };
+    here.drop_file("a.csv", "12");
+    let job = here.arrive().await;
+    let path = here.work(&job).join("a.csv");
+    for (change, what) in
+        [("123", "it grew"), ("1", "it was cut"), ("9", "rewritten, time and all")]
+    {
+        let mut source = here.inbox.open(&job).await.unwrap();
+        source.read_to_end(&mut Vec::new()).await.unwrap();
+        source.unchanged().await.unwrap();
+        written(change, &path);
+        let fault = source.unchanged().await.unwrap_err();
+        assert_eq!(
+            (fault.code.as_str(), fault.class),
+            ("source_changed", Class::Transient),
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_was_read_in_part_is_not_whole() {
+    let here = Setting::new();
+    here.drop_file("a.csv", "12");
+    let job = here.arrive().await;
+    let mut source = here.inbox.open(&job).await.unwrap();
+    source.read_exact(&mut [0]).await.unwrap();
+    assert_eq!(source.unchanged().await.unwrap_err().code, "source_changed");
+}
+
+#[tokio::test]
+async fn empty_work_folders_are_tidied_away_at_the_start_and_full_ones_never() {
+    let here = Setting::new();
+    fs::create_dir_all(here.path(".scoreline/work/empty")).unwrap();
+    fs::create_dir_all(here.path(".scoreline/work/full")).unwrap();
+    here.drop_file(".scoreline/work/full/a.csv", "1");
+    here.scan().await;
+    assert!(!here.exists(".scoreline/work/empty"));
+    assert!(here.exists(".scoreline/work/full/a.csv"));
+}

@@ -1,0 +1,496 @@
+//! Outputs and finished sources get their places.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use scoreline::fault::{Blame, Class, Fault};
+use scoreline::job::{Content, JobId, Sha256};
+use scoreline::outbox::{FolderOutbox, StagedFile};
+use scoreline::ports::{Outbox, Placed, Settled, Settlement, SourcePlace};
+use sha2::Digest;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use uuid::Uuid;
+
+use crate::rights::without_roots_rights;
+
+fn job() -> JobId {
+    JobId::new(Uuid::from_u128(1))
+}
+
+fn content(text: &str) -> Content {
+    let sha256 = Sha256(sha2::Sha256::digest(text).into());
+    Content { size_bytes: text.len() as u64, sha256 }
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// The names in a folder, hidden ones too.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+async fn staged(target: &Path, text: &str) -> StagedFile {
+    let mut staged = FolderOutbox::new().stage(target, job(), 0).await.unwrap();
+    staged.write_all(text.as_bytes()).await.unwrap();
+    staged
+}
+
+async fn deliver(target: &Path, text: &str, replace: bool) -> Result<Placed, Fault> {
+    let mut staged = staged(target, text).await;
+    FolderOutbox::new().place(&mut staged, content(text), target, replace).await
+}
+
+/// A source in a work folder, and where it was dropped.
+struct Taken {
+    folder: TempDir,
+    place: SourcePlace,
+}
+
+impl Taken {
+    fn new(text: &str) -> Self {
+        Self::inside(folder(), text)
+    }
+
+    fn inside(folder: TempDir, text: &str) -> Self {
+        let work = folder.path().join(".scoreline/work/1");
+        fs::create_dir_all(&work).unwrap();
+        fs::write(work.join("a.csv"), text).unwrap();
+        let place = SourcePlace {
+            now: Some(work.join("a.csv")),
+            dropped: folder.path().join("a.csv"),
+            work_directory: Some(work),
+        };
+        Self { folder, place }
+    }
+
+    fn now(&self) -> &Path {
+        self.place.now.as_deref().unwrap()
+    }
+
+    fn work_is_gone(&self) -> bool {
+        !self.folder.path().join(".scoreline/work/1").exists()
+    }
+
+    async fn settle(&self, end: Settlement) -> Result<Settled, Fault> {
+        FolderOutbox::new().settle(&self.place, &end).await
+    }
+
+    async fn move_to(&self, target: &Path) -> Result<Settled, Fault> {
+        self.settle(Settlement::Move(target.to_owned())).await
+    }
+}
+
+/// A folder on another file system than [`folder`]'s.
+fn folder_elsewhere() -> TempDir {
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let device = |folder: &TempDir| fs::metadata(folder.path()).unwrap().dev();
+    assert_ne!(
+        device(&elsewhere),
+        device(&folder()),
+        "this test needs TMPDIR on another file system than /dev/shm"
+    );
+    elsewhere
+}
+
+/// A file system with room for 64 KiB.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    fn mount() -> Self {
+        let folder = folder();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        assert!(
+            mounted.status.success(),
+            "this test mounts a small file system, which needs root: run the tests as root or with sudo ({})",
+            String::from_utf8_lossy(&mounted.stderr).trim()
+        );
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{:?} stays mounted", self.0);
+    }
+}
+
+#[tokio::test]
+async fn readers_see_nothing_before_the_whole_file() {
+    let out = folder();
+    let target = out.path().join("sub/deeper/a.csv");
+    let mut staged = staged(&target, "half").await;
+    staged.flush().await.unwrap();
+    let seen = names(target.parent().unwrap());
+    let hidden = [format!(".{}.0.scoreline-part", job())];
+    assert_eq!(seen, hidden);
+
+    staged.write_all(b" and half").await.unwrap();
+    let outbox = FolderOutbox::new();
+    assert!(!outbox.exists(&target).await.unwrap());
+    let placed = outbox.place(&mut staged, content("half and half"), &target, false).await;
+    assert_eq!(placed.unwrap(), Placed::InPlace);
+    assert!(outbox.exists(&target).await.unwrap());
+    drop(staged);
+    assert_eq!(names(target.parent().unwrap()), ["a.csv"]);
+    assert_eq!(read(&target), "half and half");
+}
+
+#[tokio::test]
+async fn an_empty_output_is_an_output() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    assert_eq!(deliver(&target, "", false).await.unwrap(), Placed::InPlace);
+    assert_eq!(read(&target), "");
+}
+
+#[tokio::test]
+async fn another_file_keeps_its_name_and_the_output_can_get_another_one() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    fs::write(&target, "theirs").unwrap();
+    let outbox = FolderOutbox::new();
+    let mut staged = staged(&target, "ours!!").await;
+    let placed = outbox.place(&mut staged, content("ours!!"), &target, false).await.unwrap();
+    assert_eq!((placed, read(&target).as_str()), (Placed::Taken, "theirs"));
+
+    let second = out.path().join("a-1.csv");
+    let placed = outbox.place(&mut staged, content("ours!!"), &second, false).await.unwrap();
+    assert_eq!((placed, read(second).as_str()), (Placed::InPlace, "ours!!"));
+    drop(staged);
+    assert_eq!(names(out.path()), ["a-1.csv", "a.csv"]);
+}
+
+#[tokio::test]
+async fn the_same_content_is_ours_from_before_a_crash() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    for _ in 0..2 {
+        assert_eq!(deliver(&target, "ours", false).await.unwrap(), Placed::InPlace);
+        assert_eq!(names(out.path()), ["a.csv"]);
+    }
+}
+
+#[tokio::test]
+async fn placing_twice_is_placing_once() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    let mut staged = staged(&target, "1").await;
+    for _ in 0..2 {
+        let placed = FolderOutbox::new().place(&mut staged, content("1"), &target, false).await;
+        assert_eq!(placed.unwrap(), Placed::InPlace);
+    }
+}
+
+#[tokio::test]
+async fn what_a_crash_left_is_begun_anew() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    let mut before = staged(&target, "a long text from before the crash").await;
+    before.flush().await.unwrap();
+    std::mem::forget(before);
+    assert_eq!(deliver(&target, "new", false).await.unwrap(), Placed::InPlace);
+    assert_eq!((read(&target).as_str(), names(out.path()).len()), ("new", 1));
+}
+
+#[tokio::test]
+async fn an_output_that_is_given_up_leaves_nothing() {
+    let out = folder();
+    drop(staged(&out.path().join("a.csv"), "1").await);
+    assert!(names(out.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_late_writer_of_the_same_output_spoils_nothing() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    let mut late = staged(&target, "late").await;
+    let mut ours = staged(&target, "ours").await;
+    late.write_all(b"r and later").await.unwrap();
+    let outbox = FolderOutbox::new();
+    let fault = outbox.place(&mut late, content("later and later"), &target, false).await;
+    assert_eq!(fault.unwrap_err().code, "staged_lost");
+    drop(late);
+    outbox.place(&mut ours, content("ours"), &target, false).await.unwrap();
+    assert_eq!(read(&target), "ours");
+}
+
+#[tokio::test]
+async fn a_newer_output_replaces_when_the_config_says_so() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    fs::write(&target, "old").unwrap();
+    assert_eq!(deliver(&target, "new", true).await.unwrap(), Placed::InPlace);
+    assert_eq!((read(&target).as_str(), names(out.path()).len()), ("new", 1));
+}
+
+#[tokio::test]
+async fn a_link_is_a_name_and_never_written_through() {
+    let out = folder();
+    let (target, elsewhere) = (out.path().join("a.csv"), out.path().join("elsewhere"));
+    fs::write(&elsewhere, "same").unwrap();
+    symlink(&elsewhere, &target).unwrap();
+    assert_eq!(deliver(&target, "same", false).await.unwrap(), Placed::Taken);
+    assert_eq!(deliver(&target, "new", true).await.unwrap(), Placed::InPlace);
+    assert!(!target.is_symlink());
+    assert_eq!((read(&target).as_str(), read(&elsewhere).as_str()), ("new", "same"));
+}
+
+#[tokio::test]
+async fn a_directory_in_the_way_and_a_name_too_long_end_the_job() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    fs::create_dir(&target).unwrap();
+    assert_eq!(deliver(&target, "1", false).await.unwrap(), Placed::Taken);
+    let fault = deliver(&target, "1", true).await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.class), ("output_is_directory", Class::Permanent));
+
+    let fault = deliver(&out.path().join("x".repeat(256)), "1", false).await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.class), ("name_too_long", Class::Permanent));
+    assert_eq!(names(out.path()), ["a.csv"], "nothing else is left");
+}
+
+#[tokio::test]
+async fn a_file_shorter_than_what_was_written_gets_no_name() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    let mut staged = staged(&target, "1").await;
+    let fault = FolderOutbox::new().place(&mut staged, content("12"), &target, false).await;
+    assert_eq!(fault.unwrap_err().code, "staged_incomplete");
+    assert!(!target.exists());
+}
+
+#[tokio::test]
+async fn a_small_file_is_written_whole_over_what_was_there() {
+    let out = folder();
+    let path = out.path().join("sub").join("x".repeat(255));
+    for text in ["first", "second, longer", "3rd"] {
+        FolderOutbox::new().write(&path, text).await.unwrap();
+        assert_eq!(read(&path), text);
+    }
+    assert_eq!(names(path.parent().unwrap()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for() {
+    let disk = SmallDisk::mount();
+    let outbox = FolderOutbox::new();
+    let large = "x".repeat(200 * 1024);
+
+    let target = disk.path().join("a.csv");
+    let mut staged = outbox.stage(&target, job(), 0).await.unwrap();
+    let mut written = staged.write_all(large.as_bytes()).await;
+    if written.is_ok() {
+        written = staged.flush().await;
+    }
+    assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    drop(staged);
+
+    let taken = Taken::new(&large);
+    let faults = [
+        outbox.write(&target, &large).await.unwrap_err(),
+        taken.move_to(&target).await.unwrap_err(),
+    ];
+    for fault in faults {
+        assert_eq!((fault.code.as_str(), fault.class), ("disk_full", Class::Transient));
+        assert_eq!(fault.blame, Blame::Service, "waiting costs no attempt");
+        let cure = format!("free space in {}", disk.path().display());
+        assert!(fault.message.contains(&cure), "{fault}");
+    }
+    assert!(names(disk.path()).is_empty(), "nothing half is left to fill it");
+    assert_eq!(read(taken.now()), large);
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_names_who_wants_to() {
+    without_roots_rights(async {
+        let out = folder();
+        fs::set_permissions(out.path(), fs::Permissions::from_mode(0o500)).unwrap();
+        let stage = FolderOutbox::new().stage(&out.path().join("a.csv"), job(), 0).await;
+        let sub = FolderOutbox::new().write(&out.path().join("sub/a.csv"), "1").await;
+        for fault in [stage.unwrap_err(), sub.unwrap_err()] {
+            assert_eq!((fault.code.as_str(), fault.class), ("outbox_denied", Class::Transient));
+            let user = format!("user id {}", rustix::process::geteuid().as_raw());
+            for part in [user.as_str(), out.path().to_str().unwrap()] {
+                assert!(fault.message.contains(part), "{fault}");
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_source_moves_and_its_work_folder_goes() {
+    let taken = Taken::new("1");
+    let target = taken.folder.path().join("archive/a.csv");
+    // The second time is the one after a crash.
+    for _ in 0..2 {
+        assert_eq!(taken.move_to(&target).await.unwrap(), Settled::Done);
+        assert_eq!(read(&target), "1");
+        assert!(taken.work_is_gone());
+    }
+}
+
+#[tokio::test]
+async fn an_archived_file_is_never_overwritten() {
+    for same_content in [false, true] {
+        let taken = Taken::new("1");
+        let target = taken.folder.path().join("archive-a.csv");
+        fs::write(&target, if same_content { "1" } else { "2" }).unwrap();
+        let there = fs::metadata(&target).unwrap().ino();
+        assert_eq!(taken.move_to(&target).await.unwrap(), Settled::Taken);
+        assert_eq!(fs::metadata(&target).unwrap().ino(), there);
+        assert!(taken.now().exists());
+    }
+}
+
+#[tokio::test]
+async fn a_move_that_crashed_between_its_two_names_is_finished() {
+    let taken = Taken::new("1");
+    let target = taken.folder.path().join("archive-a.csv");
+    fs::hard_link(taken.now(), &target).unwrap();
+    assert_eq!(taken.move_to(&target).await.unwrap(), Settled::Done);
+    assert!(target.exists() && taken.work_is_gone());
+}
+
+#[tokio::test]
+async fn a_move_to_the_same_place_by_another_way_loses_nothing() {
+    let taken = Taken::new("1");
+    let other_way = taken.folder.path().join("link");
+    symlink(taken.now().parent().unwrap(), &other_way).unwrap();
+    assert_eq!(taken.move_to(&other_way.join("a.csv")).await.unwrap(), Settled::Done);
+    assert_eq!(read(taken.now()), "1");
+}
+
+#[tokio::test]
+async fn a_source_moves_to_another_file_system_with_its_time_and_mode() {
+    let elsewhere = folder_elsewhere();
+    let target = elsewhere.path().join("archive/a.csv");
+    let taken = Taken::new("1");
+    fs::set_permissions(taken.now(), fs::Permissions::from_mode(0o640)).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::new(1_500_000_000, 123_456_789);
+    fs::File::options().write(true).open(taken.now()).unwrap().set_modified(time).unwrap();
+
+    for _ in 0..2 {
+        assert_eq!(taken.move_to(&target).await.unwrap(), Settled::Done);
+        let found = fs::metadata(&target).unwrap();
+        assert_eq!((found.modified().unwrap(), found.mode() & 0o777), (time, 0o640));
+        assert_eq!(read(&target), "1");
+        assert_eq!(names(target.parent().unwrap()), ["a.csv"]);
+        assert!(taken.work_is_gone());
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_crashed_before_the_delete_is_finished() {
+    let elsewhere = folder_elsewhere();
+    let target = elsewhere.path().join("a.csv");
+    let taken = Taken::new("1");
+    let time = fs::metadata(taken.now()).unwrap().modified().unwrap();
+    fs::write(&target, "1").unwrap();
+    fs::File::options().write(true).open(&target).unwrap().set_modified(time).unwrap();
+    assert_eq!(taken.move_to(&target).await.unwrap(), Settled::Done);
+    assert!(taken.work_is_gone());
+    assert_eq!(read(&target), "1");
+}
+
+#[tokio::test]
+async fn an_archived_file_on_another_file_system_is_never_overwritten() {
+    let elsewhere = folder_elsewhere();
+    let target = elsewhere.path().join("a.csv");
+    let taken = Taken::new("1");
+    let time = fs::metadata(taken.now()).unwrap().modified().unwrap();
+    let hour = std::time::Duration::from_hours(1);
+    // Neither the content alone nor the time alone makes it ours.
+    for (text, time) in [("1", time - hour), ("2", time)] {
+        fs::write(&target, text).unwrap();
+        fs::File::options().write(true).open(&target).unwrap().set_modified(time).unwrap();
+        assert_eq!(taken.move_to(&target).await.unwrap(), Settled::Taken);
+        assert_eq!((read(&target).as_str(), read(taken.now()).as_str()), (text, "1"));
+    }
+    assert_eq!(names(elsewhere.path()), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn a_source_is_deleted() {
+    let taken = Taken::new("1");
+    for _ in 0..2 {
+        assert_eq!(taken.settle(Settlement::Delete).await.unwrap(), Settled::Done);
+        assert!(taken.work_is_gone());
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_is_left_goes_back_to_where_it_was_dropped() {
+    let taken = Taken::new("1");
+    for _ in 0..2 {
+        assert_eq!(taken.settle(Settlement::Leave).await.unwrap(), Settled::Done);
+        assert_eq!(read(&taken.place.dropped), "1");
+        assert!(taken.work_is_gone());
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_was_never_taken_stays_when_it_is_left() {
+    let folder = folder();
+    let dropped: PathBuf = folder.path().join("a.csv");
+    fs::write(&dropped, "1").unwrap();
+    let place =
+        SourcePlace { now: Some(dropped.clone()), dropped: dropped.clone(), work_directory: None };
+    let settled = FolderOutbox::new().settle(&place, &Settlement::Leave).await;
+    assert_eq!((settled.unwrap(), read(dropped).as_str()), (Settled::Done, "1"));
+    assert_eq!(names(folder.path()), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn a_source_goes_back_beside_a_newer_file_of_its_name() {
+    let taken = Taken::new("old");
+    fs::write(&taken.place.dropped, "new").unwrap();
+    assert_eq!(taken.settle(Settlement::Leave).await.unwrap(), Settled::Done);
+    assert_eq!(read(&taken.place.dropped), "new");
+    assert_eq!(read(taken.folder.path().join("a-1.csv")), "old");
+    assert!(taken.work_is_gone());
+}
+
+#[tokio::test]
+async fn a_source_that_somebody_removed_is_settled() {
+    let mut taken = Taken::new("1");
+    fs::remove_file(taken.now()).unwrap();
+    let target = taken.folder.path().join("archive/a.csv");
+    for now in [taken.place.now.clone(), None] {
+        taken.place.now = now;
+        for end in [Settlement::Move(target.clone()), Settlement::Delete, Settlement::Leave] {
+            assert_eq!(taken.settle(end).await.unwrap(), Settled::Done);
+        }
+    }
+    assert!(!target.exists() && taken.work_is_gone());
+}
+
+#[tokio::test]
+async fn a_work_folder_that_is_not_empty_stays() {
+    let taken = Taken::new("1");
+    let other = taken.now().with_file_name("other");
+    fs::write(&other, "").unwrap();
+    assert_eq!(taken.settle(Settlement::Delete).await.unwrap(), Settled::Done);
+    assert!(other.exists());
+}
