@@ -2,4 +2,5 @@
 
 pub mod clock;
 pub mod ports;
+pub mod sandbox;
 pub mod wire;
