@@ -12,4 +12,5 @@ pub mod metrics;
 pub mod outbox;
 pub mod ports;
 pub mod retry;
+pub mod sandbox;
 pub mod wire;
