@@ -1,1 +1,5 @@
 //! Tests of the whole.
+#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
+
+mod samples;
+mod store;
