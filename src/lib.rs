@@ -13,4 +13,5 @@ pub mod outbox;
 pub mod ports;
 pub mod retry;
 pub mod sandbox;
+pub mod store;
 pub mod wire;

@@ -237,6 +237,7 @@ pub struct Output {
     /// The service's name of the output.
     pub name: String,
     /// The file.
+    #[serde(with = "path_text")]
     pub path: PathBuf,
     /// Its content.
     #[serde(flatten)]
@@ -260,4 +261,46 @@ pub enum CancelReason {
     Operator,
     /// The job's deadline has passed.
     Deadline,
+}
+
+/// A path as text that loses nothing: UTF-8 is itself, a byte that is no part of UTF-8 is `\xe9`, a backslash is `\\`.
+mod path_text {
+    use std::ffi::OsString;
+    use std::fmt::Write;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = String::new();
+        for chunk in path.as_os_str().as_bytes().utf8_chunks() {
+            text.push_str(&chunk.valid().replace('\\', r"\\"));
+            for byte in chunk.invalid() {
+                write!(text, r"\x{byte:02x}").map_err(serde::ser::Error::custom)?;
+            }
+        }
+        serializer.serialize_str(&text)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        let text = String::deserialize(from)?;
+        let wrong = || serde::de::Error::custom(format!("{text:?} has a backslash out of place"));
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut parts = text.split('\\');
+        bytes.extend(parts.next().unwrap_or_default().bytes());
+        while let Some(part) = parts.next() {
+            if part.is_empty() {
+                // Two in a row: what follows the second is plain.
+                bytes.push(b'\\');
+                bytes.extend(parts.next().ok_or_else(wrong)?.bytes());
+                continue;
+            }
+            let hex = part.strip_prefix('x').and_then(|hex| hex.split_at_checked(2));
+            let (byte, plain) = hex.ok_or_else(wrong)?;
+            bytes.push(u8::from_str_radix(byte, 16).map_err(|_| wrong())?);
+            bytes.extend(plain.bytes());
+        }
+        Ok(PathBuf::from(OsString::from_vec(bytes)))
+    }
 }

@@ -1,0 +1,905 @@
+//! What every store promises, said once and asked of each of them; then what is SQLite's own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use chrono::DateTime;
+use scoreline::clock::SystemClock;
+use scoreline::feed::Name;
+use scoreline::job::{Arrival, FileIdentity, Job, JobId, Outcome, Phase};
+use scoreline::ports::{
+    Accepted, Committed, JobQuery, Node, NodeId, Reservation, Reserved, Store, StoreError,
+    Transition,
+};
+use scoreline::store::{Migrate, ModelStore, SqliteStore};
+
+use crate::samples::{
+    arrival, arrival_in, at, finished, name, permanent, settled, step, submitted, uploaded, ways,
+};
+
+/// A database that can be opened again as another process would, once the one before it is gone.
+trait Database {
+    type Store: Store;
+
+    fn fresh() -> Self;
+    async fn open(&self) -> Self::Store;
+}
+
+struct Memory(ModelStore);
+
+impl Database for Memory {
+    type Store = ModelStore;
+
+    fn fresh() -> Self {
+        Self(ModelStore::new())
+    }
+
+    async fn open(&self) -> ModelStore {
+        self.0.clone()
+    }
+}
+
+struct Sqlite(tempfile::TempDir);
+
+impl Database for Sqlite {
+    type Store = SqliteStore<SystemClock>;
+
+    fn fresh() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    async fn open(&self) -> Self::Store {
+        open(self.0.path()).await.unwrap()
+    }
+}
+
+macro_rules! every_store {
+    ($($test:ident)*) => {
+        mod memory {
+            use super::{Database, Memory};
+            $(#[tokio::test] async fn $test() { super::$test(&Memory::fresh()).await; })*
+        }
+        mod sqlite {
+            use super::{Database, Sqlite};
+            $(#[tokio::test] async fn $test() { super::$test(&Sqlite::fresh()).await; })*
+        }
+    };
+}
+
+every_store! {
+    an_arrival_becomes_one_job_however_often_it_is_accepted
+    an_arrival_is_known_after_its_job_is_done
+    a_file_that_differs_in_anything_is_another_arrival
+    the_same_file_in_another_site_is_another_arrival
+    jobs_of_one_call_have_rising_ids_and_the_answers_their_order
+    ids_rise_although_the_clock_goes_back
+    every_state_survives
+    every_write_leaves_its_event_in_order
+    a_write_on_an_old_revision_changes_nothing
+    a_write_by_another_node_changes_nothing
+    a_write_that_is_repeated_after_a_lost_answer_is_done
+    a_repeated_write_is_stale_once_the_job_went_on
+    a_different_write_of_the_same_revision_is_no_repetition
+    one_stale_write_does_not_keep_others_from_being_done
+    adoption_takes_what_is_free_or_of_the_dead
+    adoption_takes_only_given_feeds_and_its_own_site
+    adoption_takes_the_oldest_first_up_to_its_limit
+    adoption_leaves_what_is_done
+    two_nodes_never_adopt_the_same_job
+    adoption_fences_the_last_owner
+    adoption_is_written_down
+    a_retired_node_gives_its_jobs_back
+    a_forgotten_node_gets_no_jobs
+    a_nodes_id_is_never_used_again
+    beats_are_counted_for_others_to_see
+    a_name_belongs_to_one_slot
+    a_slot_keeps_its_first_name
+    reservations_end_with_their_job
+    a_done_jobs_wish_is_not_kept
+    pages_together_are_the_whole_list
+    lists_are_filtered
+    what_does_not_exist_is_left_out
+    names_that_are_no_text_survive
+    a_large_batch_is_written_whole
+    nothing_to_do_is_done
+    what_was_written_is_there_for_the_next_process
+}
+
+async fn an_arrival_becomes_one_job_however_often_it_is_accepted(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [first, again] = accept(&store, &node, &[arrival("a"), arrival("a")]).await;
+    let Accepted::New(job) = first else { panic!("{first:?}") };
+    assert_eq!(again, Accepted::Known(job.id()));
+    let [later] = accept(&store, &node, &[arrival("a")]).await;
+    assert_eq!(later, Accepted::Known(job.id()));
+    let other = store.register("b", "site").await.unwrap();
+    let [elsewhere] = accept(&store, &other, &[arrival("a")]).await;
+    assert_eq!(elsewhere, Accepted::Known(job.id()));
+    assert_eq!(*job, Job::accepted(job.id(), &arrival("a"), at(0)));
+    assert_eq!(everything(&store).await, [*job]);
+}
+
+async fn an_arrival_is_known_after_its_job_is_done(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let job = job(&store, &node, "a").await;
+    walk(&store, &node, &job, [permanent(), settled()]).await;
+    assert_eq!(accept(&store, &node, &[arrival("a")]).await, [Accepted::Known(job.id())]);
+}
+
+async fn a_file_that_differs_in_anything_is_another_arrival(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let with = |file: FileIdentity| Arrival { file, ..arrival("a") };
+    let file = arrival("a").file;
+    let arrivals = [
+        with(file),
+        with(FileIdentity { inode: u64::MAX, ..file }),
+        with(FileIdentity { size_bytes: 4, ..file }),
+        with(FileIdentity { mtime_ns: -6, ..file }),
+        arrival("b"),
+        arrival_in("other", "a"),
+    ];
+    let answers = accept(&store, &node, &arrivals).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Accepted::New(_))), "{answers:?}");
+}
+
+async fn the_same_file_in_another_site_is_another_arrival(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let first = job(&store, &node, "a").await;
+    let elsewhere = store.register("b", "elsewhere").await.unwrap();
+    assert_ne!(job(&store, &elsewhere, "a").await.id(), first.id());
+}
+
+async fn jobs_of_one_call_have_rising_ids_and_the_answers_their_order(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let known = job(&store, &node, "5").await;
+    let arrivals: Vec<_> = (0..10).map(|n| arrival(n.to_string())).collect();
+    let answers = store.accept(&node, &arrivals, at(0)).await.unwrap();
+    assert_eq!(answers[5], Accepted::Known(known.id()));
+    let mut last = known.id();
+    for (arrival, answer) in arrivals.iter().zip(&answers) {
+        let Accepted::New(job) = answer else { continue };
+        assert_eq!(job.path(), &arrival.path);
+        assert!(job.id() > last, "{:?} after {last:?}", job.id());
+        last = job.id();
+    }
+}
+
+async fn ids_rise_although_the_clock_goes_back(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let mut last = None;
+    for (n, seconds) in [0, 10, -1000, 10, 11].into_iter().enumerate() {
+        let arrivals = [arrival(n.to_string())];
+        let answers = store.accept(&node, &arrivals, at(seconds)).await.unwrap();
+        let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!(job.created_at(), at(seconds));
+        assert!(Some(job.id()) > last);
+        last = Some(job.id());
+    }
+}
+
+async fn every_state_survives(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let mut seen = BTreeSet::new();
+    for (way, outcomes) in ways() {
+        let mut job = job(&store, &node, way).await;
+        assert_eq!(load(&store, job.id()).await, Some((job.clone(), Some(node.id))), "{way}");
+        for outcome in outcomes {
+            job = walk(&store, &node, &job, [outcome]).await;
+            let owner = (!job.is_done()).then_some(node.id);
+            assert_eq!(load(&store, job.id()).await, Some((job.clone(), owner)), "{way}");
+        }
+        seen.insert(job.phase());
+        let page = store.list(&JobQuery { limit: 1, ..JobQuery::default() }).await.unwrap();
+        assert_eq!(page.jobs, [job], "{way}");
+    }
+    assert_eq!(seen, BTreeSet::from(Phase::ALL));
+}
+
+async fn every_write_leaves_its_event_in_order(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    for (way, outcomes) in ways() {
+        let mut job = job(&store, &node, way).await;
+        let mut events = vec![job.accepted_event()];
+        for outcome in outcomes {
+            let transition = step(&job, outcome);
+            events.push(transition.event.clone());
+            job = transition.job.clone();
+            let committed = store.commit(&node, &[transition]).await.unwrap();
+            assert_eq!(committed, [Committed::Done], "{way}");
+        }
+        assert_eq!(store.events(job.id()).await.unwrap(), events, "{way}");
+    }
+}
+
+async fn a_write_on_an_old_revision_changes_nothing(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let old = job(&store, &node, "a").await;
+    let new = walk(&store, &node, &old, [uploaded()]).await;
+    let events = store.events(old.id()).await.unwrap();
+    let answer = store.commit(&node, &[step(&old, permanent())]).await.unwrap();
+    assert_eq!(answer, [Committed::Stale]);
+    let ahead = step(&step(&new, submitted()).job, Outcome::Started);
+    assert_eq!(store.commit(&node, &[ahead]).await.unwrap(), [Committed::Stale]);
+    assert_eq!(load(&store, new.id()).await, Some((new, Some(node.id))));
+    assert_eq!(store.events(old.id()).await.unwrap(), events);
+}
+
+async fn a_write_by_another_node_changes_nothing(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let job = job(&store, &node, "a").await;
+    let other = store.register("b", "site").await.unwrap();
+    let transition = step(&job, uploaded());
+    assert_eq!(store.commit(&other, &[transition]).await.unwrap(), [Committed::Stale]);
+    assert_eq!(load(&store, job.id()).await, Some((job.clone(), Some(node.id))));
+    assert_eq!(store.events(job.id()).await.unwrap(), [job.accepted_event()]);
+}
+
+async fn a_write_that_is_repeated_after_a_lost_answer_is_done(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    for (way, outcomes) in ways() {
+        let mut job = job(&store, &node, way).await;
+        for outcome in outcomes {
+            let transition = step(&job, outcome);
+            job = transition.job.clone();
+            for _ in 0..2 {
+                let again = std::slice::from_ref(&transition);
+                assert_eq!(store.commit(&node, again).await.unwrap(), [Committed::Done], "{way}");
+            }
+        }
+        let owner = (!job.is_done()).then_some(node.id);
+        let revision = job.revision();
+        assert_eq!(load(&store, job.id()).await, Some((job.clone(), owner)), "{way}");
+        let events = store.events(job.id()).await.unwrap().len() as u64;
+        assert_eq!(events, revision, "{way}: one event a revision");
+    }
+}
+
+async fn a_repeated_write_is_stale_once_the_job_went_on(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let job = job(&store, &node, "a").await;
+    let first = step(&job, uploaded());
+    let second = step(&first.job, submitted());
+    store.commit(&node, std::slice::from_ref(&first)).await.unwrap();
+    store.commit(&node, &[second]).await.unwrap();
+    assert_eq!(store.commit(&node, &[first]).await.unwrap(), [Committed::Stale]);
+}
+
+async fn a_different_write_of_the_same_revision_is_no_repetition(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let job = job(&store, &node, "a").await;
+    let written = walk(&store, &node, &job, [uploaded()]).await;
+    for outcome in [permanent(), Outcome::CancelRequested] {
+        let answer = store.commit(&node, &[step(&job, outcome)]).await.unwrap();
+        assert_eq!(answer, [Committed::Stale]);
+    }
+    assert_eq!(load(&store, job.id()).await, Some((written, Some(node.id))));
+}
+
+async fn one_stale_write_does_not_keep_others_from_being_done(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b, c] = jobs(&store, &node, ["a", "b", "c"]).await;
+    let moved = walk(&store, &node, &b, [uploaded()]).await;
+    let batch = [step(&a, uploaded()), step(&b, permanent()), step(&c, permanent())];
+    let answers = store.commit(&node, &batch).await.unwrap();
+    assert_eq!(answers, [Committed::Done, Committed::Stale, Committed::Done]);
+    let phases: Vec<_> = everything(&store).await.iter().map(Job::phase).collect();
+    assert_eq!(phases, [Phase::Failed, Phase::Uploaded, Phase::Uploaded]);
+    assert_eq!(load(&store, b.id()).await, Some((moved, Some(node.id))));
+}
+
+async fn adoption_takes_what_is_free_or_of_the_dead(database: &impl Database) {
+    let (store, gone) = begin(database).await;
+    let dead = store.register("dead", "site").await.unwrap();
+    let alive = store.register("alive", "site").await.unwrap();
+    let free = job(&store, &gone, "free").await;
+    let of_dead = job(&store, &dead, "dead").await;
+    let of_alive = job(&store, &alive, "alive").await;
+    store.retire(&gone).await.unwrap();
+
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, &[], 10).await, [free.id()]);
+    assert_eq!(adopt(&store, &me, &[dead.id], 10).await, [of_dead.id()]);
+    assert_eq!(adopt(&store, &me, &[dead.id, NodeId(999)], 10).await, []);
+    for (id, owner) in [(free.id(), me.id), (of_dead.id(), me.id), (of_alive.id(), alive.id)] {
+        assert_eq!(load(&store, id).await.unwrap().1, Some(owner));
+    }
+}
+
+async fn adoption_takes_only_given_feeds_and_its_own_site(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let arrivals = [arrival_in("churn", "a"), arrival_in("other", "a"), arrival_in("third", "a")];
+    let [a, _, c] = accept(&store, &node, &arrivals).await.map(id_of);
+    store.retire(&node).await.unwrap();
+    let elsewhere = store.register("x", "elsewhere").await.unwrap();
+    assert_eq!(adopt(&store, &elsewhere, &[], 10).await, []);
+    let me = store.register("me", "site").await.unwrap();
+    assert!(store.adopt(&me, &[], &[], 10).await.unwrap().jobs.is_empty());
+    let feeds = [name("third"), name("churn")];
+    let adopted = store.adopt(&me, &feeds, &[], 10).await.unwrap();
+    assert_eq!(adopted.jobs.iter().map(Job::id).collect::<Vec<_>>(), [a, c]);
+}
+
+async fn adoption_takes_the_oldest_first_up_to_its_limit(database: &impl Database) {
+    let (store, dead) = begin(database).await;
+    let gone = store.register("gone", "site").await.unwrap();
+    let mut ids = Vec::new();
+    for n in 0..9 {
+        let owner = if n % 2 == 0 { &dead } else { &gone };
+        ids.push(job(&store, owner, &n.to_string()).await.id());
+    }
+    store.retire(&gone).await.unwrap();
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, &[dead.id], 0).await, []);
+    for part in ids.chunks(4) {
+        assert_eq!(adopt(&store, &me, &[dead.id], 4).await, part);
+    }
+    assert_eq!(adopt(&store, &me, &[dead.id], 4).await, []);
+}
+
+async fn adoption_leaves_what_is_done(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [done, unsettled] = jobs(&store, &node, ["done", "unsettled"]).await;
+    walk(&store, &node, &done, [permanent(), settled()]).await;
+    walk(&store, &node, &unsettled, [permanent()]).await;
+    assert_eq!(store.retire(&node).await.unwrap(), 1);
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, &[node.id], 10).await, [unsettled.id()]);
+}
+
+async fn two_nodes_never_adopt_the_same_job(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let arrivals: Vec<_> = (0..40).map(|n| arrival(n.to_string())).collect();
+    store.accept(&node, &arrivals, at(0)).await.unwrap();
+    let (a, b) = (store.register("a", "site").await, store.register("b", "site").await);
+    let (a, b) = (a.unwrap(), b.unwrap());
+    let dead = [node.id];
+    let mut owners = BTreeMap::new();
+    for _ in 0..7 {
+        let adopted = tokio::join!(adopt(&store, &a, &dead, 3), adopt(&store, &b, &dead, 3));
+        for (owner, ids) in [(a.id, adopted.0), (b.id, adopted.1)] {
+            for id in ids {
+                assert_eq!(owners.insert(id, owner), None, "{id:?} was adopted twice");
+            }
+        }
+    }
+    assert_eq!(owners.len(), 40);
+    for (id, owner) in owners {
+        assert_eq!(load(&store, id).await.unwrap().1, Some(owner));
+    }
+}
+
+async fn adoption_fences_the_last_owner(database: &impl Database) {
+    let (store, late) = begin(database).await;
+    let old = job(&store, &late, "a").await;
+    let me = store.register("me", "site").await.unwrap();
+    let adopted = store.adopt(&me, &[name("churn")], &[late.id], 1).await.unwrap().jobs;
+    assert_eq!(adopted[0].revision(), old.revision() + 1);
+    assert_eq!(store.commit(&late, &[step(&old, uploaded())]).await.unwrap(), [Committed::Stale]);
+    // Even one that gets the job back can't be taken for what it was before.
+    let again = store.adopt(&late, &[name("churn")], &[me.id], 1).await.unwrap().jobs;
+    assert_eq!(store.commit(&late, &[step(&old, uploaded())]).await.unwrap(), [Committed::Stale]);
+    assert_eq!(
+        store.commit(&late, &[step(&again[0], uploaded())]).await.unwrap(),
+        [Committed::Done]
+    );
+}
+
+async fn adoption_is_written_down(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let job = job(&store, &node, "a").await;
+    let job = walk(&store, &node, &job, [uploaded()]).await;
+    let me = store.register("me", "site").await.unwrap();
+    let adopted = store.adopt(&me, &[name("churn")], &[node.id], 1).await.unwrap().jobs.remove(0);
+    let event = store.events(job.id()).await.unwrap().pop().unwrap();
+    assert_eq!((event.from, event.to), (Phase::Uploaded, Phase::Uploaded));
+    assert_eq!((event.outcome.as_str(), event.revision), ("adopted", adopted.revision()));
+    assert_eq!(event.at, adopted.updated_at());
+    // It is the job that it was, but for the write itself.
+    let mut record = adopted.record();
+    (record.revision, record.updated_at) = (job.revision(), job.updated_at());
+    assert_eq!(record, job.record());
+    assert_eq!(load(&store, job.id()).await, Some((adopted, Some(me.id))));
+}
+
+async fn a_retired_node_gives_its_jobs_back(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    assert_eq!(store.retire(&node).await.unwrap(), 2);
+    assert_eq!(store.retire(&node).await.unwrap(), 0);
+    assert!(!store.beat(&node).await.unwrap());
+    assert_eq!(load(&store, a.id()).await, Some((a.clone(), None)));
+    assert_eq!(store.commit(&node, &[step(&a, uploaded())]).await.unwrap(), [Committed::Stale]);
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, &[], 10).await, [a.id(), b.id()]);
+    assert_eq!(store.others(&me).await.unwrap(), []);
+}
+
+async fn a_forgotten_node_gets_no_jobs(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let free = job(&store, &node, "a").await;
+    store.retire(&node).await.unwrap();
+    let late = store.accept(&node, &[arrival("b")], at(0)).await;
+    assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
+    let late = store.adopt(&node, &[name("churn")], &[], 1).await;
+    assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, &[], 10).await, [free.id()]);
+    assert!(matches!(accept(&store, &me, &[arrival("b")]).await, [Accepted::New(_)]));
+}
+
+async fn a_nodes_id_is_never_used_again(database: &impl Database) {
+    let mut used = BTreeSet::new();
+    for _ in 0..3 {
+        let store = database.open().await;
+        for _ in 0..3 {
+            let node = store.register("host", "site").await.unwrap();
+            assert!(used.insert(node.id), "{:?} was given twice", node.id);
+            store.retire(&node).await.unwrap();
+        }
+    }
+}
+
+async fn beats_are_counted_for_others_to_see(database: &impl Database) {
+    let (store, a) = begin(database).await;
+    let b = store.register("b", "site").await.unwrap();
+    store.register("c", "elsewhere").await.unwrap();
+    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 0)]);
+    for _ in 0..3 {
+        assert!(store.beat(&b).await.unwrap());
+    }
+    assert!(store.beat(&a).await.unwrap());
+    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 3)]);
+    assert_eq!(store.others(&b).await.unwrap(), [(a.id, 1)]);
+}
+
+async fn a_name_belongs_to_one_slot(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    let wishes = [
+        wish(&a, "out1", "/out/x"),
+        wish(&b, "out1", "/out/x"),
+        wish(&a, "out2", "/out/x"),
+        wish(&b, "out1", "/out/x-1"),
+        wish(&a, "out1", "/out/x"),
+    ];
+    let answers = store.reserve(&wishes).await.unwrap();
+    let [x, x1] = ["/out/x", "/out/x-1"].map(|path| Reserved::Yours(path.into()));
+    assert_eq!(answers, [x.clone(), Reserved::Taken, Reserved::Taken, x1.clone(), x.clone()]);
+    let again = store.reserve(&wishes).await.unwrap();
+    assert_eq!(again, [x.clone(), x1.clone(), Reserved::Taken, x1, x]);
+}
+
+async fn a_slot_keeps_its_first_name(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let job = job(&store, &node, "a").await;
+    let odd = Path::new(std::ffi::OsStr::from_bytes(b"/out/caf\xe9"));
+    let first = Reservation { path: odd.to_owned(), ..wish(&job, "out", "") };
+    let yours = [Reserved::Yours(odd.to_owned())];
+    assert_eq!(store.reserve(&[first]).await.unwrap(), yours);
+    assert_eq!(store.reserve(&[wish(&job, "out", "/out/other")]).await.unwrap(), yours);
+}
+
+async fn reservations_end_with_their_job(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    store.reserve(&[wish(&a, "1", "/out/x"), wish(&a, "2", "/out/y")]).await.unwrap();
+    let failed = walk(&store, &node, &a, [permanent()]).await;
+    let wishes = [wish(&b, "1", "/out/x"), wish(&b, "2", "/out/y")];
+    assert_eq!(store.reserve(&wishes).await.unwrap(), [Reserved::Taken, Reserved::Taken]);
+    walk(&store, &node, &failed, [settled()]).await;
+    let yours = ["/out/x", "/out/y"].map(|path| Reserved::Yours(path.into()));
+    assert_eq!(store.reserve(&wishes).await.unwrap(), yours);
+}
+
+async fn a_done_jobs_wish_is_not_kept(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [done, next, last] = jobs(&store, &node, ["a", "b", "c"]).await;
+    walk(&store, &node, &done, [permanent(), settled()]).await;
+    let yours = [Reserved::Yours("/out/x".into())];
+    assert_eq!(store.reserve(&[wish(&done, "1", "/out/x")]).await.unwrap(), yours);
+    assert_eq!(store.reserve(&[wish(&next, "1", "/out/x")]).await.unwrap(), yours);
+    assert_eq!(store.reserve(&[wish(&done, "1", "/out/x")]).await.unwrap(), [Reserved::Taken]);
+    assert_eq!(store.reserve(&[wish(&last, "1", "/out/x")]).await.unwrap(), [Reserved::Taken]);
+}
+
+/// Jobs at the ends of all ways, of two feeds, with names of all kinds, accepted a second apart.
+async fn a_mixed_lot<S: Store>(store: &S, node: &Node) -> Vec<Job> {
+    let mut lot = Vec::new();
+    for (n, (way, outcomes)) in (0..).zip(ways()) {
+        let feed = if n % 3 == 0 { "other" } else { "churn" };
+        let path = ["dir_%/A_b%", "50%/Ünit", "x_/ünit.a_B", "plain"][n % 4];
+        let arrival = arrival_in(feed, format!("{path}{way}"));
+        let now = at(i64::try_from(n).unwrap());
+        let answers = store.accept(node, &[arrival], now).await.unwrap();
+        let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
+        lot.push(walk(store, node, job, outcomes).await);
+    }
+    lot.reverse();
+    lot
+}
+
+async fn pages_together_are_the_whole_list(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let lot = a_mixed_lot(&store, &node).await;
+    for limit in 1..=lot.len() + 1 {
+        let mut query = JobQuery { limit, ..JobQuery::default() };
+        let mut jobs = Vec::new();
+        loop {
+            let page = store.list(&query).await.unwrap();
+            assert!(page.jobs.len() <= limit);
+            jobs.extend(page.jobs);
+            let Some(next) = page.next else { break };
+            assert_eq!(Some(next), jobs.last().map(Job::id));
+            query.before = Some(next);
+        }
+        assert_eq!(jobs, lot, "in pages of {limit}");
+    }
+    let empty = store.list(&JobQuery::default()).await.unwrap();
+    assert_eq!((empty.jobs, empty.next), (vec![], None));
+}
+
+async fn lists_are_filtered(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let lot = a_mixed_lot(&store, &node).await;
+    let mut queries = vec![];
+    for feed in [None, Some(name("other")), Some(name("nobody"))] {
+        for phase in [None, Some(Phase::Queued), Some(Phase::Failed), Some(Phase::Running)] {
+            for held in [None, Some(true), Some(false)] {
+                queries.push(JobQuery { feed: feed.clone(), phase, held, ..JobQuery::default() });
+            }
+        }
+    }
+    for text in ["", "a_b", "A_B", "b%", "%", "_", "\\", "nit", "Ü", "ü", "dir", "x%", "\0", "'"]
+    {
+        queries.push(JobQuery { name: Some(text.into()), ..JobQuery::default() });
+    }
+    for since in [-5, 0, 7, 23, 24] {
+        queries.push(JobQuery { since: Some(at(since)), ..JobQuery::default() });
+    }
+    let half = DateTime::from_timestamp_micros(at(7).timestamp_micros() + 1);
+    queries.push(JobQuery { since: half, name: Some("a".into()), ..JobQuery::default() });
+    let mut lengths = BTreeSet::new();
+    for mut query in queries {
+        query.limit = lot.len();
+        let fits = |job: &&Job| {
+            let file = job.path().file_name().to_str().unwrap().to_ascii_lowercase();
+            query.feed.as_ref().is_none_or(|feed| job.feed() == feed)
+                && query.phase.is_none_or(|phase| job.phase() == phase)
+                && query.held.is_none_or(|held| job.held().is_some() == held)
+                && query.since.is_none_or(|since| job.created_at() >= since)
+                && query.name.as_ref().is_none_or(|n| file.contains(&n.to_ascii_lowercase()))
+        };
+        let expected: Vec<Job> = lot.iter().filter(fits).cloned().collect();
+        lengths.insert(expected.len());
+        let page = store.list(&query).await.unwrap();
+        assert_eq!((page.jobs, page.next), (expected, None), "{query:?}");
+    }
+    assert!(lengths.len() > 5, "the filters tell jobs apart: {lengths:?}");
+}
+
+async fn what_does_not_exist_is_left_out(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    let nobody = JobId::parse("01900000-0000-7000-8000-00000000ffff").unwrap();
+    let found = store.load(&[b.id(), nobody, a.id()]).await.unwrap();
+    assert_eq!(found, [(b, Some(node.id)), (a.clone(), Some(node.id))]);
+    assert_eq!(store.events(nobody).await.unwrap(), []);
+    let ghost =
+        Transition { job: Job::accepted(nobody, &arrival("g"), at(0)), ..step(&a, uploaded()) };
+    assert_eq!(store.commit(&node, &[ghost]).await.unwrap(), [Committed::Stale]);
+}
+
+async fn names_that_are_no_text_survive(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let paths: [&[u8]; 4] =
+        [b"caf\xe9/\xff\n'\".csv", b"caf\xe8/\xff\n'\".csv", b"\\", "ü".as_bytes()];
+    let file = FileIdentity { inode: u64::MAX, size_bytes: u64::MAX, mtime_ns: i64::MIN };
+    let arrivals = paths.map(|path| Arrival { file, ..arrival(path) });
+    let made = accept(&store, &node, &arrivals).await.map(id_of);
+    for (id, arrival) in made.into_iter().zip(&arrivals) {
+        let job = load(&store, id).await.unwrap().0;
+        assert_eq!((job.path(), job.file()), (&arrival.path, file));
+    }
+    assert_eq!(accept(&store, &node, &arrivals).await, made.map(Accepted::Known));
+}
+
+async fn a_large_batch_is_written_whole(database: &impl Database) {
+    const ROWS: usize = 10_000;
+    let (store, node) = begin(database).await;
+    let arrivals: Vec<_> = (0..ROWS).map(|n| arrival(n.to_string())).collect();
+    let jobs = store.accept(&node, &arrivals, at(0)).await.unwrap();
+    let transitions: Vec<_> = jobs
+        .iter()
+        .map(|accepted| match accepted {
+            Accepted::New(job) => step(job, uploaded()),
+            Accepted::Known(id) => panic!("{id:?} is new"),
+        })
+        .collect();
+    let committed = store.commit(&node, &transitions).await.unwrap();
+    assert_eq!(committed, vec![Committed::Done; ROWS]);
+    let uploaded = JobQuery { phase: Some(Phase::Uploaded), limit: ROWS, ..JobQuery::default() };
+    let page = store.list(&uploaded).await.unwrap();
+    assert!(page.jobs.iter().rev().eq(transitions.iter().map(|transition| &transition.job)));
+    assert_eq!((page.jobs.len(), page.next), (ROWS, None));
+}
+
+async fn nothing_to_do_is_done(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    store.ping().await.unwrap();
+    assert_eq!(store.accept(&node, &[], at(0)).await.unwrap(), []);
+    assert_eq!(store.commit(&node, &[]).await.unwrap(), []);
+    assert_eq!(store.reserve(&[]).await.unwrap(), []);
+    assert_eq!(store.load(&[]).await.unwrap(), []);
+    assert_eq!(everything(&store).await, []);
+}
+
+async fn what_was_written_is_there_for_the_next_process(database: &impl Database) {
+    let (lot, node) = {
+        let store = database.open().await;
+        let node = store.register("a", "site").await.unwrap();
+        (a_mixed_lot(&store, &node).await, node)
+    };
+    let store = database.open().await;
+    assert_eq!(everything(&store).await, lot);
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(store.others(&me).await.unwrap(), [(node.id, 0)]);
+    let feeds = [name("churn"), name("other")];
+    let adopted = store.adopt(&me, &feeds, &[node.id], 100).await.unwrap().jobs.len();
+    assert_eq!(adopted, lot.iter().filter(|job| !job.is_done()).count());
+}
+
+mod sqlite_alone {
+    use sqlx::ConnectOptions;
+    use sqlx::sqlite::SqliteConnectOptions;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fresh_folder_is_made_and_migrated_once() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("deep/state");
+        assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), ["0001 jobs"]);
+        assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
+        let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
+        store.ping().await.unwrap();
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_schema_that_is_missing_is_refused_when_asked_to_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let refused = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
+        assert!(unusable(refused).contains("scoreline migrate"));
+    }
+
+    #[tokio::test]
+    async fn a_newer_schema_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        by_hand(
+            dir.path(),
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES (99, 'later', true, x'00', 0)",
+        )
+        .await;
+        assert!(store.ping().await.unwrap_err().to_string().contains("version 99"));
+        store.close().await;
+        assert!(unusable(open(dir.path()).await).contains("version 99"));
+        let read_only = SqliteStore::open_read_only(dir.path(), SystemClock).await;
+        assert!(unusable(read_only).contains("version 99"));
+    }
+
+    #[tokio::test]
+    async fn a_second_daemon_in_the_same_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        for text in
+            [unusable(open(dir.path()).await), unusable(SqliteStore::migrate(dir.path()).await)]
+        {
+            assert!(text.contains(&dir.path().display().to_string()), "{text}");
+            assert!(text.contains("stop that one first"), "{text}");
+        }
+        store.close().await;
+        open(dir.path()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_store_for_reading_works_beside_a_running_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        let node = store.register("a", "site").await.unwrap();
+        let reader = SqliteStore::open_read_only(dir.path(), SystemClock).await.unwrap();
+        let made = job(&store, &node, "a").await;
+        reader.ping().await.unwrap();
+        assert_eq!(everything(&reader).await, std::slice::from_ref(&made));
+        assert!(unusable(reader.register("b", "site").await).contains("reading alone"));
+        drop(store);
+        assert_eq!(everything(&reader).await, [made]);
+    }
+
+    #[tokio::test]
+    async fn a_store_for_reading_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = SqliteStore::open_read_only(dir.path(), SystemClock).await;
+        assert!(unusable(reader).contains("scoreline.db"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("scoreline.db"), "poison".repeat(1000)).unwrap();
+        assert!(unusable(open(dir.path()).await).contains("not a database"));
+    }
+
+    #[tokio::test]
+    async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        let node = store.register("a", "site").await.unwrap();
+        let lot = jobs(&store, &node, ["a", "b", "c", "d", "e"]).await;
+        let ids = lot.clone().map(|job| job.id());
+        let [good, phase, json, id, event] = ids;
+        by_hand(
+            dir.path(),
+            &format!(
+                "PRAGMA ignore_check_constraints = on;
+                 UPDATE job SET phase = 'running' WHERE id = '{phase}';
+                 UPDATE job SET redirects = '[' WHERE id = '{json}';
+                 UPDATE job SET id = 'nonsense' WHERE id = '{id}';
+                 INSERT INTO job_event SELECT job_id, 2, at, node, 1, 'x', 'y', 'z', NULL FROM job_event
+                 WHERE job_id = '{event}';"
+            ),
+        )
+        .await;
+
+        assert_eq!(everything(&store).await, [lot[4].clone(), lot[0].clone()]);
+        let found = store.load(&ids).await.unwrap();
+        assert_eq!(found.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
+        assert_eq!(store.events(event).await.unwrap().len(), 1);
+
+        let me = store.register("me", "site").await.unwrap();
+        let adopted = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
+        assert_eq!(adopted.jobs.iter().map(Job::id).collect::<Vec<_>>(), [good, event]);
+        assert_eq!(adopted.corrupt.iter().map(|row| row.id).collect::<Vec<_>>(), [phase, json]);
+        let again = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
+        assert!(again.jobs.is_empty() && again.corrupt.is_empty(), "{again:?}");
+    }
+
+    #[tokio::test]
+    async fn the_schema_refuses_a_job_that_skips_what_its_phase_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).await.unwrap();
+        let node = store.register("a", "site").await.unwrap();
+        let made = job(&store, &node, "a").await;
+        walk(&store, &node, &made, [uploaded(), submitted(), Outcome::Started, finished()]).await;
+        let mut database = SqliteConnectOptions::new()
+            .filename(dir.path().join("scoreline.db"))
+            .connect()
+            .await
+            .unwrap();
+        for change in [
+            "remote_id = NULL",
+            "phase = 'delivered'",
+            "phase = 'failed'",
+            "phase = 'succeeded', outputs = '[]'",
+            "input_blob = NULL",
+            "sha256 = NULL",
+            "results = NULL",
+            "cancel_reason = 'operator'",
+            "held_code = 'x'",
+            "node = 77",
+        ] {
+            let sql = sqlx::AssertSqlSafe(format!("UPDATE job SET {change}"));
+            let refused = sqlx::query(sql).execute(&mut database).await.unwrap_err();
+            let refused = refused.to_string();
+            assert!(refused.contains("constraint failed"), "{change}: {refused}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_index_on_live_jobs_names_what_transitions_change() {
+        let dir = tempfile::tempdir().unwrap();
+        SqliteStore::migrate(dir.path()).await.unwrap();
+        let mut database = SqliteConnectOptions::new()
+            .filename(dir.path().join("scoreline.db"))
+            .connect()
+            .await
+            .unwrap();
+        let sql =
+            "SELECT coalesce(sql, '') FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'job'";
+        let indexes: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut database).await.unwrap();
+        assert!(!indexes.is_empty());
+        for index in indexes {
+            assert!(!index.contains("phase") && !index.contains("_at"), "{index}");
+        }
+    }
+
+    /// Does what an operator with a database tool does.
+    async fn by_hand(dir: &Path, sql: &str) {
+        let options = SqliteConnectOptions::new().filename(dir.join("scoreline.db"));
+        let mut connection = options.foreign_keys(false).connect().await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    }
+
+    fn unusable<T>(result: Result<T, StoreError>) -> String {
+        match result {
+            Err(error @ StoreError::Unusable(_)) => error.to_string(),
+            Err(error) => panic!("it should be unusable, not: {error}"),
+            Ok(_) => panic!("it should be refused"),
+        }
+    }
+}
+
+async fn begin<D: Database>(database: &D) -> (D::Store, Node) {
+    let store = database.open().await;
+    let node = store.register("a", "site").await.unwrap();
+    (store, node)
+}
+
+async fn open(dir: &Path) -> Result<SqliteStore<SystemClock>, StoreError> {
+    SqliteStore::open(dir, Migrate::Yes, SystemClock).await
+}
+
+async fn accept<const N: usize>(
+    store: &impl Store,
+    node: &Node,
+    arrivals: &[Arrival; N],
+) -> [Accepted; N] {
+    store.accept(node, arrivals, at(0)).await.unwrap().try_into().unwrap()
+}
+
+async fn jobs<const N: usize>(store: &impl Store, node: &Node, paths: [&str; N]) -> [Job; N] {
+    accept(store, node, &paths.map(arrival)).await.map(|accepted| match accepted {
+        Accepted::New(job) => *job,
+        Accepted::Known(id) => panic!("{id:?} is new"),
+    })
+}
+
+async fn job(store: &impl Store, node: &Node, path: &str) -> Job {
+    let [job] = jobs(store, node, [path]).await;
+    job
+}
+
+async fn walk(
+    store: &impl Store,
+    node: &Node,
+    job: &Job,
+    outcomes: impl IntoIterator<Item = Outcome>,
+) -> Job {
+    let mut job = job.clone();
+    for outcome in outcomes {
+        let transition = step(&job, outcome);
+        job = transition.job.clone();
+        assert_eq!(store.commit(node, &[transition]).await.unwrap(), [Committed::Done]);
+    }
+    job
+}
+
+async fn adopt(store: &impl Store, node: &Node, dead: &[NodeId], limit: usize) -> Vec<JobId> {
+    let feeds: [Name; 1] = [name("churn")];
+    let adopted = store.adopt(node, &feeds, dead, limit).await.unwrap();
+    assert!(adopted.corrupt.is_empty(), "{:?}", adopted.corrupt);
+    adopted.jobs.iter().map(Job::id).collect()
+}
+
+async fn load(store: &impl Store, id: JobId) -> Option<(Job, Option<NodeId>)> {
+    store.load(&[id]).await.unwrap().pop()
+}
+
+/// All jobs, newest first.
+async fn everything(store: &impl Store) -> Vec<Job> {
+    store.list(&JobQuery { limit: 1000, ..JobQuery::default() }).await.unwrap().jobs
+}
+
+fn id_of(accepted: Accepted) -> JobId {
+    match accepted {
+        Accepted::New(job) => job.id(),
+        Accepted::Known(id) => panic!("{id:?} is new"),
+    }
+}
+
+fn wish(job: &Job, slot: &str, path: &str) -> Reservation {
+    Reservation { job: job.id(), slot: slot.into(), path: PathBuf::from(path) }
+}
