@@ -28,13 +28,17 @@ use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Action, Event, Job, JobId, Outcome, Phase, Step, Turn, Wait, apply, next_action};
 use crate::ports::{
-    Blobs, Clock, Committed, Node, NodeId, Scorer, Store, StoreError, Transition, World,
+    Blobs, Clock, Node, Scorer, Store, StoreError, Transition, World,
 };
 
+use self::commit::{CommitAnswer, Pending};
 use self::health::{Gate, Health};
+use self::limits::{Lane, Permits, Side, lane_of, side_of};
 use self::perform::perform;
 
+mod commit;
 pub mod health;
+mod limits;
 mod perform;
 mod pulse;
 
@@ -138,59 +142,6 @@ enum Stage {
     Committing,
     /// Nowhere: held, or taken out of work by a mistake of ours.
     Still,
-}
-
-/// One side of the world outside, which is in good health or not as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Side {
-    Endpoint(Name),
-    Storage(Name),
-}
-
-/// A limited number of actions of a kind at once.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Lane {
-    Uploads(Name),
-    Deliveries(Name),
-    Calls(Name),
-    Settlements,
-}
-
-#[derive(Default)]
-struct Permits {
-    limit: usize,
-    used: usize,
-    waiting: VecDeque<JobId>,
-}
-
-impl Permits {
-    fn take(&mut self) -> bool {
-        let free = self.used < self.limit;
-        self.used += usize::from(free);
-        free
-    }
-
-    /// Those who may ask again: as many as there are free permits.
-    fn next(&mut self) -> impl Iterator<Item = JobId> {
-        let free = self.limit.saturating_sub(self.used).min(self.waiting.len());
-        self.waiting.drain(..free)
-    }
-}
-
-/// A transition on its way to the store.
-#[derive(Clone)]
-struct Pending {
-    transition: Transition,
-    wait: Wait,
-}
-
-enum CommitAnswer {
-    /// In the order of the batch.
-    Answered(Vec<Pending>, Vec<Committed>),
-    /// Nobody knows what was written: this is how the rows stand now.
-    Read(Vec<Pending>, Vec<(Job, Option<NodeId>)>),
-    /// Jobs that were asked for.
-    Found(Vec<(Job, Option<NodeId>)>),
 }
 
 impl<W: World> Engine<W> {
@@ -506,105 +457,6 @@ impl<W: World> Engine<W> {
         }
     }
 
-    // ---- committing
-
-    /// Sends what has gathered, unless a batch is under way.
-    fn flush(&mut self) {
-        if !self.commit.is_empty() {
-            return;
-        }
-        let (world, node) = (self.world.clone(), self.node.clone());
-        if self.outbox.is_empty() {
-            if !self.unread.is_empty() && !self.draining {
-                let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
-                self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
-            }
-            return;
-        }
-        let batch: Vec<_> = self.outbox.drain(..self.outbox.len().min(BATCH_MAX)).collect();
-        let again = self.store_away;
-        self.commit.spawn(async move {
-            if again {
-                world.clock().sleep(STORE_RETRY).await;
-            }
-            let transitions: Vec<_> = batch.iter().map(|pending| pending.transition.clone()).collect();
-            let began = world.clock().boot();
-            let answer = world.store().commit(&node, &transitions).await;
-            let metrics = world.metrics();
-            metrics.store_commit_duration_seconds.observe(world.clock().boot().saturating_sub(began).as_secs_f64());
-            #[expect(clippy::cast_precision_loss, reason = "a batch has at most hundreds of rows")]
-            metrics.store_commit_rows.observe(transitions.len() as f64);
-            match answer {
-                Ok(answers) => CommitAnswer::Answered(batch, answers),
-                Err(error) => {
-                    tracing::warn!(rows = batch.len(), %error, "a commit was not confirmed; reading the rows again");
-                    let ids: Vec<_> = batch.iter().map(|pending| pending.transition.job.id()).collect();
-                    let rows = read(&*world, &ids).await;
-                    CommitAnswer::Read(batch, rows)
-                }
-            }
-        });
-    }
-
-    fn committed(&mut self, answer: Option<CommitAnswer>) {
-        match answer {
-            None => {}
-            Some(CommitAnswer::Found(rows)) => {
-                for (job, owner) in rows {
-                    if owner == Some(self.node.id) {
-                        self.take_in(job);
-                    }
-                }
-            }
-            Some(CommitAnswer::Answered(batch, answers)) => {
-                self.store_is(true);
-                for (pending, answer) in batch.into_iter().zip(answers) {
-                    match answer {
-                        Committed::Done => self.moved_on(pending),
-                        Committed::Stale => {
-                            let id = pending.transition.job.id();
-                            self.world.metrics().stale_writes_total.inc();
-                            tracing::warn!(job.id = %id, "a write was refused: the job has moved on elsewhere");
-                            // Read again: still ours, or somebody else's by now.
-                            self.forget(id);
-                            self.unread.insert(id);
-                        }
-                    }
-                }
-            }
-            Some(CommitAnswer::Read(batch, rows)) => {
-                self.store_is(false);
-                let rows: HashMap<_, _> =
-                    rows.into_iter().map(|(job, owner)| (job.id(), (job, owner))).collect();
-                let mut again = Vec::new();
-                for pending in batch {
-                    let (id, wanted) =
-                        (pending.transition.job.id(), pending.transition.job.revision());
-                    match rows.get(&id) {
-                        // It was written, and only the answer was lost.
-                        Some((row, owner))
-                            if row.revision() == wanted
-                                && (row.is_done() || *owner == Some(self.node.id)) =>
-                        {
-                            self.moved_on(pending);
-                        }
-                        Some((row, Some(owner)))
-                            if *owner == self.node.id && row.revision() + 1 == wanted =>
-                        {
-                            again.push(pending);
-                        }
-                        Some((row, Some(owner))) if *owner == self.node.id => {
-                            self.forget(id);
-                            self.take_in(row.clone());
-                        }
-                        _ => self.forget(id),
-                    }
-                }
-                again.into_iter().rev().for_each(|pending| self.outbox.push_front(pending));
-            }
-        }
-    }
-
     /// A transition is in the store: from here on the job stands where it says.
     fn moved_on(&mut self, pending: Pending) {
         let Pending { transition: Transition { job, event }, wait } = pending;
@@ -662,20 +514,6 @@ impl<W: World> Engine<W> {
             slot.holds_run = false;
             runs.used -= 1;
         }
-    }
-
-    fn store_is(&mut self, well: bool) {
-        if self.store_away == well {
-            self.store_away = !well;
-            if well {
-                tracing::info!("the store answers again");
-            } else {
-                tracing::error!(
-                    "the store is in trouble: running remote jobs are watched, nothing new is begun"
-                );
-            }
-        }
-        self.pulse.store_is(well);
     }
 
     fn wait(&mut self, id: JobId, wait: Wait) {
@@ -784,49 +622,6 @@ impl<W: World> Engine<W> {
     }
 }
 
-impl Side {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::Endpoint(_) => "endpoint",
-            Self::Storage(_) => "storage",
-        }
-    }
-
-    fn name(&self) -> &Name {
-        match self {
-            Self::Endpoint(name) | Self::Storage(name) => name,
-        }
-    }
-}
-
-impl std::fmt::Display for Side {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.kind(), self.name())
-    }
-}
-
-/// The side that an action can't do without.
-fn side_of(action: Action, feed: &Feed) -> Option<Side> {
-    match action {
-        Action::Upload | Action::Deliver => Some(Side::Storage(feed.storage.clone())),
-        Action::Submit | Action::Start | Action::Poll | Action::Cancel => {
-            Some(Side::Endpoint(feed.endpoint.clone()))
-        }
-        Action::Settle => None,
-    }
-}
-
-fn lane_of(action: Action, feed: &Feed) -> Lane {
-    match action {
-        Action::Upload => Lane::Uploads(feed.storage.clone()),
-        Action::Submit | Action::Start | Action::Poll | Action::Cancel => {
-            Lane::Calls(feed.endpoint.clone())
-        }
-        Action::Deliver => Lane::Deliveries(feed.storage.clone()),
-        Action::Settle => Lane::Settlements,
-    }
-}
-
 /// Outputs that are in place, and remote runs that are being stopped already, are beyond any deadline.
 fn is_limited_by_deadline(phase: Phase) -> bool {
     match phase {
@@ -837,17 +632,6 @@ fn is_limited_by_deadline(phase: Phase) -> bool {
         | Phase::Failed
         | Phase::Cancelled
         | Phase::Skipped => false,
-    }
-}
-
-/// Reads jobs, for as long as it takes.
-async fn read<W: World>(world: &W, ids: &[JobId]) -> Vec<(Job, Option<NodeId>)> {
-    loop {
-        match world.store().load(ids).await {
-            Ok(rows) => return rows,
-            Err(error) => tracing::warn!(%error, "rows could not be read; trying again"),
-        }
-        world.clock().sleep(STORE_RETRY).await;
     }
 }
 
@@ -875,8 +659,6 @@ fn seed_of(name: &Name) -> u64 {
     })
 }
 
-/// Transitions in one commit: the gain of larger ones is small, and a lost answer means reading as many rows.
-const BATCH_MAX: usize = 500;
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long the engine sleeps at most; so it shows that it lives.
 const NAP_MAX: Duration = Duration::from_secs(1);

@@ -124,9 +124,13 @@ impl Feed {
     }
 
     /// The blob that the service is asked to write an output to. The extension decides the format that the service
-    /// writes, and it refuses unknown ones: it is that of the output's file name where there is one.
+    /// writes, and it refuses all but four (`InvalidBlobExtension`): that of the output's file name where it is one of
+    /// them, else CSV.
     pub fn output_blob(&self, job: &Job, output: &str, template: &Template) -> String {
-        let extension = template.extension().unwrap_or("csv");
+        let wanted = template.extension().unwrap_or_default();
+        let extension =
+            OUTPUT_EXTENSIONS.into_iter().find(|known| wanted.eq_ignore_ascii_case(known));
+        let extension = extension.unwrap_or("csv");
         let output = legal_blob_name(OsStr::new(output));
         format!("{}/out/{output}.{extension}", self.blob_folder(job))
     }
@@ -448,6 +452,8 @@ fn legal_blob_name(name: &OsStr) -> String {
 /// The daemon's own folder inside a watched or a delivery folder.
 pub const OWN_FOLDER: &str = ".scoreline";
 
+/// What the service writes: data in three forms, and trained models.
+const OUTPUT_EXTENSIONS: [&str; 4] = ["csv", "tsv", "arff", "ilearner"];
 const NAME_MAX_BYTES: usize = 255;
 const UNFINISHED_ENDS: [&str; 5] = [".part", ".partial", ".filepart", ".tmp", ".crdownload"];
 
@@ -523,6 +529,50 @@ mod tests {
         let text = name.to_str().expect("whole characters");
         assert!(text.starts_with("üü") && text.ends_with("ü.csv"), "{text}");
         assert!(candidate(&name, 12).as_os_str().len() <= 247);
+    }
+
+    #[test]
+    fn an_output_blob_has_an_extension_that_the_service_writes() {
+        let feed = sample_feed();
+        let job = queued("a.csv");
+        for (template, end) in [
+            ("{stem}.tsv", ".tsv"),
+            ("{stem}.CSV", ".csv"),
+            ("{stem}.txt", ".csv"),
+            ("{stem}", ".csv"),
+            ("{stem}.model.ilearner", ".ilearner"),
+        ] {
+            let blob = feed.output_blob(&job, "out", &Template::parse(template).unwrap());
+            assert!(blob.ends_with(&format!("/1-1/out/out{end}")), "{template}: {blob}");
+        }
+    }
+
+    #[test]
+    fn an_output_that_nobody_named_keeps_the_extension_of_its_blob() {
+        let (feed, job) = (sample_feed(), queued("a.csv"));
+        let path = |blob| feed.output_path(&job, "model/1", blob);
+        assert_eq!(path("experimentoutput/x.y/z.ilearner"), PathBuf::from("a.model_1.ilearner"));
+        assert_eq!(path("experimentoutput/x.y/z"), PathBuf::from("a.model_1"));
+    }
+
+    fn sample_feed() -> Feed {
+        let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
+        Feed {
+            name: name("churn"),
+            endpoint: name("e"),
+            storage: name("s"),
+            input: None,
+            parameters: Vec::new(),
+            outputs: Vec::new(),
+            watch: None,
+            deliver: Delivery {
+                folder: "/out".into(),
+                on_conflict: OnConflict::Suffix,
+                marker: false,
+            },
+            source: SourceRules { on_success: SourceEnd::Leave, on_failure: SourceEnd::Leave },
+            policy: Policy::default(),
+        }
     }
 
     #[test]

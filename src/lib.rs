@@ -1,17 +1,70 @@
-//! scoreline
+//! scoreline carries files through a remote batch-scoring service. This is the map of its code.
+//!
+//! ```text
+//! folder ─► job ─► upload blob ─► submit ─► (commit remote id) ─► start ─► poll ─► download ─► output file
+//! ```
+//!
+//! # The promise
+//!
+//! *A file that was accepted is never lost, its remote run is started at most once per generation, and an output
+//! appears only when it is complete.* Four rules keep it, each in one place:
+//!
+//! 1. **Submit, commit, start.** The service only registers what is submitted; nothing runs before a start. So the
+//!    remote id is committed before the start is sent, and a start whose answer was lost is repeated on the same id,
+//!    which the service refuses the second time. A lost answer to submit leaves an orphan that never runs. ([`job`])
+//! 2. **No step on uncommitted ground.** A job acts only on a state that the store confirmed; a write names the revision
+//!    it follows on, and after a lost answer the row is read before anything else happens. ([`engine`])
+//! 3. **The row before the file.** An arrival is committed before its file is moved; every name that something gets is
+//!    reserved before it is used. So a crash on either side resumes. ([`intake`], [`engine`])
+//! 4. **Whole or not at all.** An output is downloaded under a hidden name, checked, synced, and only then renamed.
+//!    ([`outbox`])
+//!
+//! # Floors
+//!
+//! Imports point down only, and files on one floor do not know each other; a test keeps both rules.
+//!
+//! | floor | modules | |
+//! |---|---|---|
+//! | 5 roof | `main`, [`daemon`], [`demo`] | builds the adapters, starts the services, waits, drains |
+//! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
+//! | 3 engine | [`engine`], [`intake`], [`upkeep`] | claim, act, apply, commit |
+//! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`sandbox`] | one technology each |
+//! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
+//! | 0 ground | [`job`], [`feed`], [`fault`], [`retry`], [`wire`] | pure |
+//!
+//! What is true everywhere:
+//! * Ground never waits, reads no clock and draws no randomness.
+//! * Faults are sorted once, in the adapter that saw them; above it nobody looks at status codes. Retry lives in the
+//!   engine alone.
+//! * A technology is named in one module: SQL in `store`, `notify` in `inbox`, the Azure crates in `blobs`, `clap` in `cli`.
+//! * Only `daemon` spawns tasks that live as long as the program.
+//! * Secrets are a type whose `Debug` is masked; none is stored, logged or told in an error.
+//!
+//! # Reading order
+//!
+//! `README.md` → this page → [`job`] (the phases) → [`engine`] (the loop) → [`ports`] (the world) → `tests/it/boundaries.rs`
+//! (what a crash at every single point does).
 
+pub mod blobs;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod demo;
 pub mod engine;
 pub mod fault;
 pub mod feed;
-pub mod intake;
 mod folder;
+pub mod http;
 pub mod inbox;
+pub mod intake;
 pub mod job;
 pub mod metrics;
 pub mod outbox;
 pub mod ports;
 pub mod retry;
 pub mod sandbox;
+pub mod scoring;
 pub mod store;
+pub mod upkeep;
 pub mod wire;

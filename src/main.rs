@@ -1,3 +1,295 @@
-//! The command line.
+//! The program: reads the command line, does what it says, ends with the right code.
 
-fn main() {}
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use secrecy::SecretString;
+use tokio::signal::unix::{SignalKind, signal};
+
+use scoreline::cli::{
+    Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, JobsCommand, SandboxArgs,
+    environment, is_default_config, table,
+};
+use scoreline::clock::SystemClock;
+use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
+use scoreline::daemon::{Daemon, RealWorld, Settings, check_online};
+use scoreline::demo::demo;
+use scoreline::engine::Stop;
+use scoreline::http::{EventBody, JobBody, JobsBody};
+use scoreline::ports::StoreError;
+use scoreline::sandbox::{self, Sandbox};
+use scoreline::store::sqlite::SqliteStore;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // One provider for all TLS in the process; nothing else has set one before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("scoreline: could not start: {error}");
+            return ExitCode::from(Exit::Failed as u8);
+        }
+    };
+    let exit = runtime.block_on(run(cli)).unwrap_or_else(|error| {
+        eprintln!("scoreline: {error:#}");
+        code_of(&error)
+    });
+    ExitCode::from(exit as u8)
+}
+
+async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    match &cli.command {
+        Command::Demo(args) => {
+            let level = if args.keep { "info" } else { "error" };
+            log_to_stderr(&LogConfig { level: level.into(), format: LogFormat::Auto })?;
+            demo(args, cli.json, stop_on_signals()?).await
+        }
+        Command::Serve => serve(&cli).await,
+        Command::Sandbox(args) => run_sandbox(args).await,
+        Command::Check { online } => check(&cli, *online).await,
+        Command::Migrate => migrate(&cli).await,
+        Command::Jobs { daemon, command } => jobs(&cli, daemon, command).await,
+        Command::Config { command: ConfigCommand::Show } => {
+            let config = load(&cli)?;
+            if cli.json {
+                println!("{}", serde_json::to_string(&config.effective)?);
+            } else {
+                print!("{}", toml::to_string(&config.effective)?);
+            }
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn serve(cli: &Cli) -> anyhow::Result<Exit> {
+    let config = load(cli)?;
+    log_to_stderr(&config.log)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let stop = stop_on_signals()?;
+    let world = Arc::new(RealWorld::build(&config).await?);
+    Daemon::start(world, Settings::from(&config)).await?.run(stop).await?;
+    Ok(Exit::Done)
+}
+
+async fn run_sandbox(args: &SandboxArgs) -> anyhow::Result<Exit> {
+    log_to_stderr(&LogConfig { level: "info".into(), format: LogFormat::Auto })?;
+    let settings = sandbox::Settings {
+        listen: args.listen,
+        run_time: args.run_time,
+        api_key: args.api_key.clone(),
+        subscription_key: args.subscription_key.clone(),
+        calls_per_minute: args.calls_per_minute,
+        faults: args.faults.clone(),
+        ..Default::default()
+    };
+    let sandbox = Sandbox::start(settings, SystemClock).await?;
+    println!("{}", sandbox.config_snippet());
+    stop_on_signals()?.soft.cancelled().await;
+    sandbox.stop().await;
+    Ok(Exit::Done)
+}
+
+async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
+    let config = load(cli)?;
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let (feeds, endpoints) = (config.feeds.len(), config.endpoints.len());
+    println!("{}: good ({feeds} feeds, {endpoints} endpoints)", cli.config.display());
+    if !online {
+        return Ok(Exit::Done);
+    }
+    let findings = check_online(&config).await?;
+    for finding in &findings {
+        match &finding.trouble {
+            None => println!("ok    {}", finding.what),
+            Some(trouble) => println!("FAIL  {}: {trouble}", finding.what),
+        }
+    }
+    let good = findings.iter().all(|finding| finding.trouble.is_none());
+    Ok(if good { Exit::Done } else { Exit::Unreachable })
+}
+
+async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
+    let config = load(cli)?;
+    let applied = SqliteStore::migrate(&config.node.state_dir, SystemClock).await?;
+    if applied.is_empty() {
+        println!("the store in {} is up to date", config.node.state_dir.display());
+    }
+    for migration in applied {
+        println!("applied {migration}");
+    }
+    Ok(Exit::Done)
+}
+
+async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::Result<Exit> {
+    let client = client(cli, daemon)?;
+    match command {
+        JobsCommand::List(args) => {
+            let page: JobsBody = client.get("/api/v1/jobs", &args.params()).await?;
+            if cli.json {
+                println!("{}", serde_json::to_string(&page)?);
+                return Ok(Exit::Done);
+            }
+            let rows: Vec<_> = page
+                .jobs
+                .iter()
+                .map(|job| {
+                    let note = match (&job.held, &job.error) {
+                        (Some(held), _) => format!("held: {}", held.code),
+                        (None, Some(error)) => error.code.clone(),
+                        (None, None) => String::new(),
+                    };
+                    let phase = job.phase.name().to_owned();
+                    vec![
+                        job.id.to_string(),
+                        job.feed.clone(),
+                        phase,
+                        job.created_at.clone(),
+                        job.name.clone(),
+                        note,
+                    ]
+                })
+                .collect();
+            print!("{}", table::table(&["ID", "FEED", "PHASE", "ACCEPTED", "NAME", "NOTE"], &rows));
+            if page.next_cursor.is_some() {
+                eprintln!("there are more: raise --limit, or narrow the list");
+            }
+        }
+        JobsCommand::Show { id } => {
+            let job: JobBody = client.get(&format!("/api/v1/jobs/{id}"), &[]).await?;
+            let events: serde_json::Value =
+                client.get(&format!("/api/v1/jobs/{id}/events"), &[]).await?;
+            if cli.json {
+                let mut shown = serde_json::to_value(&job)?;
+                shown["events"] = events["events"].clone();
+                println!("{shown}");
+                return Ok(Exit::Done);
+            }
+            let events: Vec<EventBody> = serde_json::from_value(events["events"].clone())?;
+            print!("{}", shown(&job, &events));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// A job for people.
+fn shown(job: &JobBody, events: &[EventBody]) -> String {
+    let mut rows: Vec<(&str, String)> = vec![
+        ("job", job.id.to_string()),
+        ("feed", job.feed.clone()),
+        ("name", job.name.clone()),
+        ("phase", job.phase.name().to_owned()),
+        ("size", format!("{} bytes", job.size_bytes)),
+        ("accepted", job.created_at.clone()),
+    ];
+    rows.extend(job.finished_at.clone().map(|time| ("finished", time)));
+    rows.extend(job.sha256.clone().map(|digest| ("sha256", digest)));
+    rows.extend(job.remote_id.clone().map(|id| ("remote id", id)));
+    rows.extend(
+        job.error.as_ref().map(|e| ("error", format!("{} ({}): {}", e.code, e.class, e.message))),
+    );
+    rows.extend(job.held.as_ref().map(|held| ("held", format!("{}: {}", held.code, held.message))));
+    rows.extend(job.outputs.iter().map(|output| ("output", output.path.display().to_string())));
+    rows.extend(job.source_moved_to.clone().map(|path| ("source", path)));
+    let mut text = String::new();
+    for (key, value) in rows {
+        text += &format!("{key:<10} {}\n", table::printable(&value));
+    }
+    let lines: Vec<_> = events
+        .iter()
+        .map(|e| {
+            vec![
+                e.at.clone(),
+                e.to.name().to_owned(),
+                e.outcome.clone(),
+                e.detail.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    text + "\n" + &table::table(&["AT", "PHASE", "OUTCOME", "DETAIL"], &lines)
+}
+
+fn load(cli: &Cli) -> Result<Config, ConfigErrors> {
+    Config::load(&cli.config, &environment())
+}
+
+/// The daemon that was named, or the one that the config describes.
+fn client(cli: &Cli, args: &DaemonArgs) -> anyhow::Result<Client> {
+    let token = match &args.token_file {
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("the token in {} could not be read", file.display()))?;
+            Some(SecretString::from(text.trim_end().to_owned()))
+        }
+        None => None,
+    };
+    if let Some(url) = &args.url {
+        return Ok(Client::new(url, token)?);
+    }
+    if is_default_config(&cli.config) && !cli.config.exists() {
+        return Ok(Client::new("http://127.0.0.1:8080", token)?);
+    }
+    let config = load(cli)?;
+    let token = token.or_else(|| {
+        let best = config.http.tokens.iter().max_by_key(|token| token.role);
+        best.map(|token| token.secret.clone())
+    });
+    Ok(Client::new(&format!("http://{}", config.http.listen), token)?)
+}
+
+/// The first SIGTERM or SIGINT asks for a soft stop, the second for a hard one.
+fn stop_on_signals() -> anyhow::Result<Stop> {
+    let stop = Stop::default();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = stop.clone();
+    tokio::spawn(async move {
+        for token in [&told.soft, &told.hard] {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+fn log_to_stderr(config: &LogConfig) -> anyhow::Result<()> {
+    let filter: tracing_subscriber::EnvFilter = config.level.parse()?;
+    let terminal = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let json = config.format == LogFormat::Json || (config.format == LogFormat::Auto && !terminal);
+    let ansi = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let set = if json {
+        builder.json().flatten_event(true).with_current_span(false).try_init()
+    } else {
+        builder.with_ansi(ansi).try_init()
+    };
+    set.map_err(|error| anyhow::anyhow!("logs could not be set up: {error}"))
+}
+
+fn code_of(error: &anyhow::Error) -> Exit {
+    for cause in error.chain() {
+        if cause.is::<ConfigErrors>() {
+            return Exit::Config;
+        }
+        match cause.downcast_ref() {
+            Some(ClientError::Unreachable { .. }) => return Exit::Unreachable,
+            Some(ClientError::Refused { status: 503, .. }) => return Exit::Later,
+            _ => {}
+        }
+        match cause.downcast_ref() {
+            Some(StoreError::Unavailable { .. }) => return Exit::Unreachable,
+            Some(StoreError::Unusable(_)) => return Exit::Failed,
+            None => {}
+        }
+    }
+    Exit::Failed
+}

@@ -1,11 +1,13 @@
 //! Tests of the whole.
 #![cfg(test)]
+#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
 
+mod architecture;
+mod boundaries;
 mod clock;
 mod inbox;
 mod outbox;
 mod rights;
-#![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
-
+mod rig;
 mod samples;
 mod store;

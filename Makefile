@@ -1,0 +1,29 @@
+# What people do with this project. `make help` lists it.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+TOOLS := target/tools
+
+.PHONY: help demo test test-heavy lint fmt tools
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: ## The whole way of a file on this machine, in seconds
+	cargo run --locked -- demo
+
+test: tools ## All tests but the long ones; installs what they need and is missing
+	TOOLS=$(TOOLS) sh scripts/test.sh
+
+test-heavy: tools ## The long tests
+	TOOLS=$(TOOLS) sh scripts/test.sh --heavy
+
+lint: ## Format and lints, as CI demands them
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt
+
+tools: ## Install what the tests need: Azurite from npm
+	@sh scripts/tools.sh $(TOOLS)

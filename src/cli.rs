@@ -1,0 +1,233 @@
+//! The command line: what users type, and what they read.
+//!
+//! Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 it failed, 2 usage, 69 a needed service can't
+//! be reached, 75 try again later, 78 config.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::job::Phase;
+use crate::retry::Span;
+use crate::sandbox::FaultRule;
+
+mod client;
+pub mod table;
+
+pub use client::{Client, ClientError};
+
+/// What was typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "scoreline",
+    version,
+    about = "Carries files through a remote batch-scoring service: each one never lost, started at most once, delivered whole",
+    after_help = "Begin with `scoreline demo`. The config's keys are explained in config/scoreline.toml.",
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    /// The config file.
+    #[arg(long, global = true, env = "SCORELINE_CONFIG", value_name = "FILE", default_value = "/etc/scoreline/scoreline.toml")]
+    pub config: PathBuf,
+    /// Results as JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Sandbox and daemon in one process: drops sample files into a folder and shows them come back scored
+    Demo(DemoArgs),
+    /// Run the daemon
+    Serve,
+    /// Play the remote side on loopback: batch scoring, request/response, blob storage, API Management
+    Sandbox(SandboxArgs),
+    /// Check the config, all of it at once
+    Check {
+        /// Also look at the store, the storages, the endpoints and the folders
+        #[arg(long)]
+        online: bool,
+    },
+    /// Bring the store to this version
+    Migrate,
+    /// Look at jobs
+    Jobs {
+        /// The daemon to ask.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// What about them.
+        #[command(subcommand)]
+        command: JobsCommand,
+    },
+    /// Look at the config
+    Config {
+        /// What about it.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// How many sample files
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub files: u32,
+    /// Where the folders go [default: a new folder in the temporary directory]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Stay up afterwards: drop files of your own
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `sandbox`
+#[derive(Debug, Args)]
+pub struct SandboxArgs {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9080")]
+    pub listen: SocketAddr,
+    /// How long a job runs
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = span)]
+    pub run_time: Duration,
+    /// The service's key
+    #[arg(long, value_name = "KEY", default_value = "sandbox-key")]
+    pub api_key: String,
+    /// Ask for this subscription key, as API Management does
+    #[arg(long, value_name = "KEY")]
+    pub subscription_key: Option<String>,
+    /// Refuse more calls than this with 429, as API Management does
+    #[arg(long, value_name = "N", requires = "subscription_key")]
+    pub calls_per_minute: Option<u32>,
+    /// Go wrong now and then, like submit=503:0.1 or start=lost:*2 (may be given several times)
+    #[arg(long = "fault", value_name = "OP=KIND:PROBABILITY")]
+    pub faults: Vec<FaultRule>,
+}
+
+/// Which daemon to ask.
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    /// The daemon's address [default: from the config]
+    #[arg(long, global = true, env = "SCORELINE_URL", value_name = "URL")]
+    pub url: Option<String>,
+    /// The file with the token to show [default: from the config]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `jobs`
+#[derive(Debug, Subcommand)]
+pub enum JobsCommand {
+    /// List jobs, newest first
+    List(ListArgs),
+    /// Show a job with its history
+    Show {
+        /// Its id
+        id: String,
+    },
+}
+
+/// `jobs list`
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Of this feed
+    #[arg(long)]
+    pub feed: Option<String>,
+    /// In this phase
+    #[arg(long, value_enum)]
+    pub phase: Option<PhaseArg>,
+    /// That wait for a person
+    #[arg(long)]
+    pub held: bool,
+    /// Accepted since this time, like 2026-11-23T02:00:00Z
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// With this text in the file's name
+    #[arg(long, value_name = "TEXT")]
+    pub name: Option<String>,
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+}
+
+/// `config`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every key with the value in force, secrets masked
+    Show,
+}
+
+/// A phase, by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct PhaseArg(pub Phase);
+
+impl ValueEnum for PhaseArg {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [PhaseArg; Phase::ALL.len()] = {
+            let mut all = [PhaseArg(Phase::Queued); Phase::ALL.len()];
+            let mut n = 0;
+            while n < all.len() {
+                all[n] = PhaseArg(Phase::ALL[n]);
+                n += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<clap::builder::PossibleValue> {
+        Some(clap::builder::PossibleValue::new(self.0.name()))
+    }
+}
+
+impl ListArgs {
+    /// As the API wants it.
+    pub fn params(&self) -> Vec<(&'static str, String)> {
+        let mut params = vec![("limit", self.limit.to_string())];
+        params.extend(self.feed.clone().map(|feed| ("feed", feed)));
+        params.extend(self.phase.map(|phase| ("phase", phase.0.name().to_owned())));
+        params.extend(self.held.then(|| ("held", "true".to_owned())));
+        params.extend(self.since.clone().map(|since| ("since", since)));
+        params.extend(self.name.clone().map(|name| ("name", name)));
+        params
+    }
+}
+
+/// How a program ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// It failed.
+    Failed = 1,
+    /// A needed service can't be reached.
+    Unreachable = 69,
+    /// Try again later.
+    Later = 75,
+    /// The config is wrong.
+    Config = 78,
+}
+
+/// The variables of the environment that are text.
+pub fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Whether a path is the one that nobody named.
+pub fn is_default_config(path: &Path) -> bool {
+    path == Path::new("/etc/scoreline/scoreline.toml")
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    Span::try_from(text.to_owned()).map(|span| span.0)
+}

@@ -1,0 +1,91 @@
+//! Asks a running daemon.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+
+/// A daemon to ask.
+#[derive(Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    url: String,
+    token: Option<SecretString>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody is there.
+    #[error("no daemon answers at {url}: {cause}; is `scoreline serve` running, and is --url right?")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// What came back.
+        cause: String,
+    },
+    /// It said no.
+    #[error("the daemon at {url} answered {status}: {detail}")]
+    Refused {
+        /// Where.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// Its words.
+        detail: String,
+    },
+}
+
+impl Client {
+    /// For the daemon at `url`.
+    pub fn new(url: &str, token: Option<SecretString>) -> Result<Self, ClientError> {
+        let url = url.trim_end_matches('/').to_owned();
+        let http = reqwest::Client::builder()
+            .timeout(Duration::from_secs(30))
+            .no_proxy()
+            .build()
+            .map_err(|error| ClientError::Unreachable { url: url.clone(), cause: words(&error) })?;
+        Ok(Self { http, url, token })
+    }
+
+    /// Asks for what is at a path.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        params: &[(&str, String)],
+    ) -> Result<T, ClientError> {
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            url: self.url.clone(),
+            cause: words(&error),
+        };
+        let mut request = self.http.get(format!("{}{path}", self.url)).query(params);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        let answer = request.send().await.map_err(unreachable)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(unreachable)?;
+        let refused = |detail: String| ClientError::Refused {
+            url: self.url.clone(),
+            status: status.as_u16(),
+            detail,
+        };
+        if !status.is_success() {
+            let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            let detail = problem.and_then(|p| Some(p.get("detail")?.as_str()?.to_owned()));
+            return Err(refused(detail.unwrap_or(text)));
+        }
+        serde_json::from_str(&text).map_err(|error| {
+            refused(format!("not what a scoreline daemon answers ({error}); is --url right?"))
+        })
+    }
+}
+
+/// The innermost cause is the one that tells.
+fn words(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}

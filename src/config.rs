@@ -1,0 +1,562 @@
+//! The config: text in, a value out that can't be wrong, or every mistake at once with its place and its cure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use toml::{Table, Value};
+
+use self::reader::{Findings, Reader};
+use crate::blobs::{self, ConnectionString, HandOver};
+use crate::engine::{Limits, Rules};
+use crate::feed::{Delivery, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch};
+use crate::retry::{Backoff, Policy};
+use crate::scoring::ServiceUrl;
+
+mod reader;
+
+/// A checked config.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This daemon.
+    pub node: NodeConfig,
+    /// Whether the daemon may bring the store to its version.
+    pub migrate: bool,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// Logs.
+    pub log: LogConfig,
+    /// Blob storages.
+    pub storages: BTreeMap<Name, blobs::Settings>,
+    /// Scoring services.
+    pub endpoints: BTreeMap<Name, EndpointConfig>,
+    /// Feeds.
+    pub feeds: BTreeMap<Name, Arc<Feed>>,
+    /// What is unwise, each with its place.
+    pub warnings: Vec<String>,
+    /// Every key with its value in force, secrets masked.
+    pub effective: Table,
+}
+
+/// This daemon.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// A label, never an identity.
+    pub name: String,
+    /// The set of nodes that see the same folders.
+    pub site: String,
+    /// Where the embedded store is.
+    pub state_dir: PathBuf,
+    /// How long a stopping daemon waits for what is under way.
+    pub stop_grace: Duration,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Who may ask; nobody needs one while it listens on loopback alone.
+    pub tokens: Vec<Token>,
+}
+
+/// A bearer token.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// What its bearer may do.
+    pub role: Role,
+    /// The token.
+    pub secret: SecretString,
+}
+
+/// What the bearer of a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Look.
+    Read,
+    /// Look, retry, cancel, pause, submit.
+    Operate,
+}
+
+/// Logs.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A level or a filter.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Text.
+    Text,
+    /// JSON, one object a line.
+    Json,
+}
+
+/// A scoring service.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// Where it is.
+    pub url: ServiceUrl,
+    /// The service's key.
+    pub api_key: SecretString,
+    /// The key of API Management in front of it.
+    pub subscription_key: Option<SecretString>,
+    /// Remote runs at once.
+    pub max_in_flight: usize,
+    /// Time for one call.
+    pub timeout: Duration,
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The key, with all tables around it.
+    pub path: String,
+    /// What is wrong, and the cure.
+    pub message: String,
+}
+
+/// Why a config was refused: every reason there is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigErrors {
+    /// The file.
+    pub file: PathBuf,
+    /// At least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.mistakes.len();
+        let plural = if count == 1 { "" } else { "s" };
+        write!(f, "{}: {count} error{plural}", self.file.display())?;
+        for Mistake { path, message } in &self.mistakes {
+            if path.is_empty() {
+                write!(f, "\n  {message}")?;
+            } else {
+                write!(f, "\n  {path}: {message}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads a config file. `env` are the variables of the environment: those that begin with `SCORELINE__` set keys.
+    pub fn load(file: &Path, env: &BTreeMap<String, String>) -> Result<Self, ConfigErrors> {
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigErrors {
+            file: file.to_owned(),
+            mistakes: vec![Mistake {
+                path: String::new(),
+                message: format!("the file could not be read: {error}; name another one with --config"),
+            }],
+        })?;
+        Self::parse(&text, file, env)
+    }
+
+    /// Reads the text of a config file; relative paths in it count from the folder of `file`.
+    pub fn parse(text: &str, file: &Path, env: &BTreeMap<String, String>) -> Result<Self, ConfigErrors> {
+        let refused = |mistakes| ConfigErrors { file: file.to_owned(), mistakes };
+        let mut values: Table = text.parse().map_err(|error: toml::de::Error| {
+            refused(vec![Mistake { path: String::new(), message: error.to_string().trim_end().to_owned() }])
+        })?;
+        for (variable, value) in env {
+            if let Some(keys) = variable.strip_prefix("SCORELINE__") {
+                set(&mut values, &keys.split("__").collect::<Vec<_>>(), value);
+            }
+        }
+        let findings = Findings::default();
+        let folder = std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_default();
+        let lookup = |name: &str| env.get(name).cloned();
+        let config = read(Reader::document(values, &findings, &folder, &lookup));
+        let mistakes = findings.errors.into_inner();
+        match config {
+            Some(mut config) if mistakes.is_empty() => {
+                config.warnings = findings.warnings.into_inner();
+                Ok(config)
+            }
+            _ => Err(refused(mistakes)),
+        }
+    }
+
+    /// What the engine goes by.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            feeds: self.feeds.clone(),
+            endpoints: self.endpoints.iter().map(|(name, e)| (name.clone(), e.max_in_flight)).collect(),
+            storages: self.storages.keys().cloned().collect(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// `None` only if a mistake was found.
+fn read(mut document: Reader<'_>) -> Option<Config> {
+    let findings = document.findings;
+
+    let mut node = document.table("node");
+    let name = node.text("name", &host_name());
+    let site = node.text("site", "default");
+    let state_dir = node.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/scoreline"));
+    let stop_grace = node.span("stop_grace", Duration::from_secs(30));
+    let node_config = NodeConfig { name, site, state_dir, stop_grace };
+    document.include("node", node.finish());
+
+    let mut database = document.table("database");
+    let migrate = database.flag("migrate", true);
+    document.include("database", database.finish());
+
+    let http = read_http(&mut document);
+    let log = read_log(&mut document);
+
+    let mut storages = BTreeMap::new();
+    let mut shown = Table::new();
+    for (name, mut storage) in document.tables("storage") {
+        let settings = read_storage(&mut storage);
+        shown.insert(name.to_string(), storage.finish().into());
+        storages.insert(name, settings);
+    }
+    document.include("storage", shown);
+
+    let mut endpoints = BTreeMap::new();
+    let mut shown = Table::new();
+    for (name, mut endpoint) in document.tables("endpoints") {
+        let settings = read_endpoint(&mut endpoint);
+        shown.insert(name.to_string(), endpoint.finish().into());
+        endpoints.insert(name, settings);
+    }
+    document.include("endpoints", shown);
+
+    let mut feeds = BTreeMap::new();
+    let mut shown = Table::new();
+    for (name, mut feed) in document.tables("feeds") {
+        let read = read_feed(&mut feed, &name, &endpoints, &storages);
+        shown.insert(name.to_string(), feed.finish().into());
+        feeds.extend(read.map(|read| (name, Arc::new(read))));
+    }
+    document.include("feeds", shown);
+    check_folders(findings, feeds.values().map(AsRef::as_ref));
+
+    Some(Config {
+        node: node_config,
+        migrate,
+        http: http?,
+        log,
+        storages: storages.into_iter().filter_map(|(name, s)| Some((name, s?))).collect(),
+        endpoints: endpoints.into_iter().filter_map(|(name, e)| Some((name, e?.0))).collect(),
+        feeds,
+        warnings: Vec::new(),
+        effective: document.finish(),
+    })
+}
+
+fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
+    let mut http = document.table("http");
+    let listen = http.text("listen", "127.0.0.1:8080");
+    let listen: Option<SocketAddr> = match listen.parse() {
+        Ok(listen) => Some(listen),
+        Err(_) => {
+            http.error("listen", format!("{listen:?} is no address: write IP:PORT, like \"127.0.0.1:8080\""));
+            None
+        }
+    };
+    let mut tokens = Vec::new();
+    let mut shown = Vec::new();
+    for mut token in http.list("tokens") {
+        let role = token.required("role", "write \"read\" or \"operate\"", |text| match text {
+            "read" => Ok(Role::Read),
+            "operate" => Ok(Role::Operate),
+            other => Err(format!("{other:?} is no role: write \"read\" or \"operate\"")),
+        });
+        token.demand("secret", "write { file = \"PATH\" } or { env = \"NAME\" }");
+        let secret = token.secret("secret");
+        shown.push(Value::from(token.finish()));
+        tokens.extend(role.zip(secret).map(|(role, secret)| Token { role, secret }));
+    }
+    if let Some(listen) = listen
+        && !listen.ip().is_loopback()
+        && shown.is_empty()
+    {
+        http.error("tokens", format!("is missing: {listen} can be reached from other machines, so callers need a token"));
+    }
+    let mut effective = http.finish();
+    if !shown.is_empty() {
+        effective.insert("tokens".into(), shown.into());
+    }
+    document.include("http", effective);
+    Some(HttpConfig { listen: listen?, tokens })
+}
+
+fn read_log(document: &mut Reader<'_>) -> LogConfig {
+    let mut log = document.table("log");
+    let level = log.text("level", "info");
+    if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
+        log.error("level", format!("{level:?} is no level or filter ({error}): write \"info\", \"debug\" or \"warn,scoreline=debug\""));
+    }
+    let format = match log.text("format", "auto").as_str() {
+        "auto" => LogFormat::Auto,
+        "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
+        other => {
+            log.error("format", format!("{other:?} is no format: write \"auto\", \"text\" or \"json\""));
+            LogFormat::Auto
+        }
+    };
+    document.include("log", log.finish());
+    LogConfig { level, format }
+}
+
+fn read_storage(storage: &mut Reader<'_>) -> Option<blobs::Settings> {
+    storage.demand("connection_string", "write { env = \"AZURE_STORAGE_CONNECTION_STRING\" }");
+    let connection = storage.secret("connection_string").and_then(|text| {
+        ConnectionString::parse(text.expose_secret())
+            .map_err(|error| storage.error("connection_string", error.to_string()))
+            .ok()
+    });
+    let container = storage.required("container", "name the blob container", |text| {
+        blobs::check_container(text).map(|()| text.to_owned())
+    });
+    let prefix = storage.text("prefix", "");
+    if let Err(message) = blobs::check_prefix(&prefix) {
+        storage.error("prefix", message);
+    }
+    let create = storage.flag("create", true);
+    let hand_over = match storage.text("hand_over", "sas").as_str() {
+        "sas" => HandOver::Sas,
+        "connection-string" => HandOver::ConnectionString,
+        other => {
+            storage.error("hand_over", format!("{other:?} is no way to hand over: write \"sas\" or \"connection-string\""));
+            HandOver::Sas
+        }
+    };
+    Some(blobs::Settings { connection: connection?, container: container?, prefix, create, hand_over })
+}
+
+fn read_endpoint(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)> {
+    endpoint.required("kind", "write \"bes\"", |text| match text {
+        "bes" => Ok(()),
+        "rrs" | "batch-endpoint" => Err(format!("{text:?} is not in this version yet: write \"bes\"")),
+        other => Err(format!("{other:?} is no kind of endpoint: write \"bes\"")),
+    });
+    let url = endpoint.required("url", "paste the service's request URI", ServiceUrl::parse);
+    endpoint.demand("api_key", "write { file = \"PATH\" } or { env = \"NAME\" }");
+    let api_key = endpoint.secret("api_key");
+    let subscription_key = endpoint.secret("subscription_key");
+    let max_in_flight = endpoint.number("max_in_flight", 40, 1);
+    let timeout = endpoint.span("timeout", Duration::from_secs(15));
+    if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&timeout) {
+        endpoint.error("timeout", "is out of range: write 1s to 60s");
+    }
+    let poll = read_backoff(endpoint, "poll", Policy::default().poll);
+    let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
+    Some((EndpointConfig { url: url?, api_key: api_key?, subscription_key, max_in_flight, timeout }, poll))
+}
+
+fn read_backoff(outer: &mut Reader<'_>, key: &'static str, default: Backoff) -> Backoff {
+    let mut table = outer.table(key);
+    let backoff = Backoff {
+        first: table.span("first", default.first),
+        factor: table.factor("factor", default.factor),
+        max: table.span("max", default.max),
+    };
+    if backoff.first.is_zero() {
+        table.error("first", "must be longer than nothing");
+    }
+    if backoff.max < backoff.first {
+        table.error("max", "is shorter than first");
+    }
+    let shown = table.finish();
+    outer.include(key, shown);
+    backoff
+}
+
+fn read_feed(
+    feed: &mut Reader<'_>,
+    name: &Name,
+    endpoints: &BTreeMap<Name, Option<(EndpointConfig, Backoff)>>,
+    storages: &BTreeMap<Name, Option<blobs::Settings>>,
+) -> Option<Feed> {
+    let endpoint = feed.required("endpoint", "name one of [endpoints]", |text| named(text, "endpoints", endpoints));
+    let storage = feed.required("storage", "name one of [storage]", |text| named(text, "storage", storages));
+    let input = feed.parsed("input", |text| if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) });
+    let parameters = feed.pairs("parameters");
+    let mut outputs = Vec::new();
+    for (output, template) in feed.pairs("outputs") {
+        match Template::parse(&template) {
+            Ok(template) => outputs.push((output, template)),
+            Err(message) => feed.error(&format!("outputs.{output}"), message),
+        }
+    }
+    let watch = read_watch(feed);
+    let deliver = read_delivery(feed);
+    let source = read_source(feed);
+    let poll = endpoint
+        .as_ref()
+        .and_then(|name| endpoints.get(name)?.as_ref())
+        .map_or(Policy::default().poll, |(_, poll)| *poll);
+    let policy = read_policy(feed, poll);
+    Some(Feed {
+        name: name.clone(),
+        endpoint: endpoint?,
+        storage: storage?,
+        input,
+        parameters,
+        outputs,
+        watch: Some(watch?),
+        deliver: deliver?,
+        source: source?,
+        policy,
+    })
+}
+
+fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, String> {
+    let name = Name::try_from(text.to_owned())?;
+    if all.contains_key(&name) {
+        return Ok(name);
+    }
+    let names: Vec<_> = all.keys().map(Name::as_str).collect();
+    let there = if names.is_empty() { "there is none".to_owned() } else { format!("there is {}", names.join(", ")) };
+    Err(format!("[{table}.{text}] is not in the config: {there}"))
+}
+
+fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
+    feed.demand("watch", "add [feeds.NAME.watch] with the folder that files are dropped into");
+    let mut watch = feed.table_if("watch")?;
+    watch.demand("folder", "name the folder that files are dropped into");
+    let folder = watch.path("folder");
+    let (include, exclude) = (watch.texts("include", &["*.csv"]), watch.texts("exclude", &[]));
+    let filter = Filter::new(&include, &exclude).map_err(|message| watch.error("include", message)).ok();
+    let recursive = watch.flag("recursive", false);
+    let settle = watch.span("settle", Duration::from_secs(5));
+    let rescan = watch.span("rescan", Duration::from_mins(1));
+    if rescan < Duration::from_millis(100) {
+        watch.error("rescan", "is too short: write at least \"100ms\"");
+    }
+    let shown = watch.finish();
+    feed.include("watch", shown);
+    Some(Watch { folder: folder?, filter: filter?, recursive, settle, rescan })
+}
+
+fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {
+    feed.demand("deliver", "add [feeds.NAME.deliver] with the folder that outputs go to");
+    let mut deliver = feed.table_if("deliver")?;
+    deliver.demand("folder", "name the folder that outputs go to");
+    let folder = deliver.path("folder");
+    let on_conflict = match deliver.text("on_conflict", "suffix").as_str() {
+        "suffix" => OnConflict::Suffix,
+        "replace" => OnConflict::Replace,
+        "fail" => OnConflict::Fail,
+        other => {
+            deliver.error("on_conflict", format!("{other:?} is no answer to a used name: write \"suffix\", \"replace\" or \"fail\""));
+            OnConflict::Suffix
+        }
+    };
+    let marker = deliver.flag("marker", false);
+    let shown = deliver.finish();
+    feed.include("deliver", shown);
+    Some(Delivery { folder: folder?, on_conflict, marker })
+}
+
+fn read_source(feed: &mut Reader<'_>) -> Option<SourceRules> {
+    let mut source = feed.table("source");
+    let (archive, failed) = (source.path("archive"), source.path("failed"));
+    let mut end = |key, folder_key, folder: Option<PathBuf>| match source.text(key, "move").as_str() {
+        "move" => {
+            if folder.is_none() {
+                source.demand(folder_key, &format!("name the folder that sources move to, or set {key} to \"delete\" or \"leave\""));
+            }
+            folder.map(SourceEnd::Move)
+        }
+        "delete" => Some(SourceEnd::Delete),
+        "leave" => Some(SourceEnd::Leave),
+        other => {
+            source.error(key, format!("{other:?} is no end for a source: write \"move\", \"delete\" or \"leave\""));
+            None
+        }
+    };
+    let on_success = end("on_success", "archive", archive);
+    let on_failure = end("on_failure", "failed", failed);
+    let shown = source.finish();
+    feed.include("source", shown);
+    Some(SourceRules { on_success: on_success?, on_failure: on_failure? })
+}
+
+fn read_policy(feed: &mut Reader<'_>, poll: Backoff) -> Policy {
+    let default = Policy::default();
+    let mut retry = feed.table("retry");
+    let policy = Policy {
+        max_attempts: retry.number("max_attempts", default.max_attempts, 1),
+        backoff: read_backoff(&mut retry, "backoff", default.backoff),
+        reruns: retry.number("reruns", default.reruns, 0),
+        deadline: retry.span("deadline", default.deadline),
+        poll,
+    };
+    if policy.deadline < Duration::from_mins(1) {
+        retry.error("deadline", "is too short for any remote run: write at least \"1m\"");
+    }
+    let shown = retry.finish();
+    feed.include("retry", shown);
+    policy
+}
+
+/// What ends up in a drop folder would be taken in again.
+fn check_folders<'a>(findings: &Findings, feeds: impl Iterator<Item = &'a Feed> + Clone) {
+    for feed in feeds.clone() {
+        let mut ends = vec![("deliver.folder", &feed.deliver.folder)];
+        for (key, end) in [("source.archive", &feed.source.on_success), ("source.failed", &feed.source.on_failure)] {
+            if let SourceEnd::Move(folder) = end {
+                ends.push((key, folder));
+            }
+        }
+        for (other, watch) in feeds.clone().filter_map(|feed| Some((feed, feed.watch.as_ref()?))) {
+            for (key, folder) in &ends {
+                let inside = if watch.recursive { folder.starts_with(&watch.folder) } else { **folder == watch.folder };
+                if inside {
+                    findings.error(
+                        &format!("feeds.{}.{key}", feed.name),
+                        format!("{} lies in the drop folder of feed {}: what ends up there would be taken in again", folder.display(), other.name),
+                    );
+                }
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    for feed in feeds {
+        if let Some(watch) = &feed.watch
+            && !seen.insert(&watch.folder)
+        {
+            findings.error(
+                &format!("feeds.{}.watch.folder", feed.name),
+                format!("{} is watched by another feed too: give each a folder of its own", watch.folder.display()),
+            );
+        }
+    }
+}
+
+/// Sets a key from the environment. Names are matched whatever their case, since variables are written in capitals;
+/// a value that is no TOML is text.
+fn set(table: &mut Table, keys: &[&str], value: &str) {
+    let Some((first, rest)) = keys.split_first() else { return };
+    let key = table.keys().find(|key| key.eq_ignore_ascii_case(first)).cloned();
+    let key = key.unwrap_or_else(|| first.to_ascii_lowercase());
+    if rest.is_empty() {
+        let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("value"));
+        table.insert(key, parsed.unwrap_or_else(|| Value::String(value.to_owned())));
+    } else if let Value::Table(inner) = table.entry(key).or_insert_with(|| Table::new().into()) {
+        set(inner, rest, value);
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,367 @@
+//! Reads a TOML document piece by piece and keeps every mistake, so that all are told at once.
+//!
+//! Each key is asked for by name, with its default; what nobody asked for is unknown and an error. What was asked for
+//! makes up the effective config on the way, with secrets masked.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+use toml::{Table, Value};
+
+use crate::feed::Name;
+use crate::retry::Span;
+
+/// What was found wrong, and what is merely unwise; shared by all tables of a document.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) errors: RefCell<Vec<super::Mistake>>,
+    pub(super) warnings: RefCell<Vec<String>>,
+}
+
+impl Findings {
+    pub(super) fn error(&self, path: &str, message: impl Into<String>) {
+        let mistake = super::Mistake { path: path.to_owned(), message: message.into() };
+        self.errors.borrow_mut().push(mistake);
+    }
+
+    pub(super) fn warn(&self, path: &str, message: &str) {
+        self.warnings.borrow_mut().push(format!("{path}: {message}"));
+    }
+}
+
+/// One table of the document.
+pub(super) struct Reader<'a> {
+    path: String,
+    values: Table,
+    asked: Vec<&'static str>,
+    effective: Table,
+    pub(super) findings: &'a Findings,
+    folder: &'a Path,
+    env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+impl<'a> Reader<'a> {
+    /// The document itself. Relative paths count from `folder`; secrets are looked up with `env`.
+    pub(super) fn document(
+        values: Table,
+        findings: &'a Findings,
+        folder: &'a Path,
+        env: &'a dyn Fn(&str) -> Option<String>,
+    ) -> Self {
+        let (path, asked, effective) = (String::new(), Vec::new(), Table::new());
+        Self { path, values, asked, effective, findings, folder, env }
+    }
+
+    /// The full name of a key.
+    pub(super) fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    pub(super) fn error(&self, key: &str, message: impl Into<String>) {
+        self.findings.error(&self.key(key), message);
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Value> {
+        self.asked.push(key);
+        self.values.remove(key)
+    }
+
+    fn show(&mut self, key: &str, value: impl Into<Value>) {
+        self.effective.insert(key.to_owned(), value.into());
+    }
+
+    /// A value that `read` understands; `None` when the key is missing or wrong, and wrong is told.
+    fn value<T>(
+        &mut self,
+        key: &'static str,
+        expected: &str,
+        read: impl FnOnce(&Value) -> Option<Result<T, String>>,
+    ) -> Option<T> {
+        let value = self.take(key)?;
+        match read(&value) {
+            Some(Ok(read)) => {
+                self.show(key, value);
+                Some(read)
+            }
+            Some(Err(message)) => {
+                self.error(key, message);
+                None
+            }
+            None => {
+                self.error(key, format!("expected {expected}, found {}", described(&value)));
+                None
+            }
+        }
+    }
+
+    /// Text, turned into what it means by `parse`.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.value(key, "text in quotes", |value| value.as_str().map(parse))
+    }
+
+    /// As [`Self::parsed`], and an error when it is missing.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        hint: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        self.demand(key, hint);
+        self.parsed(key, parse)
+    }
+
+    /// An error when the key is missing.
+    pub(super) fn demand(&self, key: &str, hint: &str) {
+        if !self.values.contains_key(key) {
+            self.error(key, format!("is missing: {hint}"));
+        }
+    }
+
+    pub(super) fn text(&mut self, key: &'static str, default: &str) -> String {
+        if !self.values.contains_key(key) {
+            self.show(key, default);
+        }
+        self.parsed(key, |text| Ok(text.to_owned())).unwrap_or_else(|| default.to_owned())
+    }
+
+    pub(super) fn flag(&mut self, key: &'static str, default: bool) -> bool {
+        if !self.values.contains_key(key) {
+            self.show(key, default);
+        }
+        self.value(key, "true or false", |value| value.as_bool().map(Ok)).unwrap_or(default)
+    }
+
+    pub(super) fn number(&mut self, key: &'static str, default: u32, min: u32) -> u32 {
+        if !self.values.contains_key(key) {
+            self.show(key, i64::from(default));
+        }
+        let read = |value: &Value| {
+            let number = value.as_integer()?;
+            Some(u32::try_from(number).ok().filter(|n| *n >= min).ok_or_else(|| {
+                format!("{number} is out of range: write a whole number from {min} to {}", u32::MAX)
+            }))
+        };
+        self.value(key, "a whole number", read).unwrap_or(default)
+    }
+
+    pub(super) fn factor(&mut self, key: &'static str, default: f64) -> f64 {
+        if !self.values.contains_key(key) {
+            self.show(key, default);
+        }
+        let read = |value: &Value| {
+            #[expect(clippy::cast_precision_loss, reason = "a factor is a small number")]
+            let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64))?;
+            let wrong = || format!("{number} is out of range: write a number from 1 to 100");
+            Some((1.0..=100.0).contains(&number).then_some(number).ok_or_else(wrong))
+        };
+        self.value(key, "a number", read).unwrap_or(default)
+    }
+
+    pub(super) fn span(&mut self, key: &'static str, default: std::time::Duration) -> std::time::Duration {
+        if !self.values.contains_key(key) {
+            self.show(key, String::from(Span(default)));
+        }
+        self.parsed(key, |text| Span::try_from(text.to_owned())).map_or(default, |span| span.0)
+    }
+
+    pub(super) fn texts(&mut self, key: &'static str, default: &[&str]) -> Vec<String> {
+        if !self.values.contains_key(key) {
+            self.show(key, default.to_vec());
+        }
+        let read = |value: &Value| {
+            let texts: Option<Vec<_>> =
+                value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect();
+            texts.map(Ok)
+        };
+        self.value(key, "a list of texts", read)
+            .unwrap_or_else(|| default.iter().map(|text| (*text).to_owned()).collect())
+    }
+
+    /// Pairs of text, in order of their names.
+    pub(super) fn pairs(&mut self, key: &'static str) -> Vec<(String, String)> {
+        let read = |value: &Value| {
+            let table = value.as_table()?;
+            Some(
+                table
+                    .iter()
+                    .map(|(name, value)| match value {
+                        Value::String(text) => Ok((name.clone(), text.clone())),
+                        other => Err(format!("{name} must be text in quotes, found {}", described(other))),
+                    })
+                    .collect(),
+            )
+        };
+        self.value(key, "a table of texts, like { name = \"value\" }", read).unwrap_or_default()
+    }
+
+    /// An absolute path, or one that counts from the config's folder.
+    pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
+        let folder = self.folder;
+        let path = self.parsed(key, |text| {
+            if text.is_empty() { Err("is empty".to_owned()) } else { Ok(cleaned(&folder.join(text))) }
+        })?;
+        self.show(key, path.display().to_string());
+        Some(path)
+    }
+
+    /// `{ env = "NAME" }`, `{ file = "PATH" }`, or plain text with a warning.
+    pub(super) fn secret(&mut self, key: &'static str) -> Option<SecretString> {
+        let value = self.take(key)?;
+        self.show(key, "***");
+        let path = self.key(key);
+        let found = match &value {
+            Value::String(text) => {
+                let warning = "is a secret in plain text: write { env = \"NAME\" } or { file = \"PATH\" }";
+                self.findings.warn(&path, warning);
+                Ok(text.clone())
+            }
+            Value::Table(table) if table.len() == 1 => {
+                match (table.get("env").and_then(Value::as_str), table.get("file").and_then(Value::as_str)) {
+                    (Some(name), None) => (self.env)(name)
+                        .ok_or_else(|| format!("the environment variable {name} is not set")),
+                    (None, Some(file)) => {
+                        let file = self.folder.join(file);
+                        std::fs::read_to_string(&file)
+                            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                            .map_err(|error| format!("{} could not be read: {error}", file.display()))
+                    }
+                    _ => Err(SECRET_FORMS.to_owned()),
+                }
+            }
+            _ => Err(SECRET_FORMS.to_owned()),
+        };
+        match found {
+            Ok(text) if text.trim().is_empty() => self.findings.error(&path, "is empty"),
+            Ok(text) => return Some(SecretString::from(text)),
+            Err(message) => self.findings.error(&path, message),
+        }
+        None
+    }
+
+    /// A table inside this one; an empty one when it is missing.
+    pub(super) fn table(&mut self, key: &'static str) -> Self {
+        self.table_if(key).unwrap_or_else(|| self.inner(key, Table::new()))
+    }
+
+    /// A table inside this one.
+    pub(super) fn table_if(&mut self, key: &'static str) -> Option<Self> {
+        match self.take(key)? {
+            Value::Table(values) => Some(self.inner(key, values)),
+            other => {
+                self.error(key, format!("expected a table, found {}", described(&other)));
+                None
+            }
+        }
+    }
+
+    /// The tables inside a table, by name.
+    pub(super) fn tables(&mut self, key: &'static str) -> Vec<(Name, Self)> {
+        let outer = self.table(key);
+        let mut inner = Vec::new();
+        for (name, value) in outer.values.clone() {
+            match (Name::try_from(name.clone()), value) {
+                (Ok(parsed), Value::Table(values)) => inner.push((parsed, outer.inner(&name, values))),
+                (Err(message), _) => outer.error(&name, message),
+                (_, other) => outer.error(&name, format!("expected a table, found {}", described(&other))),
+            }
+        }
+        inner
+    }
+
+    /// The tables in a list.
+    pub(super) fn list(&mut self, key: &'static str) -> Vec<Self> {
+        let Some(value) = self.take(key) else { return Vec::new() };
+        let Value::Array(items) = value else {
+            self.error(key, format!("expected a list of tables, found {}", described(&value)));
+            return Vec::new();
+        };
+        let mut tables = Vec::new();
+        for (n, item) in items.into_iter().enumerate() {
+            match item {
+                Value::Table(values) => tables.push(self.inner(&format!("{key}[{n}]"), values)),
+                other => self.error(key, format!("expected a table, found {}", described(&other))),
+            }
+        }
+        tables
+    }
+
+    fn inner(&self, key: &str, values: Table) -> Self {
+        Self {
+            path: self.key(key),
+            values,
+            asked: Vec::new(),
+            effective: Table::new(),
+            findings: self.findings,
+            folder: self.folder,
+            env: self.env,
+        }
+    }
+
+    /// Puts a finished table into this one's effective form.
+    pub(super) fn include(&mut self, key: &str, table: Table) {
+        if !table.is_empty() {
+            self.show(key, table);
+        }
+    }
+
+    /// Tells the keys that nobody asked for, and answers the effective table.
+    pub(super) fn finish(self) -> Table {
+        for unknown in self.values.keys() {
+            let near = self.asked.iter().filter(|known| distance(known, unknown) <= 2).min_by_key(|k| distance(k, unknown));
+            let cure = match near {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("known here: {}", self.asked.join(", ")),
+            };
+            self.error(unknown, format!("unknown key; {cure}"));
+        }
+        self.effective
+    }
+}
+
+const SECRET_FORMS: &str = "expected { env = \"NAME\" } or { file = \"PATH\" }";
+
+fn described(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("the text {text:?}"),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Table(_) => "a table".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The path without `.` and `x/..`, so that two ways of writing one folder compare as equal.
+fn cleaned(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if clean.file_name().is_some() => {
+                clean.pop();
+            }
+            part => clean.push(part),
+        }
+    }
+    clean
+}
+
+/// How many letters must change to make one word of the other (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

@@ -1,0 +1,225 @@
+//! `scoreline demo`: the whole way of a file, on this machine, in seconds.
+//!
+//! Nothing is staged: a sandbox plays the remote side on loopback, and the daemon that runs against it is the one that
+//! `serve` runs, from a config like anybody's, on an embedded store, over real HTTP.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::cli::{Client, DemoArgs, Exit, table};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::daemon::{Daemon, RealWorld, Settings};
+use crate::engine::Stop;
+use crate::http::JobsBody;
+use crate::job::Phase;
+use crate::ports::Clock;
+use crate::sandbox::{self, Sandbox};
+
+/// Runs the demo until it is done, or until `stop` with `--keep`.
+pub async fn demo(args: &DemoArgs, json: bool, stop: Stop) -> anyhow::Result<Exit> {
+    let home = Home::make(args.dir.as_deref())?;
+    let sandbox_settings =
+        sandbox::Settings { run_time: Duration::from_millis(700), ..Default::default() };
+    let sandbox = Sandbox::start(sandbox_settings, SystemClock).await?;
+    let file = home.root.join("scoreline.toml");
+    write_config(&file, &home, &sandbox.config_snippet())?;
+    let config = Config::load(&file, &BTreeMap::new())?;
+
+    let samples = home.drop_samples(args.files)?;
+    let world = Arc::new(RealWorld::build(&config).await?);
+    let daemon = Daemon::start(world, Settings::from(&config)).await?;
+    let url = format!("http://{}", daemon.address()?);
+    let running = tokio::spawn(daemon.run(stop.clone()));
+
+    let jobs = watch(&url, samples.len(), &stop).await?;
+    let failed = jobs.jobs.iter().filter(|job| job.phase != Phase::Succeeded).count();
+    let complete = jobs.jobs.len() >= samples.len() && failed == 0;
+    if json {
+        println!("{}", serde_json::to_string(&jobs)?);
+    } else {
+        print!("{}", report(&jobs, &home, &url, args.keep));
+    }
+    if args.keep {
+        stop.soft.cancelled().await;
+    }
+    stop.soft.cancel();
+    running.await.context("the daemon broke off")??;
+    sandbox.stop().await;
+    Ok(if complete { Exit::Done } else { Exit::Failed })
+}
+
+/// The folders of a demo.
+struct Home {
+    root: PathBuf,
+    inbox: PathBuf,
+}
+
+impl Home {
+    fn make(wanted: Option<&Path>) -> anyhow::Result<Self> {
+        let root = match wanted {
+            Some(dir) => std::path::absolute(dir)?,
+            None => new_folder()?,
+        };
+        let inbox = root.join("in");
+        for folder in [&inbox, &root.join("out")] {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("could not make {}", folder.display()))?;
+        }
+        Ok(Self { root, inbox })
+    }
+
+    /// Samples get their names only when they are whole, as a careful sender does it.
+    fn drop_samples(&self, count: u32) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for n in 0..count {
+            let (name, text) = sample(n);
+            let unfinished = self.inbox.join(format!(".{name}.part"));
+            std::fs::write(&unfinished, format!("Col2\n{text}\n"))?;
+            std::fs::rename(&unfinished, self.inbox.join(&name))?;
+            names.push(name);
+        }
+        Ok(names)
+    }
+}
+
+/// A folder that nobody has yet.
+fn new_folder() -> anyhow::Result<PathBuf> {
+    let base = std::env::temp_dir();
+    for n in 1..10_000 {
+        let folder = base.join(format!("scoreline-demo-{n}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(error).with_context(|| {
+                    format!("could not make {}; name a folder with --dir", folder.display())
+                });
+            }
+        }
+    }
+    anyhow::bail!("{} is full of demos; name a folder with --dir", base.display())
+}
+
+fn sample(n: u32) -> (String, &'static str) {
+    const TEXTS: [(&str, &str); 8] = [
+        ("good day", "This is a good day"),
+        ("book", "A wonderful book, I could not put it down"),
+        ("dull", "Dull, long and full of itself"),
+        ("gift", "Bought it as a gift and kept it"),
+        ("again", "I will read it again and again"),
+        ("half", "The first half is better than the second"),
+        ("größe", "Über die Größe lässt sich streiten"),
+        ("quote", "\"Not bad\", said my neighbour"),
+    ];
+    let (name, text) = TEXTS[n as usize % TEXTS.len()];
+    (if n < 8 { format!("{name}.csv") } else { format!("{name} {n}.csv") }, text)
+}
+
+fn write_config(file: &Path, home: &Home, remote: &str) -> anyhow::Result<()> {
+    let quoted = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+    let root = &home.root;
+    let text = format!(
+        "# Written by `scoreline demo`.\n\
+         [node]\nstate_dir = {state}\n\n\
+         [http]\nlisten = \"127.0.0.1:0\"\n\n\
+         {remote}\n\
+         [feeds.demo]\nendpoint = \"sandbox\"\nstorage = \"sandbox\"\n\
+         outputs = {{ output1 = \"{{stem}}.scores.csv\" }}\n\n\
+         [feeds.demo.watch]\nfolder = {inbox}\nsettle = \"500ms\"\n\n\
+         [feeds.demo.deliver]\nfolder = {out}\n\n\
+         [feeds.demo.source]\narchive = {archive}\nfailed = {failed}\n",
+        state = quoted(&root.join("state")),
+        inbox = quoted(&home.inbox),
+        out = quoted(&root.join("out")),
+        archive = quoted(&root.join("archive")),
+        failed = quoted(&root.join("failed")),
+    );
+    std::fs::write(file, text).with_context(|| format!("could not write {}", file.display()))
+}
+
+/// Follows the jobs until all have ended, over HTTP as anybody would.
+async fn watch(url: &str, count: usize, stop: &Stop) -> anyhow::Result<JobsBody> {
+    let client = Client::new(url, None)?;
+    let bar = ProgressBar::new(count as u64);
+    if std::io::stderr().is_terminal() {
+        let style = "{bar:30} {pos}/{len} scored  {msg}";
+        bar.set_style(ProgressStyle::with_template(style).context("a legal template")?);
+    } else {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    loop {
+        let limit = ("limit", count.clamp(1, 1000).to_string());
+        let jobs: JobsBody = client.get("/api/v1/jobs", &[limit]).await?;
+        let ended = jobs.jobs.iter().filter(|job| job.phase.is_final()).count();
+        bar.set_position(ended as u64);
+        bar.set_message(phases(&jobs));
+        if ended >= count.min(1000) || stop.soft.is_cancelled() {
+            bar.finish_and_clear();
+            return Ok(jobs);
+        }
+        SystemClock.sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// `2 queued, 3 running`
+fn phases(jobs: &JobsBody) -> String {
+    let mut counts = BTreeMap::new();
+    for job in jobs.jobs.iter().filter(|job| !job.phase.is_final()) {
+        *counts.entry(job.phase).or_insert(0) += 1;
+    }
+    let parts: Vec<_> = counts.into_iter().map(|(phase, n)| format!("{n} {}", phase.name())).collect();
+    parts.join(", ")
+}
+
+fn report(jobs: &JobsBody, home: &Home, url: &str, keep: bool) -> String {
+    let mut rows = Vec::new();
+    for job in jobs.jobs.iter().rev() {
+        let result = match job.outputs.first() {
+            Some(output) => scores(&output.path),
+            None => job.error.as_ref().map(|error| error.message.clone()).unwrap_or_default(),
+        };
+        let path = job.outputs.first().map(|output| output.path.display().to_string());
+        rows.push(vec![
+            job.name.clone(),
+            result,
+            path.unwrap_or_else(|| format!("({})", job.phase.name())),
+        ]);
+    }
+    let mut text = table::table(&["INPUT", "SCORES", "OUTPUT"], &rows);
+    let root = home.root.display();
+    let config = home.root.join("scoreline.toml");
+    let _ = write!(
+        text,
+        "\nEach file went: folder → blob storage → submit → start → poll → output file.\n\
+         Inputs are in {root}/archive now, the config is {}.\n",
+        config.display()
+    );
+    if keep {
+        let _ = write!(
+            text,
+            "\nThe daemon stays up. Drop a CSV file with a text column into\n  {}\n\
+             and look at\n  scoreline jobs list --url {url}\n  {url}/metrics\nCtrl-C stops it.\n",
+            home.inbox.display()
+        );
+    } else {
+        text.push_str(
+            "\nNext: `scoreline demo --keep` stays up for files of your own; \
+             config/scoreline.toml explains every key for a service of your own.\n",
+        );
+    }
+    text
+}
+
+/// The numbers of an output's first row.
+fn scores(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().nth(1).unwrap_or_default().replace(',', " ")
+}

@@ -1,0 +1,154 @@
+//! How transitions reach the store: many together, and none twice.
+//!
+//! One batch is under way at a time, and what comes meanwhile makes up the next. When the answer to a commit is lost,
+//! nobody knows what was written; the rows are read before anything else is, for as long as that takes, and each tells
+//! what became of its transition: its revision is the one before, the one wanted, or somebody else's.
+
+use std::collections::HashMap;
+
+use super::{Engine, STORE_RETRY};
+use crate::job::{Job, JobId, Wait};
+use crate::ports::{Clock, Committed, NodeId, Store, Transition, World};
+
+/// A transition on its way to the store.
+#[derive(Clone)]
+pub(super) struct Pending {
+    pub(super) transition: Transition,
+    pub(super) wait: Wait,
+}
+
+pub(super) enum CommitAnswer {
+    /// In the order of the batch.
+    Answered(Vec<Pending>, Vec<Committed>),
+    /// Nobody knows what was written: this is how the rows stand now.
+    Read(Vec<Pending>, Vec<(Job, Option<NodeId>)>),
+    /// Jobs that were asked for.
+    Found(Vec<(Job, Option<NodeId>)>),
+}
+
+impl<W: World> Engine<W> {
+    /// Sends what has gathered, unless a batch is under way.
+    pub(super) fn flush(&mut self) {
+        if !self.commit.is_empty() {
+            return;
+        }
+        let (world, node) = (self.world.clone(), self.node.clone());
+        if self.outbox.is_empty() {
+            if !self.unread.is_empty() && !self.draining {
+                let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
+                self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
+            }
+            return;
+        }
+        let batch: Vec<_> = self.outbox.drain(..self.outbox.len().min(BATCH_MAX)).collect();
+        let again = self.store_away;
+        self.commit.spawn(async move {
+            if again {
+                world.clock().sleep(STORE_RETRY).await;
+            }
+            let transitions: Vec<_> = batch.iter().map(|pending| pending.transition.clone()).collect();
+            let began = world.clock().boot();
+            let answer = world.store().commit(&node, &transitions).await;
+            let metrics = world.metrics();
+            metrics.store_commit_duration_seconds.observe(world.clock().boot().saturating_sub(began).as_secs_f64());
+            #[expect(clippy::cast_precision_loss, reason = "a batch has at most hundreds of rows")]
+            metrics.store_commit_rows.observe(transitions.len() as f64);
+            match answer {
+                Ok(answers) => CommitAnswer::Answered(batch, answers),
+                Err(error) => {
+                    tracing::warn!(rows = batch.len(), %error, "a commit was not confirmed; reading the rows again");
+                    let ids: Vec<_> = batch.iter().map(|pending| pending.transition.job.id()).collect();
+                    let rows = read(&*world, &ids).await;
+                    CommitAnswer::Read(batch, rows)
+                }
+            }
+        });
+    }
+
+    pub(super) fn committed(&mut self, answer: Option<CommitAnswer>) {
+        match answer {
+            None => {}
+            Some(CommitAnswer::Found(rows)) => {
+                for (job, owner) in rows {
+                    if owner == Some(self.node.id) {
+                        self.take_in(job);
+                    }
+                }
+            }
+            Some(CommitAnswer::Answered(batch, answers)) => {
+                self.store_is(true);
+                for (pending, answer) in batch.into_iter().zip(answers) {
+                    match answer {
+                        Committed::Done => self.moved_on(pending),
+                        Committed::Stale => {
+                            let id = pending.transition.job.id();
+                            self.world.metrics().stale_writes_total.inc();
+                            tracing::warn!(job.id = %id, "a write was refused: the job has moved on elsewhere");
+                            // Read again: still ours, or somebody else's by now.
+                            self.forget(id);
+                            self.unread.insert(id);
+                        }
+                    }
+                }
+            }
+            Some(CommitAnswer::Read(batch, rows)) => {
+                self.store_is(false);
+                let rows: HashMap<_, _> =
+                    rows.into_iter().map(|(job, owner)| (job.id(), (job, owner))).collect();
+                let mut again = Vec::new();
+                for pending in batch {
+                    let (id, wanted) =
+                        (pending.transition.job.id(), pending.transition.job.revision());
+                    match rows.get(&id) {
+                        // It was written, and only the answer was lost.
+                        Some((row, owner))
+                            if row.revision() == wanted
+                                && (row.is_done() || *owner == Some(self.node.id)) =>
+                        {
+                            self.moved_on(pending);
+                        }
+                        Some((row, Some(owner)))
+                            if *owner == self.node.id && row.revision() + 1 == wanted =>
+                        {
+                            again.push(pending);
+                        }
+                        Some((row, Some(owner))) if *owner == self.node.id => {
+                            self.forget(id);
+                            self.take_in(row.clone());
+                        }
+                        _ => self.forget(id),
+                    }
+                }
+                again.into_iter().rev().for_each(|pending| self.outbox.push_front(pending));
+            }
+        }
+    }
+
+    fn store_is(&mut self, well: bool) {
+        if self.store_away == well {
+            self.store_away = !well;
+            if well {
+                tracing::info!("the store answers again");
+            } else {
+                tracing::error!(
+                    "the store is in trouble: running remote jobs are watched, nothing new is begun"
+                );
+            }
+        }
+        self.pulse.store_is(well);
+    }
+}
+
+/// Reads jobs, for as long as it takes.
+async fn read<W: World>(world: &W, ids: &[JobId]) -> Vec<(Job, Option<NodeId>)> {
+    loop {
+        match world.store().load(ids).await {
+            Ok(rows) => return rows,
+            Err(error) => tracing::warn!(%error, "rows could not be read; trying again"),
+        }
+        world.clock().sleep(STORE_RETRY).await;
+    }
+}
+
+/// Transitions in one commit: the gain of larger ones is small, and a lost answer means reading as many rows.
+const BATCH_MAX: usize = 500;

@@ -1,0 +1,422 @@
+//! The HTTP edge: health, metrics and the API. It translates and has no rules of its own.
+//!
+//! Whoever can reach it must show a token, unless it listens on loopback alone. Even there a web page in somebody's
+//! browser could reach it, under a name that resolves to loopback or from another origin, so `Host` and `Origin` are
+//! checked always.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use chrono::{DateTime, SecondsFormat, Utc};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+
+use crate::config::{Role, Token};
+use crate::engine::{Pulse, Stop};
+use crate::fault::FaultRecord;
+use crate::feed::Name;
+use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
+use crate::ports::{Clock, JobQuery, Store, StoreError, World};
+
+/// The HTTP server.
+pub struct Http<W: World> {
+    listener: TcpListener,
+    api: Arc<Api<W>>,
+}
+
+struct Api<W: World> {
+    world: Arc<W>,
+    pulse: Arc<Pulse>,
+    tokens: Vec<Token>,
+}
+
+impl<W: World> Http<W> {
+    /// Listens; the error names the address.
+    pub async fn bind(
+        listen: SocketAddr,
+        world: Arc<W>,
+        pulse: Arc<Pulse>,
+        tokens: Vec<Token>,
+    ) -> Result<Self, std::io::Error> {
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
+            let told = format!("could not listen on {listen}: {error}; choose another http.listen");
+            std::io::Error::new(error.kind(), told)
+        })?;
+        Ok(Self { listener, api: Arc::new(Api { world, pulse, tokens }) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr, std::io::Error> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until the hard stop: health can be asked for while the rest finishes.
+    pub async fn run(self, stop: Stop) -> Result<(), std::io::Error> {
+        let api = self.api;
+        let guarded = Router::new()
+            .route("/api/v1/jobs", get(jobs::<W>))
+            .route("/api/v1/jobs/{id}", get(job::<W>))
+            .route("/api/v1/jobs/{id}/events", get(events::<W>))
+            .fallback(|uri: Uri| async move {
+                Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
+            })
+            .layer(middleware::from_fn_with_state(api.clone(), authorized::<W>));
+        let router = Router::new()
+            .route("/healthz", get(healthz::<W>))
+            .route("/readyz", get(readyz::<W>))
+            .route("/metrics", get(metrics::<W>))
+            .merge(guarded)
+            .layer(middleware::from_fn_with_state(api.clone(), same_site::<W>))
+            .with_state(api);
+        axum::serve(self.listener, router)
+            .with_graceful_shutdown(async move { stop.hard.cancelled().await })
+            .await
+    }
+}
+
+async fn healthz<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
+    let silent = api.world.clock().boot().saturating_sub(api.pulse.last_beat());
+    if silent > SILENCE_MAX {
+        let text = format!("the engine has not gone round for {} s\n", silent.as_secs());
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    }
+    "ok\n".into_response()
+}
+
+async fn readyz<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
+    let unready = |text: String| (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response();
+    if api.pulse.draining() {
+        return unready("stopping".into());
+    }
+    match api.world.store().ping().await {
+        Err(error) => unready(error.to_string()),
+        Ok(()) if api.pulse.store_away() => unready("the last write to the store failed".into()),
+        Ok(()) => "ready\n".into_response(),
+    }
+}
+
+async fn metrics<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.world.metrics().text())
+        .into_response()
+}
+
+async fn jobs<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    query: Result<Query<JobsParams>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(params) = query.map_err(|rejection| Problem::bad(rejection.body_text()))?;
+    let page = api.world.store().list(&params.query()?).await?;
+    let body = JobsBody {
+        jobs: page.jobs.iter().map(JobBody::from).collect(),
+        next_cursor: page.next.map(|id| id.to_string()),
+    };
+    Ok(axum::Json(body).into_response())
+}
+
+async fn job<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = job_id(&id)?;
+    let found = api.world.store().load(&[id]).await?.pop();
+    let (job, _) = found.ok_or_else(|| unknown_job(id))?;
+    Ok(axum::Json(JobBody::from(&job)).into_response())
+}
+
+async fn events<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let id = job_id(&id)?;
+    let events = api.world.store().events(id).await?;
+    if events.is_empty() {
+        return Err(unknown_job(id));
+    }
+    let events: Vec<_> = events.iter().map(EventBody::from).collect();
+    Ok(axum::Json(serde_json::json!({ "events": events })).into_response())
+}
+
+/// Turns away what comes from somebody else's web page.
+async fn same_site<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    // Without tokens the address is the only lock, so the name must be one of loopback's own.
+    if api.tokens.is_empty() && !host.is_some_and(is_loopback_name) {
+        let text = "the Host header must name this machine's loopback address";
+        return Problem::new(StatusCode::FORBIDDEN, text).into_response();
+    }
+    let origin = request.headers().get(header::ORIGIN);
+    let own = |origin: &str| origin.split_once("://").map(|(_, name)| name) == host;
+    if origin.is_some_and(|origin| !origin.to_str().is_ok_and(own)) {
+        let text = "requests from other origins are not answered";
+        return Problem::new(StatusCode::FORBIDDEN, text).into_response();
+    }
+    next.run(request).await
+}
+
+async fn authorized<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if api.tokens.is_empty() || role_of(&api.tokens, request.headers()).is_some() {
+        return next.run(request).await;
+    }
+    let text = "send Authorization: Bearer TOKEN with one of http.tokens";
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, text).into_response();
+    ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
+}
+
+/// What the bearer may do; every token is compared, each in constant time.
+fn role_of(tokens: &[Token], headers: &HeaderMap) -> Option<Role> {
+    let shown = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, shown) = shown.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return None;
+    }
+    tokens
+        .iter()
+        .filter(|token| {
+            let secret = token.secret.expose_secret().as_bytes();
+            bool::from(secret.ct_eq(shown.trim().as_bytes()))
+        })
+        .map(|token| token.role)
+        .max()
+}
+
+fn is_loopback_name(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn job_id(text: &str) -> Result<JobId, Problem> {
+    JobId::parse(text).ok_or_else(|| Problem::bad(format!("{text:?} is no job id")))
+}
+
+fn unknown_job(id: JobId) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no job {id}"))
+}
+
+/// An answer that isn't the one that was asked for (RFC 9457).
+#[derive(Debug, Serialize)]
+struct Problem {
+    title: &'static str,
+    status: u16,
+    detail: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error");
+        Self { title, status: status.as_u16(), detail: detail.into() }
+    }
+
+    fn bad(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(%error, "a request could not be answered");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "the store does not answer; try again later")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let text = serde_json::to_string(&self).unwrap_or_default();
+        (status, [(header::CONTENT_TYPE, "application/problem+json")], text).into_response()
+    }
+}
+
+/// The filters of `GET /api/v1/jobs`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JobsParams {
+    feed: Option<String>,
+    phase: Option<String>,
+    held: Option<bool>,
+    name: Option<String>,
+    since: Option<String>,
+    cursor: Option<String>,
+    limit: Option<usize>,
+}
+
+impl JobsParams {
+    fn query(self) -> Result<JobQuery, Problem> {
+        let phase = |text: String| {
+            Phase::parse(&text).ok_or_else(|| {
+                let all: Vec<_> = Phase::ALL.iter().map(|phase| phase.name()).collect();
+                Problem::bad(format!("{text:?} is no phase: write one of {}", all.join(", ")))
+            })
+        };
+        let since = |text: String| {
+            DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc()).map_err(|_| {
+                Problem::bad(format!("{text:?} is no time: write it like 2026-11-23T02:00:00Z"))
+            })
+        };
+        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
+        if !(1..=PAGE_MAX).contains(&limit) {
+            return Err(Problem::bad(format!("limit must be from 1 to {PAGE_MAX}")));
+        }
+        Ok(JobQuery {
+            feed: self.feed.map(Name::try_from).transpose().map_err(Problem::bad)?,
+            phase: self.phase.map(phase).transpose()?,
+            held: self.held,
+            name: self.name,
+            since: self.since.map(since).transpose()?,
+            before: self.cursor.map(|text| job_id(&text)).transpose()?,
+            limit,
+        })
+    }
+}
+
+/// `GET /api/v1/jobs`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JobsBody {
+    /// Newest first.
+    pub jobs: Vec<JobBody>,
+    /// The `cursor` of the next page, if there is one.
+    pub next_cursor: Option<String>,
+}
+
+/// `GET /api/v1/jobs/{id}`
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of the documented interface")]
+pub struct JobBody {
+    pub id: JobId,
+    pub feed: String,
+    pub name: String,
+    pub phase: Phase,
+    pub generation: u32,
+    pub attempts: u32,
+    pub size_bytes: u64,
+    pub sha256: Option<String>,
+    pub remote_id: Option<String>,
+    pub created_at: String,
+    pub updated_at: String,
+    pub finished_at: Option<String>,
+    pub deadline_at: String,
+    pub held: Option<Hold>,
+    pub error: Option<FaultRecord>,
+    pub source_moved_to: Option<String>,
+    pub outputs: Vec<Output>,
+}
+
+impl From<&Job> for JobBody {
+    fn from(job: &Job) -> Self {
+        let content = job.uploaded().map(Uploaded::content);
+        Self {
+            id: job.id(),
+            feed: job.feed().to_string(),
+            name: job.path().to_string(),
+            phase: job.phase(),
+            generation: job.generation(),
+            attempts: job.attempts(),
+            size_bytes: content.map_or(job.file().size_bytes, |content| content.size_bytes),
+            sha256: content.map(|content| content.sha256.to_string()),
+            remote_id: job.submitted().map(|run| run.remote_id().0.clone()),
+            created_at: rfc3339(job.created_at()),
+            updated_at: rfc3339(job.updated_at()),
+            finished_at: job.finished_at().map(rfc3339),
+            deadline_at: rfc3339(job.deadline_at()),
+            held: job.held().cloned(),
+            error: job.error().cloned(),
+            source_moved_to: job.source_moved_to().map(|path| path.display().to_string()),
+            outputs: job.outputs().to_vec(),
+        }
+    }
+}
+
+/// One line of `GET /api/v1/jobs/{id}/events`.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of `Event`")]
+pub struct EventBody {
+    pub at: String,
+    pub revision: u64,
+    pub generation: u32,
+    pub from: Phase,
+    pub to: Phase,
+    pub outcome: String,
+    pub detail: Option<String>,
+}
+
+impl From<&Event> for EventBody {
+    fn from(event: &Event) -> Self {
+        Self {
+            at: rfc3339(event.at),
+            revision: event.revision,
+            generation: event.generation,
+            from: event.from,
+            to: event.to,
+            outcome: event.outcome.clone(),
+            detail: event.detail.clone(),
+        }
+    }
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+const PAGE_DEFAULT: usize = 50;
+const PAGE_MAX: usize = 1000;
+/// The engine goes round every second, whatever it waits for.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_loopback_pass_without_a_token() {
+        for (host, passes) in [
+            ("localhost", true),
+            ("localhost:8080", true),
+            ("127.0.0.1:8080", true),
+            ("127.9.9.9", true),
+            ("[::1]:8080", true),
+            ("evil.example:8080", false),
+            ("localhost.evil.example", false),
+            ("192.168.1.2", false),
+            ("", false),
+        ] {
+            assert_eq!(is_loopback_name(host), passes, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_token_gives_its_role_and_nothing_else_does() {
+        let token = |role, text: &str| Token { role, secret: text.to_owned().into() };
+        let tokens = [token(Role::Read, "look"), token(Role::Operate, "work")];
+        let role = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
+            role_of(&tokens, &headers)
+        };
+        assert_eq!(role("Bearer look"), Some(Role::Read));
+        assert_eq!(role("bearer work"), Some(Role::Operate));
+        for wrong in ["Bearer ", "Bearer loo", "Bearer lookx", "Basic look", "look"] {
+            assert_eq!(role(wrong), None, "{wrong}");
+        }
+        assert_eq!(role_of(&tokens, &HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,351 @@
+//! `kill -9` at every boundary of one job: before and after each commit, each call and each rename.
+//!
+//! The daemon's adapters are wrapped by ones that number what they do; at the chosen number the process kills itself,
+//! as hard as an operator or the kernel would. A second process then finishes. Whatever the point: one output, one
+//! started run, the source in the archive, nothing left behind.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use scoreline::clock::SystemClock;
+use scoreline::config::Config;
+use scoreline::daemon::{Daemon, RealWorld, Settings};
+use scoreline::engine::Stop;
+use scoreline::fault::Fault;
+use scoreline::feed::{Name, SourcePath};
+use scoreline::inbox::FolderInbox;
+use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId};
+use scoreline::metrics::Metrics;
+use scoreline::ports::{
+    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, Inbox, JobPage, JobQuery, Node, NodeId, Outbox,
+    Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store,
+    StoreError, Submission, SubmitAnswer, Transition, World,
+};
+use scoreline::wire::BlobReference;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::process::Command;
+
+use crate::rig::{Rig, files_in, with_tls};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
+    let rig = Rig::new().await;
+    let template = rig.config_text();
+    let mut labels = BTreeSet::new();
+    let mut next = 1;
+    loop {
+        // Two at a time, on two cores.
+        let pair = [next, next + 1].map(|n| {
+            let home = rig.path(&format!("crash-{n}"));
+            let text = template.replace(rig.path("").to_str().unwrap(), &format!("{}/", home.display()));
+            async move { (n, crash_at(n, &home, &text).await) }
+        });
+        let ended = futures::future::join_all(pair).await;
+        for (n, label) in &ended {
+            let home = rig.path(&format!("crash-{n}"));
+            let at = format!("crash {n} ({label:?})");
+            let output = [("good day.scores.csv".to_owned(), SCORES.to_owned())];
+            assert_eq!(files_in(&home.join("out")), output.clone().into(), "{at}: one whole output");
+            assert_eq!(files_in(&home.join("archive")).len(), 1, "{at}: the source is archived");
+            assert_eq!(files_in(&home.join("in")).len(), 0, "{at}: and nowhere else");
+            assert_eq!(files_in(&home.join("failed")).len(), 0, "{at}");
+            let work = home.join("in/.scoreline/work");
+            let left = std::fs::read_dir(&work).map(|left| left.count()).unwrap_or_default();
+            assert_eq!(left, 0, "{at}: nothing is left in the work folder");
+            let ledger = rig.sandbox.ledger();
+            let prefix = format!("scoring/crash-{n}/");
+            let runs: Vec<_> = ledger.jobs.iter().filter(|job| job.input.contains(&prefix)).collect();
+            let starts: u64 = runs.iter().map(|job| job.starts).sum();
+            assert_eq!(starts, 1, "{at}: one started run: {runs:#?}");
+        }
+        labels.extend(ended.iter().filter_map(|(_, label)| label.clone()));
+        if ended.iter().any(|(_, label)| label.is_none()) {
+            break;
+        }
+        next += 2;
+    }
+    for boundary in BOUNDARIES {
+        for side in ["before", "after"] {
+            assert!(labels.contains(&format!("{side} {boundary}")), "{side} {boundary} was never reached");
+        }
+    }
+}
+
+/// Runs a daemon that dies at its `n`th boundary, then one that doesn't. Answers where the first died, if it did.
+async fn crash_at(n: u32, home: &Path, config: &str) -> Option<String> {
+    std::fs::create_dir_all(home.join("in")).unwrap();
+    let config = config.replace("container = \"scoring\"\n", &format!("container = \"scoring\"\nprefix = \"crash-{n}\"\n"));
+    std::fs::write(home.join("scoreline.toml"), config).unwrap();
+    std::fs::write(home.join("in/good day.csv"), "Col2\nThis is a good day\n").unwrap();
+    let first = daemon_process(home, n).await;
+    let label = std::fs::read_to_string(home.join("died")).ok();
+    assert_eq!(first.signal() == Some(9), label.is_some(), "crash {n}: {first:?}");
+    if label.is_some() {
+        let second = daemon_process(home, 0).await;
+        assert!(second.success(), "after crash {n} ({label:?}): {second:?}, see {}", home.join("log").display());
+    }
+    label
+}
+
+async fn daemon_process(home: &Path, crash_at: u32) -> std::process::ExitStatus {
+    let log = std::fs::File::options().create(true).append(true).open(home.join("log")).unwrap();
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "boundaries::a_daemon_that_dies_at_a_boundary", "--ignored", "--nocapture"])
+        .env("BOUNDARY_HOME", home)
+        .env("BOUNDARY_CRASH_AT", crash_at.to_string())
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .kill_on_drop(true)
+        .status()
+        .await
+        .unwrap()
+}
+
+/// Not a test by itself: the process that the test above starts and kills.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the test above runs it as a process of its own"]
+async fn a_daemon_that_dies_at_a_boundary() {
+    with_tls();
+    let home = PathBuf::from(std::env::var_os("BOUNDARY_HOME").expect("started by the test above"));
+    let crash_at = std::env::var("BOUNDARY_CRASH_AT").unwrap().parse().unwrap();
+    let config = Config::load(&home.join("scoreline.toml"), &std::collections::BTreeMap::new()).unwrap();
+    let bomb = Arc::new(Bomb { steps: AtomicU32::new(0), crash_at, home });
+    let world = Arc::new(Mined::new(RealWorld::build(&config).await.unwrap(), bomb));
+    let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
+    let stop = Stop::default();
+    let running = tokio::spawn(daemon.run(stop.clone()));
+    // Until the one job has ended and nothing of it is in anybody's hands.
+    loop {
+        SystemClock.sleep(Duration::from_millis(5)).await;
+        let jobs = world.real.store().list(&JobQuery { limit: 10, ..Default::default() }).await.unwrap();
+        if !jobs.jobs.is_empty() && jobs.jobs.iter().all(Job::is_done) {
+            break;
+        }
+    }
+    stop.soft.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// Counts boundaries and ends the process at one.
+struct Bomb {
+    steps: AtomicU32,
+    crash_at: u32,
+    home: PathBuf,
+}
+
+impl Bomb {
+    async fn around<T>(&self, what: &str, act: impl Future<Output = T>) -> T {
+        self.step("before", what);
+        let done = act.await;
+        self.step("after", what);
+        done
+    }
+
+    fn step(&self, side: &str, what: &str) {
+        if self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.crash_at {
+            std::fs::write(self.home.join("died"), format!("{side} {what}")).unwrap();
+            let me = rustix::process::getpid();
+            rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap();
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+}
+
+/// What a job's way goes through: each must have been a place to die.
+const BOUNDARIES: [&str; 10] =
+    ["accept", "take", "upload", "commit", "submit", "start", "status", "reserve", "place", "settle"];
+
+struct Mined {
+    real: Arc<RealWorld>,
+    store: MinedPart,
+    feed: Name,
+    metrics: Metrics,
+}
+
+/// Every port of the one feed, endpoint and storage, with a bomb in it.
+struct MinedPart {
+    real: Arc<RealWorld>,
+    bomb: Arc<Bomb>,
+    feed: Name,
+    endpoint: Name,
+    storage: Name,
+}
+
+impl Mined {
+    fn new(real: RealWorld, bomb: Arc<Bomb>) -> Self {
+        let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
+        let real = Arc::new(real);
+        let store =
+            MinedPart { real: real.clone(), bomb, feed: name("f"), endpoint: name("e"), storage: name("s") };
+        Self { metrics: real.metrics().clone(), real, store, feed: name("f") }
+    }
+}
+
+impl World for Mined {
+    type Clock = SystemClock;
+    type Store = MinedPart;
+    type Inbox = MinedPart;
+    type Blobs = MinedPart;
+    type Scorer = MinedPart;
+    type Outbox = MinedPart;
+
+    fn clock(&self) -> &SystemClock {
+        self.real.clock()
+    }
+    fn store(&self) -> &MinedPart {
+        &self.store
+    }
+    fn inbox(&self, feed: &Name) -> Option<&MinedPart> {
+        (*feed == self.feed).then_some(&self.store)
+    }
+    fn blobs(&self, _: &Name) -> Option<&MinedPart> {
+        Some(&self.store)
+    }
+    fn scorer(&self, _: &Name) -> Option<&MinedPart> {
+        Some(&self.store)
+    }
+    fn outbox(&self) -> &MinedPart {
+        &self.store
+    }
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+impl Store for MinedPart {
+    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
+        self.bomb.around("register", self.real.store().register(label, site)).await
+    }
+    async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
+        self.real.store().beat(node).await
+    }
+    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+        self.real.store().others(node).await
+    }
+    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
+        self.bomb.around("retire", self.real.store().retire(node)).await
+    }
+    async fn adopt(&self, node: &Node, feeds: &[Name], dead: &[NodeId], limit: usize) -> Result<Adopted, StoreError> {
+        self.bomb.around("adopt", self.real.store().adopt(node, feeds, dead, limit)).await
+    }
+    async fn accept(&self, node: &Node, arrivals: &[Arrival], now: DateTime<Utc>) -> Result<Vec<Accepted>, StoreError> {
+        self.bomb.around("accept", self.real.store().accept(node, arrivals, now)).await
+    }
+    async fn commit(&self, node: &Node, transitions: &[Transition]) -> Result<Vec<Committed>, StoreError> {
+        self.bomb.around("commit", self.real.store().commit(node, transitions)).await
+    }
+    async fn reserve(&self, reservations: &[Reservation]) -> Result<Vec<Reserved>, StoreError> {
+        self.bomb.around("reserve", self.real.store().reserve(reservations)).await
+    }
+    async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
+        self.real.store().load(ids).await
+    }
+    async fn list(&self, query: &JobQuery) -> Result<JobPage, StoreError> {
+        self.real.store().list(query).await
+    }
+    async fn events(&self, id: JobId) -> Result<Vec<Event>, StoreError> {
+        self.real.store().events(id).await
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.real.store().ping().await
+    }
+}
+
+impl MinedPart {
+    fn inbox(&self) -> &FolderInbox<SystemClock> {
+        self.real.inbox(&self.feed).unwrap()
+    }
+}
+
+impl Inbox for MinedPart {
+    type Source = <FolderInbox<SystemClock> as Inbox>::Source;
+
+    async fn scan(&self) -> Result<Scan, Fault> {
+        self.inbox().scan().await
+    }
+    async fn changed(&self) {
+        self.inbox().changed().await;
+    }
+    fn accepted(&self, path: &SourcePath, file: FileIdentity) {
+        self.inbox().accepted(path, file);
+    }
+    async fn take(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Result<(), Fault> {
+        self.bomb.around("take", self.inbox().take(job, path, file)).await
+    }
+    async fn open(&self, job: &Job) -> Result<Self::Source, Fault> {
+        self.bomb.around("open", self.inbox().open(job)).await
+    }
+    async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
+        self.inbox().source_path(job).await
+    }
+}
+
+impl Blobs for MinedPart {
+    async fn ready(&self) -> Result<(), Fault> {
+        self.real.blobs(&self.storage).unwrap().ready().await
+    }
+    async fn upload<R: AsyncRead + Unpin + Send>(&self, blob: &str, label: &str, from: &mut R) -> Result<Content, Fault> {
+        self.bomb.around("upload", self.real.blobs(&self.storage).unwrap().upload(blob, label, from)).await
+    }
+    async fn download<W: AsyncWrite + Unpin + Send>(&self, from: BlobPlace<'_>, to: &mut W) -> Result<Content, Fault> {
+        self.bomb.around("download", self.real.blobs(&self.storage).unwrap().download(from, to)).await
+    }
+    fn hand_over(&self, blob: &str, access: Access, now: DateTime<Utc>, life: Duration) -> BlobReference {
+        self.real.blobs(&self.storage).unwrap().hand_over(blob, access, now, life)
+    }
+    async fn delete(&self, blob: &str) -> Result<(), Fault> {
+        self.real.blobs(&self.storage).unwrap().delete(blob).await
+    }
+}
+
+impl Scorer for MinedPart {
+    async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
+        self.bomb.around("submit", self.real.scorer(&self.endpoint).unwrap().submit(submission)).await
+    }
+    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
+        self.bomb.around("start", self.real.scorer(&self.endpoint).unwrap().start(id)).await
+    }
+    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
+        self.bomb.around("status", self.real.scorer(&self.endpoint).unwrap().status(id)).await
+    }
+    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
+        self.bomb.around("cancel", self.real.scorer(&self.endpoint).unwrap().cancel(id)).await
+    }
+    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
+        self.real.scorer(&self.endpoint).unwrap().links(id).await
+    }
+    async fn probe(&self) -> Result<(), Fault> {
+        self.real.scorer(&self.endpoint).unwrap().probe().await
+    }
+}
+
+impl Outbox for MinedPart {
+    type Staged = <scoreline::outbox::FolderOutbox as Outbox>::Staged;
+
+    async fn stage(&self, target: &Path, job: JobId, output: usize) -> Result<Self::Staged, Fault> {
+        self.bomb.around("stage", self.real.outbox().stage(target, job, output)).await
+    }
+    async fn exists(&self, path: &Path) -> Result<bool, Fault> {
+        self.real.outbox().exists(path).await
+    }
+    async fn place(&self, staged: &mut Self::Staged, content: Content, target: &Path, replace: bool) -> Result<Placed, Fault> {
+        self.bomb.around("place", self.real.outbox().place(staged, content, target, replace)).await
+    }
+    async fn write(&self, path: &Path, text: &str) -> Result<(), Fault> {
+        self.bomb.around("write", self.real.outbox().write(path, text)).await
+    }
+    async fn settle(&self, source: &SourcePlace, end: &Settlement) -> Result<Settled, Fault> {
+        self.bomb.around("settle", self.real.outbox().settle(source, end)).await
+    }
+}
+
+const SCORES: &str = "HashingFeature_1,HashingFeature_2,HashingFeature_3,HashingFeature_4,HashingFeature_5,HashingFeature_6,HashingFeature_7,HashingFeature_8\r\n1,1,2,2,0,2,0,1\r\n";

@@ -1,0 +1,236 @@
+//! A whole daemon for a test: real folders, a real embedded store, a remote side on loopback.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use scoreline::clock::SystemClock;
+use scoreline::config::Config;
+use scoreline::daemon::{Daemon, RealWorld, Settings};
+use scoreline::engine::Stop;
+use scoreline::http::{JobBody, JobsBody};
+use scoreline::ports::Clock;
+use scoreline::sandbox::{self, RunningSandbox, Sandbox};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+/// Folders, and a remote side.
+pub(crate) struct Rig {
+    dir: TempDir,
+    pub(crate) sandbox: RunningSandbox,
+    connection_string: String,
+    container: String,
+    feed: String,
+    endpoint: String,
+    storage: String,
+}
+
+impl Rig {
+    /// With a sandbox for storage and endpoint, whose runs take no time.
+    pub(crate) async fn new() -> Self {
+        Self::with(sandbox::Settings { run_time: Duration::ZERO, ..Default::default() }).await
+    }
+
+    pub(crate) async fn with(settings: sandbox::Settings) -> Self {
+        with_tls();
+        let sandbox = Sandbox::start(settings, SystemClock).await.unwrap();
+        let rig = Self {
+            dir: tempfile::tempdir().unwrap(),
+            connection_string: sandbox.connection_string(),
+            container: "scoring".into(),
+            sandbox,
+            feed: String::new(),
+            endpoint: String::new(),
+            storage: String::new(),
+        };
+        std::fs::create_dir(rig.path("in")).unwrap();
+        rig
+    }
+
+    /// With another blob server than the sandbox's own.
+    pub(crate) fn storage_at(mut self, connection_string: &str, container: &str) -> Self {
+        connection_string.clone_into(&mut self.connection_string);
+        container.clone_into(&mut self.container);
+        self
+    }
+
+    /// More keys for `[feeds.f]`, as `table.key = value` lines.
+    pub(crate) fn feed(mut self, lines: &str) -> Self {
+        self.feed += lines;
+        self.feed.push('\n');
+        self
+    }
+
+    /// More keys for `[endpoints.e]`.
+    pub(crate) fn endpoint(mut self, lines: &str) -> Self {
+        self.endpoint += lines;
+        self.endpoint.push('\n');
+        self
+    }
+
+    /// More keys for `[storage.s]`.
+    pub(crate) fn storage(mut self, lines: &str) -> Self {
+        self.storage += lines;
+        self.storage.push('\n');
+        self
+    }
+
+    pub(crate) fn path(&self, inside: &str) -> PathBuf {
+        self.dir.path().join(inside)
+    }
+
+    /// The config as text; keys that a test sets take the place of these.
+    pub(crate) fn config_text(&self) -> String {
+        let settings = self.sandbox.settings();
+        let gateway_key = settings.gateway.as_ref().and_then(|gateway| gateway.subscription_key.as_ref());
+        let subscription = gateway_key.map_or(String::new(), |key| {
+            format!("subscription_key = {:?}\n", secrecy::ExposeSecret::expose_secret(key))
+        });
+        let mut keys = BTreeMap::new();
+        let defaults = format!(
+            "endpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
+             watch.folder = {:?}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {:?}\n\
+             source.archive = {:?}\nsource.failed = {:?}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"\n",
+            self.path("in"), self.path("out"), self.path("archive"), self.path("failed"),
+        );
+        for line in defaults.lines().chain(self.feed.lines()).filter(|line| !line.is_empty()) {
+            let (key, value) = line.split_once('=').unwrap();
+            keys.insert(key.trim().to_owned(), value.trim().to_owned());
+        }
+        let feed: String = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        format!(
+            "[node]\nstate_dir = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n\
+             [storage.s]\nconnection_string = {:?}\ncontainer = {:?}\n{}\
+             [endpoints.e]\nkind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}\
+             poll = {{ first = \"20ms\", factor = 1.2, max = \"100ms\" }}\n{}\
+             [feeds.f]\n{feed}",
+            self.path("state"), self.connection_string, self.container, self.storage,
+            self.sandbox.bes_url(), secrecy::ExposeSecret::expose_secret(&settings.api_key), self.endpoint,
+        )
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        let file = self.path("scoreline.toml");
+        Config::parse(&self.config_text(), &file, &BTreeMap::new()).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// Starts the daemon.
+    pub(crate) async fn start(&self) -> Running {
+        let config = self.config();
+        let world = Arc::new(RealWorld::build(&config).await.unwrap());
+        let daemon = Daemon::start(world, Settings::from(&config)).await.unwrap();
+        let url = format!("http://{}", daemon.address().unwrap());
+        let stop = Stop::default();
+        let task = tokio::spawn(daemon.run(stop.clone()));
+        Running { url, stop, task, http: reqwest::Client::builder().no_proxy().build().unwrap() }
+    }
+
+    /// Drops a file whole, as a careful sender does.
+    pub(crate) fn drop_file(&self, name: &str, content: &str) {
+        drop_into(&self.path("in"), name.as_ref(), content.as_bytes());
+    }
+
+    /// The files in a folder, by name; hidden ones too, but for the daemon's own folder.
+    pub(crate) fn files(&self, folder: &str) -> BTreeMap<String, String> {
+        files_in(&self.path(folder))
+    }
+
+    /// How often runs were started for inputs whose blob name holds `text`.
+    pub(crate) fn starts_of(&self, text: &str) -> u64 {
+        let ledger = self.sandbox.ledger();
+        ledger.jobs.iter().filter(|job| job.input.contains(text)).map(|job| job.starts).sum()
+    }
+}
+
+/// A running daemon.
+pub(crate) struct Running {
+    pub(crate) url: String,
+    pub(crate) stop: Stop,
+    task: JoinHandle<anyhow::Result<()>>,
+    http: reqwest::Client,
+}
+
+impl Running {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    pub(crate) async fn jobs(&self) -> Vec<JobBody> {
+        let (status, text) = self.get("/api/v1/jobs?limit=1000").await;
+        assert_eq!(status, 200, "{text}");
+        serde_json::from_str::<JobsBody>(&text).unwrap().jobs
+    }
+
+    /// Waits until the jobs are as wanted, and answers them.
+    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&[JobBody]) -> bool) -> Vec<JobBody> {
+        for _ in 0..3000 {
+            let jobs = self.jobs().await;
+            if wanted(&jobs) {
+                return jobs;
+            }
+            SystemClock.sleep(Duration::from_millis(20)).await;
+        }
+        panic!("waited in vain until {what}: {:#?}", self.jobs().await);
+    }
+
+    /// Waits until so many jobs have ended and their sources were handled.
+    pub(crate) async fn until_ended(&self, count: usize) -> Vec<JobBody> {
+        let what = format!("{count} jobs have ended");
+        let jobs = self.until(&what, |jobs| jobs.iter().filter(|j| j.phase.is_final()).count() >= count).await;
+        eventually("all sources are handled", || async {
+            self.metric("scoreline_engine_jobs").await == Some(0.0)
+        })
+        .await;
+        drop(jobs);
+        self.jobs().await
+    }
+
+    /// The value of a metric's series.
+    pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|l| l.starts_with(' ')))?;
+        line.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Stops softly; the daemon must end without an error.
+    pub(crate) async fn stop(self) {
+        self.stop.soft.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Waits, in real time, until something holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+    for _ in 0..3000 {
+        if holds().await {
+            return;
+        }
+        SystemClock.sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain until {what}");
+}
+
+pub(crate) fn drop_into(folder: &Path, name: &std::ffi::OsStr, content: &[u8]) {
+    let unfinished = folder.join(".being-written.part");
+    std::fs::write(&unfinished, content).unwrap();
+    std::fs::rename(unfinished, folder.join(name)).unwrap();
+}
+
+pub(crate) fn files_in(folder: &Path) -> BTreeMap<String, String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return BTreeMap::new() };
+    entries
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_type().unwrap().is_file())
+        .map(|entry| {
+            let text = String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()).into_owned();
+            (entry.file_name().to_string_lossy().into_owned(), text)
+        })
+        .collect()
+}
+
+/// One provider for all TLS in the process, as `main` sets it.
+pub(crate) fn with_tls() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
