@@ -7,4 +7,5 @@ pub mod job;
 pub mod metrics;
 pub mod ports;
 pub mod retry;
+pub mod scoring;
 pub mod wire;
