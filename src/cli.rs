@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::job::Phase;
 use crate::retry::Span;
-use crate::sandbox::FaultRule;
+use crate::sandbox::Fault;
 
 mod client;
 pub mod table;
@@ -108,7 +108,7 @@ pub struct SandboxArgs {
     pub calls_per_minute: Option<u32>,
     /// Go wrong now and then, like submit=503:0.1 or start=lost:*2 (may be given several times)
     #[arg(long = "fault", value_name = "OP=KIND:PROBABILITY")]
-    pub faults: Vec<FaultRule>,
+    pub faults: Vec<Fault>,
 }
 
 /// Which daemon to ask.

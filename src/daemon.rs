@@ -24,8 +24,8 @@ use crate::job::Job;
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
 use crate::ports::{Blobs, Clock, Node, Scorer, Store, World};
-use crate::scoring::{Bes, BesSettings, Scoring};
-use crate::store::sqlite::{Migrate, SqliteStore};
+use crate::scoring::{Bes, Scoring, bes};
+use crate::store::{Migrate, SqliteStore};
 use crate::upkeep::Upkeep;
 
 /// The world as it is: real adapters all over.
@@ -320,7 +320,7 @@ fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, AzureBlobs>> {
         .storages
         .iter()
         .map(|(name, settings)| {
-            let blobs = AzureBlobs::new(settings.clone()).map_err(|error| anyhow!(error));
+            let blobs = AzureBlobs::new(settings.clone(), SystemClock).map_err(|error| anyhow!(error));
             Ok((name.clone(), blobs.with_context(|| format!("storage {name}"))?))
         })
         .collect()
@@ -336,7 +336,7 @@ fn scorers(
         .map(|(name, endpoint)| {
             let EndpointConfig { url, api_key, subscription_key, timeout, .. } = endpoint.clone();
             let settings =
-                BesSettings { name: name.clone(), url, api_key, subscription_key, timeout };
+                bes::Settings { name: name.clone(), url, api_key, subscription_key, timeout };
             let bes = Bes::new(settings, SystemClock, metrics.clone()).map_err(|error| anyhow!(error));
             Ok((name.clone(), Scoring::Bes(bes.with_context(|| format!("endpoint {name}"))?)))
         })

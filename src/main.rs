@@ -20,8 +20,8 @@ use scoreline::demo::demo;
 use scoreline::engine::Stop;
 use scoreline::http::{EventBody, JobBody, JobsBody};
 use scoreline::ports::StoreError;
-use scoreline::sandbox::{self, Sandbox};
-use scoreline::store::sqlite::SqliteStore;
+use scoreline::sandbox::{self, Gateway, Sandbox};
+use scoreline::store::SqliteStore;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -82,9 +82,12 @@ async fn run_sandbox(args: &SandboxArgs) -> anyhow::Result<Exit> {
     let settings = sandbox::Settings {
         listen: args.listen,
         run_time: args.run_time,
-        api_key: args.api_key.clone(),
-        subscription_key: args.subscription_key.clone(),
-        calls_per_minute: args.calls_per_minute,
+        api_key: args.api_key.clone().into(),
+        gateway: args.subscription_key.clone().map(|key| Gateway {
+            subscription_key: Some(key.into()),
+            calls_per_minute: args.calls_per_minute,
+            ..Default::default()
+        }),
         faults: args.faults.clone(),
         ..Default::default()
     };
@@ -118,7 +121,7 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
 
 async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
     let config = load(cli)?;
-    let applied = SqliteStore::migrate(&config.node.state_dir, SystemClock).await?;
+    let applied = SqliteStore::<SystemClock>::migrate(&config.node.state_dir).await?;
     if applied.is_empty() {
         println!("the store in {} is up to date", config.node.state_dir.display());
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod architecture;
+mod bes;
 mod boundaries;
 mod clock;
 mod inbox;

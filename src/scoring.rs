@@ -1,0 +1,60 @@
+//! Scoring services: what the engine's `Scorer` port means in the words of each kind of remote service.
+//!
+//! One module per kind. What they share is here: the choice between them, made once by the config.
+
+use crate::fault::Fault;
+use crate::job::RemoteId;
+use crate::ports::{Clock, RemoteStatus, Scorer, StartAnswer, Submission, SubmitAnswer};
+use crate::wire::BlobReference;
+
+mod answer;
+pub mod bes;
+mod service_url;
+
+pub use bes::Bes;
+pub use service_url::ServiceUrl;
+
+/// A scoring service of any kind.
+#[derive(Debug)]
+pub enum Scoring<C: Clock> {
+    /// Azure ML's classic Batch Execution Service.
+    Bes(Bes<C>),
+}
+
+impl<C: Clock> Scorer for Scoring<C> {
+    async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
+        match self {
+            Self::Bes(bes) => bes.submit(submission).await,
+        }
+    }
+
+    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
+        match self {
+            Self::Bes(bes) => bes.start(id).await,
+        }
+    }
+
+    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
+        match self {
+            Self::Bes(bes) => bes.status(id).await,
+        }
+    }
+
+    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
+        match self {
+            Self::Bes(bes) => bes.cancel(id).await,
+        }
+    }
+
+    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
+        match self {
+            Self::Bes(bes) => bes.links(id).await,
+        }
+    }
+
+    async fn probe(&self) -> Result<(), Fault> {
+        match self {
+            Self::Bes(bes) => bes.probe().await,
+        }
+    }
+}

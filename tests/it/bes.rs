@@ -1,0 +1,371 @@
+//! The client of the batch service against a server that says what it is told to: what is really sent, and what
+//! becomes of answers that no table holds, because they break off, never come or never end.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use axum::{Json, Router};
+use chrono::{DateTime, Utc};
+use scoreline::fault::{Blame, Class, Fault};
+use scoreline::feed::Name;
+use scoreline::job::RemoteId;
+use scoreline::metrics::Metrics;
+use scoreline::ports::{Clock, RemoteStatus, Scorer, StartAnswer, Submission, SubmitAnswer};
+use scoreline::scoring::bes::{Bes, CALL_LIMIT, Settings};
+use scoreline::scoring::{Scoring, ServiceUrl};
+use scoreline::wire::BlobReference;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+const KEY: &str = "api-key-of-the-tests==";
+const SUBSCRIPTION: &str = "subscription-of-the-tests";
+const JOB: &str = "539d0bc2fde945b6ac986b851d0000f0";
+
+/// A clock that stands until a test lets every wait end.
+#[derive(Clone, Debug, Default)]
+struct Standing {
+    over: Arc<Notify>,
+}
+
+impl Clock for Standing {
+    fn now(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).unwrap()
+    }
+
+    fn boot(&self) -> Duration {
+        Duration::from_secs(7)
+    }
+
+    fn sleep(&self, _: Duration) -> impl Future<Output = ()> + Send {
+        let over = Arc::clone(&self.over);
+        async move { over.notified().await }
+    }
+}
+
+/// A request as it came.
+struct Seen {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// Answers every request alike and remembers it.
+struct Stub<F> {
+    seen: Mutex<Vec<Seen>>,
+    answer: F,
+}
+
+/// What a test holds: the client, and what the server saw.
+struct Scene<F> {
+    scoring: Scoring<Standing>,
+    metrics: Metrics,
+    stub: Arc<Stub<F>>,
+}
+
+impl<F> Scene<F>
+where
+    F: Fn() -> Response + Send + Sync + 'static,
+{
+    async fn new(answer: F) -> Self {
+        Self::with(Standing::default(), answer).await
+    }
+
+    async fn with(clock: Standing, answer: F) -> Self {
+        let stub = Arc::new(Stub { seen: Mutex::default(), answer });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(any(respond::<F>)).with_state(Arc::clone(&stub));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let (scoring, metrics) = client(&format!("http://{address}"), &clock);
+        Self { scoring, metrics, stub }
+    }
+
+    /// The only request.
+    fn request(&self) -> Seen {
+        let mut seen = self.stub.seen.lock().unwrap();
+        assert_eq!(seen.len(), 1, "one call is one request");
+        seen.remove(0)
+    }
+}
+
+async fn respond<F>(State(stub): State<Arc<Stub<F>>>, request: Request) -> Response
+where
+    F: Fn() -> Response + Send + Sync + 'static,
+{
+    let (head, body) = request.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    stub.seen.lock().unwrap().push(Seen {
+        method: head.method,
+        uri: head.uri,
+        headers: head.headers,
+        body,
+    });
+    (stub.answer)()
+}
+
+fn churn() -> Name {
+    Name::try_from("churn".to_owned()).unwrap()
+}
+
+fn settings(host: &str) -> Settings {
+    Settings {
+        name: churn(),
+        url: ServiceUrl::parse(&format!("{host}/demo/workspaces/w/services/s/jobs")).unwrap(),
+        api_key: format!("{KEY}\n").into(),
+        subscription_key: Some(SUBSCRIPTION.into()),
+        timeout: CALL_LIMIT,
+    }
+}
+
+fn client(host: &str, clock: &Standing) -> (Scoring<Standing>, Metrics) {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let metrics = Metrics::new(&[], &[churn()], &[]);
+    let bes = Bes::new(settings(host), clock.clone(), metrics.clone()).unwrap();
+    (Scoring::Bes(bes), metrics)
+}
+
+fn submission() -> Submission {
+    let blob = |path: &str| BlobReference {
+        base_location: Some("https://acct.blob.core.windows.net/".into()),
+        relative_location: Some(path.into()),
+        sas_blob_token: Some("?sig=abc".into()),
+        connection_string: None,
+    };
+    Submission {
+        input: Some("input1".into()),
+        blob: blob("in/a.csv"),
+        outputs: vec![("output1".into(), blob("out/a.csv"))],
+        parameters: vec![("Cutoff".into(), "0.35".into())],
+    }
+}
+
+fn job() -> RemoteId {
+    RemoteId(JOB.into())
+}
+
+fn has_count(metrics: &Metrics, operation: &str, status: &str) -> bool {
+    metrics.text().contains(&format!(
+        r#"scoreline_remote_requests_total{{endpoint="churn",operation="{operation}",status="{status}"}} 1"#
+    ))
+}
+
+fn is_unavailable(fault: &Fault) -> bool {
+    (fault.class, fault.blame) == (Class::Transient, Blame::Service)
+}
+
+#[tokio::test]
+async fn a_submit_sends_its_body_with_both_keys() {
+    let scene = Scene::new(|| Json(JOB).into_response()).await;
+    let answer = scene.scoring.submit(&submission()).await.unwrap();
+    assert_eq!(answer, SubmitAnswer::Known(job()));
+    let seen = scene.request();
+    assert_eq!(seen.method, Method::POST);
+    assert_eq!(seen.uri, "/demo/workspaces/w/services/s/jobs?api-version=2.0");
+    assert_eq!(seen.headers["authorization"], format!("Bearer {KEY}"));
+    assert_eq!(seen.headers["ocp-apim-subscription-key"], SUBSCRIPTION);
+    assert_eq!(seen.headers["content-type"], "application/json");
+    assert_eq!(seen.headers["user-agent"], concat!("scoreline/", env!("CARGO_PKG_VERSION")));
+    let body: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
+    assert_eq!(body["Inputs"]["input1"]["RelativeLocation"], "in/a.csv");
+    assert_eq!(body["GlobalParameters"]["Cutoff"], "0.35");
+    assert!(has_count(&scene.metrics, "submit", "200"));
+}
+
+#[tokio::test]
+async fn a_start_says_that_its_body_is_empty() {
+    let scene = Scene::new(|| StatusCode::NO_CONTENT.into_response()).await;
+    assert_eq!(scene.scoring.start(&job()).await.unwrap(), StartAnswer::Started);
+    let seen = scene.request();
+    assert_eq!(seen.method, Method::POST);
+    assert_eq!(
+        seen.uri,
+        format!("/demo/workspaces/w/services/s/jobs/{JOB}/start?api-version=2.0").as_str()
+    );
+    let lengths: Vec<_> = seen.headers.get_all("content-length").iter().collect();
+    assert_eq!(lengths, ["0"]);
+    assert!(!seen.headers.contains_key("transfer-encoding"));
+    assert!(seen.body.is_empty());
+    assert!(has_count(&scene.metrics, "start", "204"));
+}
+
+#[tokio::test]
+async fn status_cancel_and_probe_ask_for_one_job() {
+    let scene = Scene::new(|| {
+        r#"{"StatusCode":4,"Results":{"o":{"RelativeLocation":"/c/b"}}}"#.into_response()
+    })
+    .await;
+    let seen = scene.scoring.status(&RemoteId("a/b".into())).await.unwrap();
+    assert!(matches!(seen, RemoteStatus::Finished(results) if results[0].place.blob() == "c/b"));
+    let request = scene.stub.seen.lock().unwrap().remove(0);
+    assert_eq!(request.method, Method::GET);
+    assert_eq!(request.uri, "/demo/workspaces/w/services/s/jobs/a%2Fb?api-version=2.0");
+
+    assert_eq!(scene.scoring.links(&job()).await.unwrap().len(), 1);
+    scene.stub.seen.lock().unwrap().clear();
+
+    scene.scoring.cancel(&job()).await.unwrap();
+    let request = scene.stub.seen.lock().unwrap().remove(0);
+    assert_eq!(request.method, Method::DELETE);
+
+    scene.scoring.probe().await.unwrap();
+    let request = scene.request();
+    assert_eq!(request.method, Method::GET);
+    assert_eq!(
+        request.uri,
+        "/demo/workspaces/w/services/s/jobs/00000000000000000000000000000000?api-version=2.0"
+    );
+    assert!(has_count(&scene.metrics, "probe", "200"));
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let scene = Scene::new(|| {
+        (StatusCode::TEMPORARY_REDIRECT, [("location", "/elsewhere")]).into_response()
+    })
+    .await;
+    let fault = scene.scoring.submit(&submission()).await.unwrap_err();
+    assert_eq!((fault.class, fault.code.as_str()), (Class::Fatal, "redirect"));
+    scene.request();
+    assert!(has_count(&scene.metrics, "submit", "307"));
+}
+
+#[tokio::test]
+async fn a_busy_service_is_asked_once() {
+    let scene = Scene::new(|| StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
+    assert!(is_unavailable(&scene.scoring.start(&job()).await.unwrap_err()));
+    scene.request();
+}
+
+#[tokio::test]
+async fn an_answer_is_read_up_to_a_bound() {
+    // Readable, if one reads on for long enough.
+    let scene = Scene::new(|| {
+        let late = " ".repeat(4 << 20) + r#"{"StatusCode":1}"#;
+        late.into_response()
+    })
+    .await;
+    let fault = scene.scoring.status(&job()).await.unwrap_err();
+    assert_eq!(fault.code, "unreadable_answer");
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_no_part_of_an_answer() {
+    let scene = Scene::new(|| format!("\u{feff}\"{JOB}\"\r\n").into_response()).await;
+    let answer = scene.scoring.submit(&submission()).await.unwrap();
+    assert_eq!(answer, SubmitAnswer::Known(job()));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_no_answer() {
+    let broken = || {
+        let chunks = [Ok("\"539d"), Err(std::io::Error::other("cut"))];
+        Body::from_stream(futures::stream::iter(chunks)).into_response()
+    };
+    let scene = Scene::new(broken).await;
+    let fault = scene.scoring.submit(&submission()).await.unwrap_err();
+    assert!(is_unavailable(&fault), "{fault:?}");
+    assert_eq!(fault.code, "reset");
+    assert!(has_count(&scene.metrics, "submit", "error"));
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_ends_with_the_time_limit() {
+    // Accepts connections, and that is all it does.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let clock = Standing::default();
+    let (scoring, metrics) = client(&format!("http://{address}"), &clock);
+    let id = job();
+    let asking = scoring.status(&id);
+    let passing = async {
+        let connection = listener.accept().await.unwrap();
+        clock.over.notify_one();
+        connection
+    };
+    let (fault, _connection) = tokio::join!(asking, passing);
+    let fault = fault.unwrap_err();
+    assert!(is_unavailable(&fault), "{fault:?}");
+    assert_eq!(fault.code, "timeout");
+    assert!(fault.message.contains("within 15 s"), "{fault}");
+    assert!(has_count(&metrics, "status", "timeout"));
+}
+
+#[tokio::test]
+async fn the_time_limit_counts_the_whole_answer() {
+    let clock = Standing::default();
+    let over = Arc::clone(&clock.over);
+    let scene = Scene::with(clock, move || {
+        let begun = futures::stream::iter([Ok::<_, std::io::Error>("\"539d")]);
+        let over = Arc::clone(&over);
+        let never = futures::stream::once(async move {
+            over.notify_one();
+            std::future::pending().await
+        });
+        Body::from_stream(futures::StreamExt::chain(begun, never)).into_response()
+    })
+    .await;
+    let fault = scene.scoring.submit(&submission()).await.unwrap_err();
+    assert_eq!(fault.code, "timeout");
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_the_services_trouble() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let (scoring, metrics) = client(&format!("http://{address}"), &Standing::default());
+    let fault = scoring.probe().await.unwrap_err();
+    assert!(is_unavailable(&fault), "{fault:?}");
+    assert_eq!(fault.code, "connect");
+    assert!(fault.message.contains(&address.to_string()), "{fault}");
+    assert!(has_count(&metrics, "probe", "connect"));
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_is_unavailable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, Router::new()).await });
+    let (scoring, _) = client(&format!("https://{address}"), &Standing::default());
+    let fault = scoring.probe().await.unwrap_err();
+    assert!(is_unavailable(&fault), "{fault:?}");
+    assert_eq!(fault.code, "tls", "{fault}");
+}
+
+#[tokio::test]
+async fn keys_are_shown_nowhere() {
+    let echo = format!("no access for {KEY} with {SUBSCRIPTION}");
+    let scene = Scene::new(move || (StatusCode::FORBIDDEN, echo.clone()).into_response()).await;
+    let fault = scene.scoring.probe().await.unwrap_err();
+    for shown in [
+        format!("{fault:?}"),
+        format!("{:?}", scene.scoring),
+        format!("{:?}", settings("http://127.0.0.1:1")),
+    ] {
+        assert!(!shown.contains(KEY) && !shown.contains(SUBSCRIPTION), "{shown}");
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_sent_is_refused_without_showing_it() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    for (wrong, field) in [
+        (Settings { api_key: "secret\u{1}key".into(), ..settings("http://h") }, "api_key"),
+        (
+            Settings { subscription_key: Some(" ".into()), ..settings("http://h") },
+            "subscription_key",
+        ),
+    ] {
+        let metrics = Metrics::new(&[], &[], &[]);
+        let error = Bes::new(wrong, Standing::default(), metrics).unwrap_err();
+        assert!(error.contains(&format!("endpoints.churn.{field}")), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
