@@ -827,6 +827,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(dir.path(), Migrate::Yes, Impatient).await.unwrap();
+        let _held_up = store.writer.lock().await;
         let error = store.register("a", "site").await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
         assert!(error.to_string().contains("register the node"), "{error}");

@@ -39,9 +39,14 @@ pub(crate) fn arrival_in(feed: &str, path: impl AsRef<[u8]>) -> Arrival {
 
 /// The transition that follows from an outcome.
 pub(crate) fn step(job: &Job, outcome: Outcome) -> Transition {
+    try_step(job, outcome).expect("an outcome that can follow and is worth a write")
+}
+
+/// The transition that follows from an outcome, if it can follow and is worth a write.
+pub(crate) fn try_step(job: &Job, outcome: Outcome) -> Option<Transition> {
     let turn = Turn { now: at(1), tries: 0, outage: false };
-    let step = apply(job.clone(), outcome, turn, &Policy::default()).unwrap();
-    Transition { job: step.job, event: step.event.expect("an outcome that is worth a write") }
+    let step = apply(job.clone(), outcome, turn, &Policy::default()).ok()?;
+    Some(Transition { job: step.job, event: step.event? })
 }
 
 pub(crate) fn uploaded() -> Outcome {

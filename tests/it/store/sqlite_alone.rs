@@ -1,0 +1,181 @@
+//! What is SQLite's own: its folder, its schema, its rows.
+
+use sqlx::ConnectOptions;
+use sqlx::sqlite::SqliteConnectOptions;
+
+use super::*;
+
+#[tokio::test]
+async fn a_fresh_folder_is_made_and_migrated_once() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("deep/state");
+    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), ["0001 jobs"]);
+    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
+    let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
+    store.ping().await.unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_schema_that_is_missing_is_refused_when_asked_to_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
+    assert!(unusable(refused).contains("scoreline migrate"));
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    by_hand(
+        dir.path(),
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (99, 'later', true, x'00', 0)",
+    )
+    .await;
+    assert!(store.ping().await.unwrap_err().to_string().contains("version 99"));
+    store.close().await;
+    assert!(unusable(open(dir.path()).await).contains("version 99"));
+    let read_only = SqliteStore::open_read_only(dir.path(), SystemClock).await;
+    assert!(unusable(read_only).contains("version 99"));
+}
+
+#[tokio::test]
+async fn a_second_daemon_in_the_same_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    for text in [unusable(open(dir.path()).await), unusable(SqliteStore::migrate(dir.path()).await)]
+    {
+        assert!(text.contains(&dir.path().display().to_string()), "{text}");
+        assert!(text.contains("stop that one first"), "{text}");
+    }
+    store.close().await;
+    open(dir.path()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_for_reading_works_beside_a_running_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let node = store.register("a", "site").await.unwrap();
+    let reader = SqliteStore::open_read_only(dir.path(), SystemClock).await.unwrap();
+    let made = job(&store, &node, "a").await;
+    reader.ping().await.unwrap();
+    assert_eq!(everything(&reader).await, std::slice::from_ref(&made));
+    assert!(unusable(reader.register("b", "site").await).contains("reading alone"));
+    drop(store);
+    assert_eq!(everything(&reader).await, [made]);
+}
+
+#[tokio::test]
+async fn a_store_for_reading_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let reader = SqliteStore::open_read_only(dir.path(), SystemClock).await;
+    assert!(unusable(reader).contains("scoreline.db"));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("scoreline.db"), "poison".repeat(1000)).unwrap();
+    assert!(unusable(open(dir.path()).await).contains("not a database"));
+}
+
+#[tokio::test]
+async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let node = store.register("a", "site").await.unwrap();
+    let lot = jobs(&store, &node, ["a", "b", "c", "d", "e"]).await;
+    let ids = lot.clone().map(|job| job.id());
+    let [good, phase, json, id, event] = ids;
+    by_hand(
+        dir.path(),
+        &format!(
+            "PRAGMA ignore_check_constraints = on;
+             UPDATE job SET phase = 'running' WHERE id = '{phase}';
+             UPDATE job SET redirects = '[' WHERE id = '{json}';
+             UPDATE job SET id = 'nonsense' WHERE id = '{id}';
+             INSERT INTO job_event SELECT job_id, 2, at, node, 1, 'x', 'y', 'z', NULL FROM job_event
+             WHERE job_id = '{event}';"
+        ),
+    )
+    .await;
+
+    assert_eq!(everything(&store).await, [lot[4].clone(), lot[0].clone()]);
+    let found = store.load(&ids).await.unwrap();
+    assert_eq!(found.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
+    assert_eq!(store.events(event).await.unwrap().len(), 1);
+
+    let me = store.register("me", "site").await.unwrap();
+    let adopted = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
+    assert_eq!(adopted.jobs.iter().map(Job::id).collect::<Vec<_>>(), [good, event]);
+    assert_eq!(adopted.corrupt.iter().map(|row| row.id).collect::<Vec<_>>(), [phase, json]);
+    let again = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
+    assert!(again.jobs.is_empty() && again.corrupt.is_empty(), "{again:?}");
+}
+
+#[tokio::test]
+async fn the_schema_refuses_a_job_that_skips_what_its_phase_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let node = store.register("a", "site").await.unwrap();
+    let made = job(&store, &node, "a").await;
+    walk(&store, &node, &made, [uploaded(), submitted(), Outcome::Started, finished()]).await;
+    let mut database = SqliteConnectOptions::new()
+        .filename(dir.path().join("scoreline.db"))
+        .connect()
+        .await
+        .unwrap();
+    for change in [
+        "remote_id = NULL",
+        "phase = 'delivered'",
+        "phase = 'failed'",
+        "phase = 'succeeded', outputs = '[]'",
+        "input_blob = NULL",
+        "sha256 = NULL",
+        "results = NULL",
+        "cancel_reason = 'operator'",
+        "held_code = 'x'",
+        "node = 77",
+    ] {
+        let sql = sqlx::AssertSqlSafe(format!("UPDATE job SET {change}"));
+        let refused = sqlx::query(sql).execute(&mut database).await.unwrap_err();
+        let refused = refused.to_string();
+        assert!(refused.contains("constraint failed"), "{change}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn no_index_on_live_jobs_names_what_transitions_change() {
+    let dir = tempfile::tempdir().unwrap();
+    SqliteStore::migrate(dir.path()).await.unwrap();
+    let mut database = SqliteConnectOptions::new()
+        .filename(dir.path().join("scoreline.db"))
+        .connect()
+        .await
+        .unwrap();
+    let sql =
+        "SELECT coalesce(sql, '') FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'job'";
+    let indexes: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut database).await.unwrap();
+    assert!(!indexes.is_empty());
+    for index in indexes {
+        assert!(!index.contains("phase") && !index.contains("_at"), "{index}");
+    }
+}
+
+/// Does what an operator with a database tool does.
+async fn by_hand(dir: &Path, sql: &str) {
+    let options = SqliteConnectOptions::new().filename(dir.join("scoreline.db"));
+    let mut connection = options.foreign_keys(false).connect().await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+}
+
+fn unusable<T>(result: Result<T, StoreError>) -> String {
+    match result {
+        Err(error @ StoreError::Unusable(_)) => error.to_string(),
+        Err(error) => panic!("it should be unusable, not: {error}"),
+        Ok(_) => panic!("it should be refused"),
+    }
+}
