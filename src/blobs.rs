@@ -45,9 +45,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 pub use self::connection_string::{ConnectionString, ConnectionStringError};
 
 use self::connection_string::Credential;
-use self::name::{
-    check_container, check_name, check_prefix, content_type, encode, encode_label, link_url,
-};
+pub use self::name::{check_container, check_prefix};
+use self::name::{check_name, content_type, encode, encode_label, link_url};
 use self::sas::Grant;
 use self::shared_key::SharedKey;
 use self::verdict::{Answer, Attempt, Call, Failure, answer, classify};

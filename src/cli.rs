@@ -30,7 +30,13 @@ pub use client::{Client, ClientError};
 )]
 pub struct Cli {
     /// The config file.
-    #[arg(long, global = true, env = "SCORELINE_CONFIG", value_name = "FILE", default_value = "/etc/scoreline/scoreline.toml")]
+    #[arg(
+        long,
+        global = true,
+        env = "SCORELINE_CONFIG",
+        value_name = "FILE",
+        default_value = "/etc/scoreline/scoreline.toml"
+    )]
     pub config: PathBuf,
     /// Results as JSON.
     #[arg(long, global = true)]

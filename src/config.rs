@@ -13,7 +13,9 @@ use toml::{Table, Value};
 use self::reader::{Findings, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
-use crate::feed::{Delivery, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch};
+use crate::feed::{
+    Delivery, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
+};
 use crate::retry::{Backoff, Policy};
 use crate::scoring::ServiceUrl;
 
@@ -158,17 +160,26 @@ impl Config {
             file: file.to_owned(),
             mistakes: vec![Mistake {
                 path: String::new(),
-                message: format!("the file could not be read: {error}; name another one with --config"),
+                message: format!(
+                    "the file could not be read: {error}; name another one with --config"
+                ),
             }],
         })?;
         Self::parse(&text, file, env)
     }
 
     /// Reads the text of a config file; relative paths in it count from the folder of `file`.
-    pub fn parse(text: &str, file: &Path, env: &BTreeMap<String, String>) -> Result<Self, ConfigErrors> {
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        env: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigErrors> {
         let refused = |mistakes| ConfigErrors { file: file.to_owned(), mistakes };
         let mut values: Table = text.parse().map_err(|error: toml::de::Error| {
-            refused(vec![Mistake { path: String::new(), message: error.to_string().trim_end().to_owned() }])
+            refused(vec![Mistake {
+                path: String::new(),
+                message: error.to_string().trim_end().to_owned(),
+            }])
         })?;
         for (variable, value) in env {
             if let Some(keys) = variable.strip_prefix("SCORELINE__") {
@@ -176,7 +187,8 @@ impl Config {
             }
         }
         let findings = Findings::default();
-        let folder = std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_default();
+        let folder =
+            std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_default();
         let lookup = |name: &str| env.get(name).cloned();
         let config = read(Reader::document(values, &findings, &folder, &lookup));
         let mistakes = findings.errors.into_inner();
@@ -193,7 +205,11 @@ impl Config {
     pub fn rules(&self) -> Rules {
         Rules {
             feeds: self.feeds.clone(),
-            endpoints: self.endpoints.iter().map(|(name, e)| (name.clone(), e.max_in_flight)).collect(),
+            endpoints: self
+                .endpoints
+                .iter()
+                .map(|(name, e)| (name.clone(), e.max_in_flight))
+                .collect(),
             storages: self.storages.keys().cloned().collect(),
             limits: Limits::default(),
         }
@@ -266,7 +282,10 @@ fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
     let listen: Option<SocketAddr> = match listen.parse() {
         Ok(listen) => Some(listen),
         Err(_) => {
-            http.error("listen", format!("{listen:?} is no address: write IP:PORT, like \"127.0.0.1:8080\""));
+            http.error(
+                "listen",
+                format!("{listen:?} is no address: write IP:PORT, like \"127.0.0.1:8080\""),
+            );
             None
         }
     };
@@ -287,7 +306,12 @@ fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
         && !listen.ip().is_loopback()
         && shown.is_empty()
     {
-        http.error("tokens", format!("is missing: {listen} can be reached from other machines, so callers need a token"));
+        http.error(
+            "tokens",
+            format!(
+                "is missing: {listen} can be reached from other machines, so callers need a token"
+            ),
+        );
     }
     let mut effective = http.finish();
     if !shown.is_empty() {
@@ -308,7 +332,10 @@ fn read_log(document: &mut Reader<'_>) -> LogConfig {
         "text" => LogFormat::Text,
         "json" => LogFormat::Json,
         other => {
-            log.error("format", format!("{other:?} is no format: write \"auto\", \"text\" or \"json\""));
+            log.error(
+                "format",
+                format!("{other:?} is no format: write \"auto\", \"text\" or \"json\""),
+            );
             LogFormat::Auto
         }
     };
@@ -335,17 +362,28 @@ fn read_storage(storage: &mut Reader<'_>) -> Option<blobs::Settings> {
         "sas" => HandOver::Sas,
         "connection-string" => HandOver::ConnectionString,
         other => {
-            storage.error("hand_over", format!("{other:?} is no way to hand over: write \"sas\" or \"connection-string\""));
+            storage.error(
+                "hand_over",
+                format!("{other:?} is no way to hand over: write \"sas\" or \"connection-string\""),
+            );
             HandOver::Sas
         }
     };
-    Some(blobs::Settings { connection: connection?, container: container?, prefix, create, hand_over })
+    Some(blobs::Settings {
+        connection: connection?,
+        container: container?,
+        prefix,
+        create,
+        hand_over,
+    })
 }
 
 fn read_endpoint(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)> {
     endpoint.required("kind", "write \"bes\"", |text| match text {
         "bes" => Ok(()),
-        "rrs" | "batch-endpoint" => Err(format!("{text:?} is not in this version yet: write \"bes\"")),
+        "rrs" | "batch-endpoint" => {
+            Err(format!("{text:?} is not in this version yet: write \"bes\""))
+        }
         other => Err(format!("{other:?} is no kind of endpoint: write \"bes\"")),
     });
     let url = endpoint.required("url", "paste the service's request URI", ServiceUrl::parse);
@@ -359,7 +397,10 @@ fn read_endpoint(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)>
     }
     let poll = read_backoff(endpoint, "poll", Policy::default().poll);
     let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
-    Some((EndpointConfig { url: url?, api_key: api_key?, subscription_key, max_in_flight, timeout }, poll))
+    Some((
+        EndpointConfig { url: url?, api_key: api_key?, subscription_key, max_in_flight, timeout },
+        poll,
+    ))
 }
 
 fn read_backoff(outer: &mut Reader<'_>, key: &'static str, default: Backoff) -> Backoff {
@@ -386,9 +427,14 @@ fn read_feed(
     endpoints: &BTreeMap<Name, Option<(EndpointConfig, Backoff)>>,
     storages: &BTreeMap<Name, Option<blobs::Settings>>,
 ) -> Option<Feed> {
-    let endpoint = feed.required("endpoint", "name one of [endpoints]", |text| named(text, "endpoints", endpoints));
-    let storage = feed.required("storage", "name one of [storage]", |text| named(text, "storage", storages));
-    let input = feed.parsed("input", |text| if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) });
+    let endpoint = feed.required("endpoint", "name one of [endpoints]", |text| {
+        named(text, "endpoints", endpoints)
+    });
+    let storage =
+        feed.required("storage", "name one of [storage]", |text| named(text, "storage", storages));
+    let input = feed.parsed("input", |text| {
+        if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
+    });
     let parameters = feed.pairs("parameters");
     let mut outputs = Vec::new();
     for (output, template) in feed.pairs("outputs") {
@@ -425,7 +471,11 @@ fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, St
         return Ok(name);
     }
     let names: Vec<_> = all.keys().map(Name::as_str).collect();
-    let there = if names.is_empty() { "there is none".to_owned() } else { format!("there is {}", names.join(", ")) };
+    let there = if names.is_empty() {
+        "there is none".to_owned()
+    } else {
+        format!("there is {}", names.join(", "))
+    };
     Err(format!("[{table}.{text}] is not in the config: {there}"))
 }
 
@@ -435,7 +485,8 @@ fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
     watch.demand("folder", "name the folder that files are dropped into");
     let folder = watch.path("folder");
     let (include, exclude) = (watch.texts("include", &["*.csv"]), watch.texts("exclude", &[]));
-    let filter = Filter::new(&include, &exclude).map_err(|message| watch.error("include", message)).ok();
+    let filter =
+        Filter::new(&include, &exclude).map_err(|message| watch.error("include", message)).ok();
     let recursive = watch.flag("recursive", false);
     let settle = watch.span("settle", Duration::from_secs(5));
     let rescan = watch.span("rescan", Duration::from_mins(1));
@@ -470,7 +521,8 @@ fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {
 fn read_source(feed: &mut Reader<'_>) -> Option<SourceRules> {
     let mut source = feed.table("source");
     let (archive, failed) = (source.path("archive"), source.path("failed"));
-    let mut end = |key, folder_key, folder: Option<PathBuf>| match source.text(key, "move").as_str() {
+    let mut end = |key, folder_key, folder: Option<PathBuf>| match source.text(key, "move").as_str()
+    {
         "move" => {
             if folder.is_none() {
                 source.demand(folder_key, &format!("name the folder that sources move to, or set {key} to \"delete\" or \"leave\""));
@@ -480,7 +532,12 @@ fn read_source(feed: &mut Reader<'_>) -> Option<SourceRules> {
         "delete" => Some(SourceEnd::Delete),
         "leave" => Some(SourceEnd::Leave),
         other => {
-            source.error(key, format!("{other:?} is no end for a source: write \"move\", \"delete\" or \"leave\""));
+            source.error(
+                key,
+                format!(
+                    "{other:?} is no end for a source: write \"move\", \"delete\" or \"leave\""
+                ),
+            );
             None
         }
     };
@@ -513,14 +570,21 @@ fn read_policy(feed: &mut Reader<'_>, poll: Backoff) -> Policy {
 fn check_folders<'a>(findings: &Findings, feeds: impl Iterator<Item = &'a Feed> + Clone) {
     for feed in feeds.clone() {
         let mut ends = vec![("deliver.folder", &feed.deliver.folder)];
-        for (key, end) in [("source.archive", &feed.source.on_success), ("source.failed", &feed.source.on_failure)] {
+        for (key, end) in [
+            ("source.archive", &feed.source.on_success),
+            ("source.failed", &feed.source.on_failure),
+        ] {
             if let SourceEnd::Move(folder) = end {
                 ends.push((key, folder));
             }
         }
         for (other, watch) in feeds.clone().filter_map(|feed| Some((feed, feed.watch.as_ref()?))) {
             for (key, folder) in &ends {
-                let inside = if watch.recursive { folder.starts_with(&watch.folder) } else { **folder == watch.folder };
+                let inside = if watch.recursive {
+                    folder.starts_with(&watch.folder)
+                } else {
+                    **folder == watch.folder
+                };
                 if inside {
                     findings.error(
                         &format!("feeds.{}.{key}", feed.name),
@@ -537,7 +601,10 @@ fn check_folders<'a>(findings: &Findings, feeds: impl Iterator<Item = &'a Feed> 
         {
             findings.error(
                 &format!("feeds.{}.watch.folder", feed.name),
-                format!("{} is watched by another feed too: give each a folder of its own", watch.folder.display()),
+                format!(
+                    "{} is watched by another feed too: give each a folder of its own",
+                    watch.folder.display()
+                ),
             );
         }
     }
@@ -550,7 +617,8 @@ fn set(table: &mut Table, keys: &[&str], value: &str) {
     let key = table.keys().find(|key| key.eq_ignore_ascii_case(first)).cloned();
     let key = key.unwrap_or_else(|| first.to_ascii_lowercase());
     if rest.is_empty() {
-        let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("value"));
+        let parsed =
+            format!("value = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("value"));
         table.insert(key, parsed.unwrap_or_else(|| Value::String(value.to_owned())));
     } else if let Value::Table(inner) = table.entry(key).or_insert_with(|| Table::new().into()) {
         set(inner, rest, value);

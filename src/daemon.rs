@@ -29,7 +29,6 @@ use crate::store::{Migrate, SqliteStore};
 use crate::upkeep::Upkeep;
 
 /// The world as it is: real adapters all over.
-#[derive(Debug)]
 pub struct RealWorld {
     clock: SystemClock,
     store: SqliteStore<SystemClock>,
@@ -173,7 +172,8 @@ impl<W: World> Daemon<W> {
             .with_label_values(&[reason])
             .inc_by(u64::try_from(adopted.len()).unwrap_or_default());
         let pulse = Arc::new(Pulse::default());
-        let http = Http::bind(settings.listen, world.clone(), pulse.clone(), settings.tokens).await?;
+        let http =
+            Http::bind(settings.listen, world.clone(), pulse.clone(), settings.tokens).await?;
         tracing::info!(node = node.id.0, site = %node.site, jobs = adopted.len(),
             listen = %http.address()?, feeds = feeds.len(), "ready");
         Ok(Self {
@@ -211,7 +211,8 @@ impl<W: World> Daemon<W> {
                 Intake::new(self.world.clone(), feed.clone(), self.node.clone(), sender.clone());
             if let Some(intake) = intake {
                 let stop = stop.clone();
-                services.spawn(async move { ("intake", intake.run(stop).await.map_err(Into::into)) });
+                services
+                    .spawn(async move { ("intake", intake.run(stop).await.map_err(Into::into)) });
             }
         }
         // The engine must see the channel end when the last intake does.
@@ -233,7 +234,8 @@ impl<W: World> Daemon<W> {
                 tracing::info!("stopping: finishing what is under way");
                 deadline = Some(now + self.grace);
             }
-            let left = deadline.map_or(Duration::MAX, |deadline: Duration| deadline.saturating_sub(now));
+            let left =
+                deadline.map_or(Duration::MAX, |deadline: Duration| deadline.saturating_sub(now));
             tokio::select! {
                 biased;
                 Some(ended) = services.join_next() => {
@@ -294,12 +296,16 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
     for (name, feed) in &config.feeds {
         if let Some(watch) = &feed.watch {
             let access = if feed.moves_sources() {
-                rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK
+                rustix::fs::Access::READ_OK
+                    | rustix::fs::Access::WRITE_OK
+                    | rustix::fs::Access::EXEC_OK
             } else {
                 rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK
             };
             let trouble = rustix::fs::access(&watch.folder, access).err().map(|error| {
-                format!("{error}: make it, or give this user the right to read and move files there")
+                format!(
+                    "{error}: make it, or give this user the right to read and move files there"
+                )
             });
             add(format!("feed {name}: folder {}", watch.folder.display()), trouble);
         }
@@ -320,7 +326,8 @@ fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, AzureBlobs>> {
         .storages
         .iter()
         .map(|(name, settings)| {
-            let blobs = AzureBlobs::new(settings.clone(), SystemClock).map_err(|error| anyhow!(error));
+            let blobs =
+                AzureBlobs::new(settings.clone(), SystemClock).map_err(|error| anyhow!(error));
             Ok((name.clone(), blobs.with_context(|| format!("storage {name}"))?))
         })
         .collect()
@@ -337,7 +344,8 @@ fn scorers(
             let EndpointConfig { url, api_key, subscription_key, timeout, .. } = endpoint.clone();
             let settings =
                 bes::Settings { name: name.clone(), url, api_key, subscription_key, timeout };
-            let bes = Bes::new(settings, SystemClock, metrics.clone()).map_err(|error| anyhow!(error));
+            let bes =
+                Bes::new(settings, SystemClock, metrics.clone()).map_err(|error| anyhow!(error));
             Ok((name.clone(), Scoring::Bes(bes.with_context(|| format!("endpoint {name}"))?)))
         })
         .collect()

@@ -52,7 +52,7 @@ pub async fn demo(args: &DemoArgs, json: bool, stop: Stop) -> anyhow::Result<Exi
     }
     stop.soft.cancel();
     running.await.context("the daemon broke off")??;
-    sandbox.stop().await;
+    sandbox.stop().await?;
     Ok(if complete { Exit::Done } else { Exit::Failed })
 }
 
@@ -82,7 +82,8 @@ impl Home {
         for n in 0..count {
             let (name, text) = sample(n);
             let unfinished = self.inbox.join(format!(".{name}.part"));
-            std::fs::write(&unfinished, format!("Col2\n{text}\n"))?;
+            let quoted = text.replace('"', "\"\"");
+            std::fs::write(&unfinished, format!("Col2\n\"{quoted}\"\n"))?;
             std::fs::rename(&unfinished, self.inbox.join(&name))?;
             names.push(name);
         }
@@ -175,25 +176,32 @@ fn phases(jobs: &JobsBody) -> String {
     for job in jobs.jobs.iter().filter(|job| !job.phase.is_final()) {
         *counts.entry(job.phase).or_insert(0) += 1;
     }
-    let parts: Vec<_> = counts.into_iter().map(|(phase, n)| format!("{n} {}", phase.name())).collect();
+    let parts: Vec<_> =
+        counts.into_iter().map(|(phase, n)| format!("{n} {}", phase.name())).collect();
     parts.join(", ")
 }
 
 fn report(jobs: &JobsBody, home: &Home, url: &str, keep: bool) -> String {
-    let mut rows = Vec::new();
+    let (mut rows, mut errors) = (Vec::new(), String::new());
     for job in jobs.jobs.iter().rev() {
-        let result = match job.outputs.first() {
-            Some(output) => scores(&output.path),
-            None => job.error.as_ref().map(|error| error.message.clone()).unwrap_or_default(),
+        let source = job.source_moved_to.as_ref().map(Path::new);
+        let (scores, output) = match job.outputs.first() {
+            Some(output) => {
+                (first_row(&output.path).replace(',', " "), output.path.display().to_string())
+            }
+            None => ("-".to_owned(), job.phase.name().to_owned()),
         };
-        let path = job.outputs.first().map(|output| output.path.display().to_string());
         rows.push(vec![
             job.name.clone(),
-            result,
-            path.unwrap_or_else(|| format!("({})", job.phase.name())),
+            source.map(first_row).unwrap_or_default(),
+            scores,
+            output,
         ]);
+        if let Some(error) = &job.error {
+            let _ = writeln!(errors, "\n{}: {}", job.name, error.message);
+        }
     }
-    let mut text = table::table(&["INPUT", "SCORES", "OUTPUT"], &rows);
+    let mut text = table::table(&["INPUT", "TEXT", "SCORES", "OUTPUT"], &rows) + &errors;
     let root = home.root.display();
     let config = home.root.join("scoreline.toml");
     let _ = write!(
@@ -218,8 +226,8 @@ fn report(jobs: &JobsBody, home: &Home, url: &str, keep: bool) -> String {
     text
 }
 
-/// The numbers of an output's first row.
-fn scores(path: &Path) -> String {
+/// The first row under a file's head.
+fn first_row(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().nth(1).unwrap_or_default().replace(',', " ")
+    text.lines().nth(1).unwrap_or_default().trim_matches('"').replace("\"\"", "\"")
 }

@@ -27,9 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Action, Event, Job, JobId, Outcome, Phase, Step, Turn, Wait, apply, next_action};
-use crate::ports::{
-    Blobs, Clock, Node, Scorer, Store, StoreError, Transition, World,
-};
+use crate::ports::{Blobs, Clock, Node, Scorer, Store, StoreError, Transition, World};
 
 use self::commit::{CommitAnswer, Pending};
 use self::health::{Gate, Health};

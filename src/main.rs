@@ -94,7 +94,7 @@ async fn run_sandbox(args: &SandboxArgs) -> anyhow::Result<Exit> {
     let sandbox = Sandbox::start(settings, SystemClock).await?;
     println!("{}", sandbox.config_snippet());
     stop_on_signals()?.soft.cancelled().await;
-    sandbox.stop().await;
+    sandbox.stop().await?;
     Ok(Exit::Done)
 }
 
@@ -121,7 +121,7 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
 
 async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
     let config = load(cli)?;
-    let applied = SqliteStore::<SystemClock>::migrate(&config.node.state_dir).await?;
+    let applied = SqliteStore::migrate(&config.node.state_dir).await?;
     if applied.is_empty() {
         println!("the store in {} is up to date", config.node.state_dir.display());
     }

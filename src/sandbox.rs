@@ -173,11 +173,7 @@ impl RunningSandbox {
             quoted(&self.connection_string())
         );
         let gateway = settings.gateway.as_ref();
-        let budget = gateway.and_then(|gateway| gateway.calls_per_minute);
         // Writing to a String can't fail.
-        if let Some(calls) = budget {
-            let _ = writeln!(snippet, "[budgets.sandbox]\ncalls_per_minute = {calls}\n");
-        }
         let _ = writeln!(
             snippet,
             "[endpoints.sandbox]\nkind = \"bes\"\nurl = {}\napi_key = {}",
@@ -186,9 +182,6 @@ impl RunningSandbox {
         );
         if let Some(key) = gateway.and_then(|gateway| gateway.subscription_key.as_ref()) {
             let _ = writeln!(snippet, "subscription_key = {}", quoted(key.expose_secret()));
-        }
-        if budget.is_some() {
-            snippet.push_str("budget = \"sandbox\"\n");
         }
         snippet
     }

@@ -24,7 +24,10 @@ impl<W: World> Upkeep<W> {
         loop {
             if let Ok(space) = rustix::fs::statvfs(&self.state_dir) {
                 let free = space.f_bavail.saturating_mul(space.f_frsize);
-                self.world.metrics().state_dir_free_bytes.set(i64::try_from(free).unwrap_or(i64::MAX));
+                self.world
+                    .metrics()
+                    .state_dir_free_bytes
+                    .set(i64::try_from(free).unwrap_or(i64::MAX));
             }
             tokio::select! {
                 biased;

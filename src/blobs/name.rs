@@ -56,7 +56,7 @@ pub(super) fn content_type(blob: &str) -> &'static str {
 }
 
 /// Checks a container's name.
-pub(super) fn check_container(name: &str) -> Result<(), String> {
+pub fn check_container(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     if !(3..=63).contains(&name.len()) {
         return Err(format!("container {name:?} must have 3 to 63 characters"));
@@ -75,7 +75,7 @@ pub(super) fn check_container(name: &str) -> Result<(), String> {
 }
 
 /// Checks a prefix and gives it its slash.
-pub(super) fn check_prefix(prefix: &str) -> Result<String, String> {
+pub fn check_prefix(prefix: &str) -> Result<String, String> {
     let bare = prefix.strip_suffix('/').unwrap_or(prefix);
     if bare.is_empty() && prefix.is_empty() {
         return Ok(String::new());

@@ -17,7 +17,9 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody is there.
-    #[error("no daemon answers at {url}: {cause}; is `scoreline serve` running, and is --url right?")]
+    #[error(
+        "no daemon answers at {url}: {cause}; is `scoreline serve` running, and is --url right?"
+    )]
     Unreachable {
         /// Where.
         url: String,
@@ -44,7 +46,10 @@ impl Client {
             .timeout(Duration::from_secs(30))
             .no_proxy()
             .build()
-            .map_err(|error| ClientError::Unreachable { url: url.clone(), cause: words(&error) })?;
+            .map_err(|error| ClientError::Unreachable {
+            url: url.clone(),
+            cause: words(&error),
+        })?;
         Ok(Self { http, url, token })
     }
 

@@ -162,7 +162,11 @@ impl<'a> Reader<'a> {
         self.value(key, "a number", read).unwrap_or(default)
     }
 
-    pub(super) fn span(&mut self, key: &'static str, default: std::time::Duration) -> std::time::Duration {
+    pub(super) fn span(
+        &mut self,
+        key: &'static str,
+        default: std::time::Duration,
+    ) -> std::time::Duration {
         if !self.values.contains_key(key) {
             self.show(key, String::from(Span(default)));
         }
@@ -191,7 +195,10 @@ impl<'a> Reader<'a> {
                     .iter()
                     .map(|(name, value)| match value {
                         Value::String(text) => Ok((name.clone(), text.clone())),
-                        other => Err(format!("{name} must be text in quotes, found {}", described(other))),
+                        other => Err(format!(
+                            "{name} must be text in quotes, found {}",
+                            described(other)
+                        )),
                     })
                     .collect(),
             )
@@ -203,7 +210,11 @@ impl<'a> Reader<'a> {
     pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
         let folder = self.folder;
         let path = self.parsed(key, |text| {
-            if text.is_empty() { Err("is empty".to_owned()) } else { Ok(cleaned(&folder.join(text))) }
+            if text.is_empty() {
+                Err("is empty".to_owned())
+            } else {
+                Ok(cleaned(&folder.join(text)))
+            }
         })?;
         self.show(key, path.display().to_string());
         Some(path)
@@ -216,19 +227,25 @@ impl<'a> Reader<'a> {
         let path = self.key(key);
         let found = match &value {
             Value::String(text) => {
-                let warning = "is a secret in plain text: write { env = \"NAME\" } or { file = \"PATH\" }";
+                let warning =
+                    "is a secret in plain text: write { env = \"NAME\" } or { file = \"PATH\" }";
                 self.findings.warn(&path, warning);
                 Ok(text.clone())
             }
             Value::Table(table) if table.len() == 1 => {
-                match (table.get("env").and_then(Value::as_str), table.get("file").and_then(Value::as_str)) {
+                match (
+                    table.get("env").and_then(Value::as_str),
+                    table.get("file").and_then(Value::as_str),
+                ) {
                     (Some(name), None) => (self.env)(name)
                         .ok_or_else(|| format!("the environment variable {name} is not set")),
                     (None, Some(file)) => {
                         let file = self.folder.join(file);
                         std::fs::read_to_string(&file)
                             .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                            .map_err(|error| format!("{} could not be read: {error}", file.display()))
+                            .map_err(|error| {
+                                format!("{} could not be read: {error}", file.display())
+                            })
                     }
                     _ => Err(SECRET_FORMS.to_owned()),
                 }
@@ -265,9 +282,13 @@ impl<'a> Reader<'a> {
         let mut inner = Vec::new();
         for (name, value) in outer.values.clone() {
             match (Name::try_from(name.clone()), value) {
-                (Ok(parsed), Value::Table(values)) => inner.push((parsed, outer.inner(&name, values))),
+                (Ok(parsed), Value::Table(values)) => {
+                    inner.push((parsed, outer.inner(&name, values)))
+                }
                 (Err(message), _) => outer.error(&name, message),
-                (_, other) => outer.error(&name, format!("expected a table, found {}", described(&other))),
+                (_, other) => {
+                    outer.error(&name, format!("expected a table, found {}", described(&other)))
+                }
             }
         }
         inner
@@ -312,7 +333,11 @@ impl<'a> Reader<'a> {
     /// Tells the keys that nobody asked for, and answers the effective table.
     pub(super) fn finish(self) -> Table {
         for unknown in self.values.keys() {
-            let near = self.asked.iter().filter(|known| distance(known, unknown) <= 2).min_by_key(|k| distance(k, unknown));
+            let near = self
+                .asked
+                .iter()
+                .filter(|known| distance(known, unknown) <= 2)
+                .min_by_key(|k| distance(k, unknown));
             let cure = match near {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("known here: {}", self.asked.join(", ")),

@@ -66,7 +66,8 @@ fn imports_point_down_only_and_neighbours_are_strangers() {
     let floors: BTreeMap<_, _> = FLOORS.into_iter().collect();
     let mut wrong = Vec::new();
     for (file, module, text) in sources() {
-        let own = floors.get(module.as_str()).unwrap_or_else(|| panic!("{module} has no floor yet"));
+        let own =
+            floors.get(module.as_str()).unwrap_or_else(|| panic!("{module} has no floor yet"));
         for (line, imported) in imports(&text) {
             let Some(floor) = floors.get(imported.as_str()) else { continue };
             let known = NEIGHBOURS.iter().any(|(a, b, _)| *a == module && *b == imported);
@@ -101,7 +102,10 @@ fn the_map_names_every_module() {
     let map = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let docs: String = map.lines().filter(|line| line.starts_with("//!")).collect();
     for (_, module, _) in sources() {
-        assert!(docs.contains(&format!("`{module}`")) || module == "lib", "{module} is not on the map");
+        assert!(
+            docs.contains(&format!("`{module}`")) || module == "lib",
+            "{module} is not on the map"
+        );
     }
 }
 

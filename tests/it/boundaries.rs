@@ -23,9 +23,9 @@ use scoreline::inbox::FolderInbox;
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, Inbox, JobPage, JobQuery, Node, NodeId, Outbox,
-    Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store,
-    StoreError, Submission, SubmitAnswer, Transition, World,
+    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, Inbox, JobPage, JobQuery, Node,
+    NodeId, Outbox, Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer, Settled, Settlement,
+    SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,7 +43,8 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
         // Two at a time, on two cores.
         let pair = [next, next + 1].map(|n| {
             let home = rig.path(&format!("crash-{n}"));
-            let text = template.replace(rig.path("").to_str().unwrap(), &format!("{}/", home.display()));
+            let text =
+                template.replace(rig.path("").to_str().unwrap(), &format!("{}/", home.display()));
             async move { (n, crash_at(n, &home, &text).await) }
         });
         let ended = futures::future::join_all(pair).await;
@@ -51,7 +52,11 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
             let home = rig.path(&format!("crash-{n}"));
             let at = format!("crash {n} ({label:?})");
             let output = [("good day.scores.csv".to_owned(), SCORES.to_owned())];
-            assert_eq!(files_in(&home.join("out")), output.clone().into(), "{at}: one whole output");
+            assert_eq!(
+                files_in(&home.join("out")),
+                output.clone().into(),
+                "{at}: one whole output"
+            );
             assert_eq!(files_in(&home.join("archive")).len(), 1, "{at}: the source is archived");
             assert_eq!(files_in(&home.join("in")).len(), 0, "{at}: and nowhere else");
             assert_eq!(files_in(&home.join("failed")).len(), 0, "{at}");
@@ -60,7 +65,8 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
             assert_eq!(left, 0, "{at}: nothing is left in the work folder");
             let ledger = rig.sandbox.ledger();
             let prefix = format!("scoring/crash-{n}/");
-            let runs: Vec<_> = ledger.jobs.iter().filter(|job| job.input.contains(&prefix)).collect();
+            let runs: Vec<_> =
+                ledger.jobs.iter().filter(|job| job.input.contains(&prefix)).collect();
             let starts: u64 = runs.iter().map(|job| job.starts).sum();
             assert_eq!(starts, 1, "{at}: one started run: {runs:#?}");
         }
@@ -72,7 +78,10 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
     }
     for boundary in BOUNDARIES {
         for side in ["before", "after"] {
-            assert!(labels.contains(&format!("{side} {boundary}")), "{side} {boundary} was never reached");
+            assert!(
+                labels.contains(&format!("{side} {boundary}")),
+                "{side} {boundary} was never reached"
+            );
         }
     }
 }
@@ -80,7 +89,10 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
 /// Runs a daemon that dies at its `n`th boundary, then one that doesn't. Answers where the first died, if it did.
 async fn crash_at(n: u32, home: &Path, config: &str) -> Option<String> {
     std::fs::create_dir_all(home.join("in")).unwrap();
-    let config = config.replace("container = \"scoring\"\n", &format!("container = \"scoring\"\nprefix = \"crash-{n}\"\n"));
+    let config = config.replace(
+        "container = \"scoring\"\n",
+        &format!("container = \"scoring\"\nprefix = \"crash-{n}\"\n"),
+    );
     std::fs::write(home.join("scoreline.toml"), config).unwrap();
     std::fs::write(home.join("in/good day.csv"), "Col2\nThis is a good day\n").unwrap();
     let first = daemon_process(home, n).await;
@@ -88,7 +100,11 @@ async fn crash_at(n: u32, home: &Path, config: &str) -> Option<String> {
     assert_eq!(first.signal() == Some(9), label.is_some(), "crash {n}: {first:?}");
     if label.is_some() {
         let second = daemon_process(home, 0).await;
-        assert!(second.success(), "after crash {n} ({label:?}): {second:?}, see {}", home.join("log").display());
+        assert!(
+            second.success(),
+            "after crash {n} ({label:?}): {second:?}, see {}",
+            home.join("log").display()
+        );
     }
     label
 }
@@ -96,7 +112,12 @@ async fn crash_at(n: u32, home: &Path, config: &str) -> Option<String> {
 async fn daemon_process(home: &Path, crash_at: u32) -> std::process::ExitStatus {
     let log = std::fs::File::options().create(true).append(true).open(home.join("log")).unwrap();
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "boundaries::a_daemon_that_dies_at_a_boundary", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "boundaries::a_daemon_that_dies_at_a_boundary",
+            "--ignored",
+            "--nocapture",
+        ])
         .env("BOUNDARY_HOME", home)
         .env("BOUNDARY_CRASH_AT", crash_at.to_string())
         .stdin(Stdio::null())
@@ -115,7 +136,8 @@ async fn a_daemon_that_dies_at_a_boundary() {
     with_tls();
     let home = PathBuf::from(std::env::var_os("BOUNDARY_HOME").expect("started by the test above"));
     let crash_at = std::env::var("BOUNDARY_CRASH_AT").unwrap().parse().unwrap();
-    let config = Config::load(&home.join("scoreline.toml"), &std::collections::BTreeMap::new()).unwrap();
+    let config =
+        Config::load(&home.join("scoreline.toml"), &std::collections::BTreeMap::new()).unwrap();
     let bomb = Arc::new(Bomb { steps: AtomicU32::new(0), crash_at, home });
     let world = Arc::new(Mined::new(RealWorld::build(&config).await.unwrap(), bomb));
     let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
@@ -124,7 +146,8 @@ async fn a_daemon_that_dies_at_a_boundary() {
     // Until the one job has ended and nothing of it is in anybody's hands.
     loop {
         SystemClock.sleep(Duration::from_millis(5)).await;
-        let jobs = world.real.store().list(&JobQuery { limit: 10, ..Default::default() }).await.unwrap();
+        let jobs =
+            world.real.store().list(&JobQuery { limit: 10, ..Default::default() }).await.unwrap();
         if !jobs.jobs.is_empty() && jobs.jobs.iter().all(Job::is_done) {
             break;
         }
@@ -161,8 +184,9 @@ impl Bomb {
 }
 
 /// What a job's way goes through: each must have been a place to die.
-const BOUNDARIES: [&str; 10] =
-    ["accept", "take", "upload", "commit", "submit", "start", "status", "reserve", "place", "settle"];
+const BOUNDARIES: [&str; 10] = [
+    "accept", "take", "upload", "commit", "submit", "start", "status", "reserve", "place", "settle",
+];
 
 struct Mined {
     real: Arc<RealWorld>,
@@ -184,8 +208,13 @@ impl Mined {
     fn new(real: RealWorld, bomb: Arc<Bomb>) -> Self {
         let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
         let real = Arc::new(real);
-        let store =
-            MinedPart { real: real.clone(), bomb, feed: name("f"), endpoint: name("e"), storage: name("s") };
+        let store = MinedPart {
+            real: real.clone(),
+            bomb,
+            feed: name("f"),
+            endpoint: name("e"),
+            storage: name("s"),
+        };
         Self { metrics: real.metrics().clone(), real, store, feed: name("f") }
     }
 }
@@ -234,13 +263,28 @@ impl Store for MinedPart {
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         self.bomb.around("retire", self.real.store().retire(node)).await
     }
-    async fn adopt(&self, node: &Node, feeds: &[Name], dead: &[NodeId], limit: usize) -> Result<Adopted, StoreError> {
+    async fn adopt(
+        &self,
+        node: &Node,
+        feeds: &[Name],
+        dead: &[NodeId],
+        limit: usize,
+    ) -> Result<Adopted, StoreError> {
         self.bomb.around("adopt", self.real.store().adopt(node, feeds, dead, limit)).await
     }
-    async fn accept(&self, node: &Node, arrivals: &[Arrival], now: DateTime<Utc>) -> Result<Vec<Accepted>, StoreError> {
+    async fn accept(
+        &self,
+        node: &Node,
+        arrivals: &[Arrival],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Accepted>, StoreError> {
         self.bomb.around("accept", self.real.store().accept(node, arrivals, now)).await
     }
-    async fn commit(&self, node: &Node, transitions: &[Transition]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(
+        &self,
+        node: &Node,
+        transitions: &[Transition],
+    ) -> Result<Vec<Committed>, StoreError> {
         self.bomb.around("commit", self.real.store().commit(node, transitions)).await
     }
     async fn reserve(&self, reservations: &[Reservation]) -> Result<Vec<Reserved>, StoreError> {
@@ -293,13 +337,32 @@ impl Blobs for MinedPart {
     async fn ready(&self) -> Result<(), Fault> {
         self.real.blobs(&self.storage).unwrap().ready().await
     }
-    async fn upload<R: AsyncRead + Unpin + Send>(&self, blob: &str, label: &str, from: &mut R) -> Result<Content, Fault> {
-        self.bomb.around("upload", self.real.blobs(&self.storage).unwrap().upload(blob, label, from)).await
+    async fn upload<R: AsyncRead + Unpin + Send>(
+        &self,
+        blob: &str,
+        label: &str,
+        from: &mut R,
+    ) -> Result<Content, Fault> {
+        self.bomb
+            .around("upload", self.real.blobs(&self.storage).unwrap().upload(blob, label, from))
+            .await
     }
-    async fn download<W: AsyncWrite + Unpin + Send>(&self, from: BlobPlace<'_>, to: &mut W) -> Result<Content, Fault> {
-        self.bomb.around("download", self.real.blobs(&self.storage).unwrap().download(from, to)).await
+    async fn download<W: AsyncWrite + Unpin + Send>(
+        &self,
+        from: BlobPlace<'_>,
+        to: &mut W,
+    ) -> Result<Content, Fault> {
+        self.bomb
+            .around("download", self.real.blobs(&self.storage).unwrap().download(from, to))
+            .await
     }
-    fn hand_over(&self, blob: &str, access: Access, now: DateTime<Utc>, life: Duration) -> BlobReference {
+    fn hand_over(
+        &self,
+        blob: &str,
+        access: Access,
+        now: DateTime<Utc>,
+        life: Duration,
+    ) -> BlobReference {
         self.real.blobs(&self.storage).unwrap().hand_over(blob, access, now, life)
     }
     async fn delete(&self, blob: &str) -> Result<(), Fault> {
@@ -309,7 +372,9 @@ impl Blobs for MinedPart {
 
 impl Scorer for MinedPart {
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
-        self.bomb.around("submit", self.real.scorer(&self.endpoint).unwrap().submit(submission)).await
+        self.bomb
+            .around("submit", self.real.scorer(&self.endpoint).unwrap().submit(submission))
+            .await
     }
     async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
         self.bomb.around("start", self.real.scorer(&self.endpoint).unwrap().start(id)).await
@@ -337,7 +402,13 @@ impl Outbox for MinedPart {
     async fn exists(&self, path: &Path) -> Result<bool, Fault> {
         self.real.outbox().exists(path).await
     }
-    async fn place(&self, staged: &mut Self::Staged, content: Content, target: &Path, replace: bool) -> Result<Placed, Fault> {
+    async fn place(
+        &self,
+        staged: &mut Self::Staged,
+        content: Content,
+        target: &Path,
+        replace: bool,
+    ) -> Result<Placed, Fault> {
         self.bomb.around("place", self.real.outbox().place(staged, content, target, replace)).await
     }
     async fn write(&self, path: &Path, text: &str) -> Result<(), Fault> {

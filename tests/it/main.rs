@@ -8,7 +8,7 @@ mod boundaries;
 mod clock;
 mod inbox;
 mod outbox;
-mod rights;
 mod rig;
+mod rights;
 mod samples;
 mod store;

@@ -83,7 +83,8 @@ impl Rig {
     /// The config as text; keys that a test sets take the place of these.
     pub(crate) fn config_text(&self) -> String {
         let settings = self.sandbox.settings();
-        let gateway_key = settings.gateway.as_ref().and_then(|gateway| gateway.subscription_key.as_ref());
+        let gateway_key =
+            settings.gateway.as_ref().and_then(|gateway| gateway.subscription_key.as_ref());
         let subscription = gateway_key.map_or(String::new(), |key| {
             format!("subscription_key = {:?}\n", secrecy::ExposeSecret::expose_secret(key))
         });
@@ -92,7 +93,10 @@ impl Rig {
             "endpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
              watch.folder = {:?}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {:?}\n\
              source.archive = {:?}\nsource.failed = {:?}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"\n",
-            self.path("in"), self.path("out"), self.path("archive"), self.path("failed"),
+            self.path("in"),
+            self.path("out"),
+            self.path("archive"),
+            self.path("failed"),
         );
         for line in defaults.lines().chain(self.feed.lines()).filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once('=').unwrap();
@@ -105,14 +109,20 @@ impl Rig {
              [endpoints.e]\nkind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}\
              poll = {{ first = \"20ms\", factor = 1.2, max = \"100ms\" }}\n{}\
              [feeds.f]\n{feed}",
-            self.path("state"), self.connection_string, self.container, self.storage,
-            self.sandbox.bes_url(), secrecy::ExposeSecret::expose_secret(&settings.api_key), self.endpoint,
+            self.path("state"),
+            self.connection_string,
+            self.container,
+            self.storage,
+            self.sandbox.bes_url(),
+            secrecy::ExposeSecret::expose_secret(&settings.api_key),
+            self.endpoint,
         )
     }
 
     pub(crate) fn config(&self) -> Config {
         let file = self.path("scoreline.toml");
-        Config::parse(&self.config_text(), &file, &BTreeMap::new()).unwrap_or_else(|e| panic!("{e}"))
+        Config::parse(&self.config_text(), &file, &BTreeMap::new())
+            .unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Starts the daemon.
@@ -164,7 +174,11 @@ impl Running {
     }
 
     /// Waits until the jobs are as wanted, and answers them.
-    pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&[JobBody]) -> bool) -> Vec<JobBody> {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&[JobBody]) -> bool,
+    ) -> Vec<JobBody> {
         for _ in 0..3000 {
             let jobs = self.jobs().await;
             if wanted(&jobs) {
@@ -178,7 +192,9 @@ impl Running {
     /// Waits until so many jobs have ended and their sources were handled.
     pub(crate) async fn until_ended(&self, count: usize) -> Vec<JobBody> {
         let what = format!("{count} jobs have ended");
-        let jobs = self.until(&what, |jobs| jobs.iter().filter(|j| j.phase.is_final()).count() >= count).await;
+        let jobs = self
+            .until(&what, |jobs| jobs.iter().filter(|j| j.phase.is_final()).count() >= count)
+            .await;
         eventually("all sources are handled", || async {
             self.metric("scoreline_engine_jobs").await == Some(0.0)
         })
@@ -190,7 +206,9 @@ impl Running {
     /// The value of a metric's series.
     pub(crate) async fn metric(&self, series: &str) -> Option<f64> {
         let (_, text) = self.get("/metrics").await;
-        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|l| l.starts_with(' ')))?;
+        let line = text
+            .lines()
+            .find(|line| line.strip_prefix(series).is_some_and(|l| l.starts_with(' ')))?;
         line.rsplit(' ').next()?.parse().ok()
     }
 
