@@ -603,3 +603,27 @@ async fn the_snippet_is_a_config_that_leads_back_here() {
     let connection = world.sandbox.connection_string();
     assert_eq!(storage["connection_string"].as_str(), Some(connection.as_str()));
 }
+
+#[tokio::test]
+async fn microsofts_own_client_uploads_in_blocks_and_downloads_in_ranges() {
+    use azure_storage_blob::models::{BlobClientDownloadOptions, BlobClientUploadOptions};
+
+    let world = World::with_input(Settings::default()).await;
+    let name = "box/dir/an upload.bin";
+    let sas = world.sas("2022-11-02", "rcw", name);
+    let url = format!("{}/{ACCOUNT}/box/dir%2Fan%20upload.bin{sas}", world.sandbox.url());
+    let client = azure_storage_blob::BlobClient::new(url.parse().unwrap(), None, None).unwrap();
+    let content: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
+    let piece = std::num::NonZeroU64::new(1 << 20);
+    let upload = BlobClientUploadOptions {
+        partition_size: piece.map(|n| n.try_into().unwrap()),
+        ..BlobClientUploadOptions::default()
+    };
+    client.upload(bytes::Bytes::from(content.clone()).into(), Some(upload)).await.unwrap();
+    let download = BlobClientDownloadOptions {
+        partition_size: piece.map(|n| n.try_into().unwrap()),
+        ..BlobClientDownloadOptions::default()
+    };
+    let received = client.download(Some(download)).await.unwrap().body.collect().await.unwrap();
+    assert!(received == content, "{} bytes came back", received.len());
+}
