@@ -11,4 +11,5 @@ mod outbox;
 mod rig;
 mod rights;
 mod samples;
+mod sandbox;
 mod store;
