@@ -279,16 +279,14 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
 fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
     let mut http = document.table("http");
     let listen = http.text("listen", "127.0.0.1:8080");
-    let listen: Option<SocketAddr> = match listen.parse() {
-        Ok(listen) => Some(listen),
-        Err(_) => {
-            http.error(
-                "listen",
-                format!("{listen:?} is no address: write IP:PORT, like \"127.0.0.1:8080\""),
-            );
-            None
-        }
-    };
+    let parsed: Option<SocketAddr> = listen.parse().ok();
+    if parsed.is_none() {
+        http.error(
+            "listen",
+            format!("{listen:?} is no address: write IP:PORT, like \"127.0.0.1:8080\""),
+        );
+    }
+    let listen = parsed;
     let mut tokens = Vec::new();
     let mut shown = Vec::new();
     for mut token in http.list("tokens") {

@@ -1,5 +1,6 @@
 //! The program: reads the command line, does what it says, ends with the right code.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -203,7 +204,7 @@ fn shown(job: &JobBody, events: &[EventBody]) -> String {
     rows.extend(job.source_moved_to.clone().map(|path| ("source", path)));
     let mut text = String::new();
     for (key, value) in rows {
-        text += &format!("{key:<10} {}\n", table::printable(&value));
+        let _ = writeln!(text, "{key:<10} {}", table::printable(&value));
     }
     let lines: Vec<_> = events
         .iter()

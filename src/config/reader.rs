@@ -283,11 +283,11 @@ impl<'a> Reader<'a> {
         for (name, value) in outer.values.clone() {
             match (Name::try_from(name.clone()), value) {
                 (Ok(parsed), Value::Table(values)) => {
-                    inner.push((parsed, outer.inner(&name, values)))
+                    inner.push((parsed, outer.inner(&name, values)));
                 }
                 (Err(message), _) => outer.error(&name, message),
                 (_, other) => {
-                    outer.error(&name, format!("expected a table, found {}", described(&other)))
+                    outer.error(&name, format!("expected a table, found {}", described(&other)));
                 }
             }
         }

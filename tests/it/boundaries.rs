@@ -75,7 +75,7 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
             );
             assert_eq!(files_in(&home.join("in")).len(), 0, "{boundary}: and nowhere else");
             assert_eq!(files_in(&home.join("failed")).len(), 0, "{boundary}");
-            let left = std::fs::read_dir(home.join("in/.scoreline/work")).map(|left| left.count());
+            let left = std::fs::read_dir(home.join("in/.scoreline/work")).map(Iterator::count);
             assert_eq!(
                 left.unwrap_or_default(),
                 0,

@@ -1,11 +1,11 @@
 //! Tests of the whole.
-#![cfg(test)]
 #![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod architecture;
 mod bes;
 mod boundaries;
 mod clock;
+mod daemon;
 mod inbox;
 mod outbox;
 mod rig;

@@ -10,7 +10,7 @@ use scoreline::config::Config;
 use scoreline::daemon::{Daemon, RealWorld, Settings};
 use scoreline::engine::Stop;
 use scoreline::http::{JobBody, JobsBody};
-use scoreline::ports::Clock;
+use scoreline::ports::{Clock, JobQuery, Store, World};
 use scoreline::sandbox::{self, RunningSandbox, Sandbox};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -91,25 +91,26 @@ impl Rig {
         let mut keys = BTreeMap::new();
         let defaults = format!(
             "endpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
-             watch.folder = {:?}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {:?}\n\
-             source.archive = {:?}\nsource.failed = {:?}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"\n",
-            self.path("in"),
-            self.path("out"),
-            self.path("archive"),
-            self.path("failed"),
+             watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {}\n\
+             source.archive = {}\nsource.failed = {}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"\n",
+            quoted(&self.path("in")),
+            quoted(&self.path("out")),
+            quoted(&self.path("archive")),
+            quoted(&self.path("failed")),
         );
         for line in defaults.lines().chain(self.feed.lines()).filter(|line| !line.is_empty()) {
             let (key, value) = line.split_once('=').unwrap();
             keys.insert(key.trim().to_owned(), value.trim().to_owned());
         }
-        let feed: String = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let feed: Vec<_> = keys.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+        let feed = feed.join("\n");
         format!(
-            "[node]\nstate_dir = {:?}\n[http]\nlisten = \"127.0.0.1:0\"\n\
+            "[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n\
              [storage.s]\nconnection_string = {:?}\ncontainer = {:?}\n{}\
              [endpoints.e]\nkind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}\
              poll = {{ first = \"20ms\", factor = 1.2, max = \"100ms\" }}\n{}\
              [feeds.f]\n{feed}",
-            self.path("state"),
+            quoted(&self.path("state")),
             self.connection_string,
             self.container,
             self.storage,
@@ -129,11 +130,17 @@ impl Rig {
     pub(crate) async fn start(&self) -> Running {
         let config = self.config();
         let world = Arc::new(RealWorld::build(&config).await.unwrap());
-        let daemon = Daemon::start(world, Settings::from(&config)).await.unwrap();
+        let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
         let url = format!("http://{}", daemon.address().unwrap());
         let stop = Stop::default();
         let task = tokio::spawn(daemon.run(stop.clone()));
-        Running { url, stop, task, http: reqwest::Client::builder().no_proxy().build().unwrap() }
+        Running {
+            url,
+            stop,
+            world,
+            task,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+        }
     }
 
     /// Drops a file whole, as a careful sender does.
@@ -157,6 +164,7 @@ impl Rig {
 pub(crate) struct Running {
     pub(crate) url: String,
     pub(crate) stop: Stop,
+    pub(crate) world: Arc<RealWorld>,
     task: JoinHandle<anyhow::Result<()>>,
     http: reqwest::Client,
 }
@@ -191,15 +199,12 @@ impl Running {
 
     /// Waits until so many jobs have ended and their sources were handled.
     pub(crate) async fn until_ended(&self, count: usize) -> Vec<JobBody> {
-        let what = format!("{count} jobs have ended");
-        let jobs = self
-            .until(&what, |jobs| jobs.iter().filter(|j| j.phase.is_final()).count() >= count)
-            .await;
-        eventually("all sources are handled", || async {
-            self.metric("scoreline_engine_jobs").await == Some(0.0)
+        eventually(&format!("{count} jobs are done"), || async {
+            let query = JobQuery { limit: 10_000, ..Default::default() };
+            let jobs = self.world.store().list(&query).await.unwrap().jobs;
+            jobs.iter().filter(|job| job.is_done()).count() >= count
         })
         .await;
-        drop(jobs);
         self.jobs().await
     }
 
@@ -251,4 +256,8 @@ pub(crate) fn files_in(folder: &Path) -> BTreeMap<String, String> {
 /// One provider for all TLS in the process, as `main` sets it.
 pub(crate) fn with_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.to_str().unwrap())
 }
