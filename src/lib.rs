@@ -1,5 +1,6 @@
 //! scoreline
 
+pub mod blobs;
 pub mod clock;
 pub mod fault;
 pub mod feed;

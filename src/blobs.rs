@@ -1,0 +1,679 @@
+//! Azure Blob Storage, the one place where inputs are handed to the scoring service and outputs come back from.
+//!
+//! Spoken through Microsoft's own client, with three things of ours: the account's key signs (the client has tokens
+//! only), every upload carries MD5, and nothing is retried here, since the engine decides about that. Memory is bounded
+//! whatever a file's size: two blocks up, one chunk down. A body is taken for whole only when its length is known and
+//! right.
+
+mod connection_string;
+mod name;
+mod sas;
+mod shared_key;
+mod verdict;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::num::NonZero;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use azure_core::http::headers::Headers;
+use azure_core::http::policies::{Policy, PolicyResult};
+use azure_core::http::{
+    Body, ClientOptions, Context, NoFormat, Request, RequestContent, RetryOptions, Transport, Url,
+};
+use azure_storage_blob::models::{
+    BlobClientDownloadOptions, BlockBlobClientCommitBlockListOptions, BlockBlobClientUploadOptions,
+    BlockLookupList,
+};
+use azure_storage_blob::{
+    BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions,
+};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use md5::Md5;
+use secrecy::ExposeSecret as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+pub use self::connection_string::{ConnectionString, ConnectionStringError};
+
+use self::connection_string::Credential;
+use self::name::{
+    check_container, check_name, check_prefix, content_type, encode, encode_label, link_url,
+};
+use self::sas::Grant;
+use self::shared_key::SharedKey;
+use self::verdict::{Answer, Attempt, Call, Failure, answer, classify};
+use crate::fault::{Fault, Origin};
+use crate::job::{Content, Sha256 as Sha256Digest};
+use crate::ports::{Access, BlobPlace, Blobs, Clock};
+use crate::wire::BlobReference;
+
+/// One container in one storage account.
+pub struct AzureBlobs {
+    connection: ConnectionString,
+    container: String,
+    /// What blob names begin with: empty, or with a slash at its end.
+    prefix: String,
+    create: bool,
+    hand_over: HandOver,
+    reads: ClientOptions,
+    writes: ClientOptions,
+    links: reqwest::Client,
+}
+
+/// What a storage is made of.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The account.
+    pub connection: ConnectionString,
+    /// The container's name.
+    pub container: String,
+    /// The folder in the container that everything goes into, `a/b` or `a/b/`; may be empty.
+    pub prefix: String,
+    /// Whether to make the container when it is missing.
+    pub create: bool,
+    /// How the scoring service gets at blobs.
+    pub hand_over: HandOver,
+}
+
+/// What the scoring service gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HandOver {
+    /// A signature for one blob, for a time.
+    Sas,
+    /// The connection string itself.
+    ConnectionString,
+}
+
+impl AzureBlobs {
+    /// Checks the settings and makes the clients; calls nobody. TLS needs a default provider of cryptography to be
+    /// installed before.
+    pub fn new(settings: Settings, clock: impl Clock) -> Result<Self, String> {
+        let Settings { connection, container, prefix, create, hand_over } = settings;
+        check_container(&container)?;
+        let prefix = check_prefix(&prefix)?;
+        let client = |silence| {
+            reqwest::Client::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(silence)
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .map_err(|error| format!("could not make an HTTP client: {error}"))
+        };
+        let signing: Option<Arc<dyn Policy>> = match connection.credential() {
+            Credential::Key { account, key } => {
+                let signer = SharedKey::new(account.clone(), key.clone(), clock);
+                Some(Arc::new(EachTry(move |request: &mut Request| signer.sign(request))))
+            }
+            Credential::Sas(_) => None,
+        };
+        let links = client(READ_TIMEOUT)?;
+        let reads = ClientOptions {
+            per_try_policies: signing.clone().into_iter().collect(),
+            retry: RetryOptions::none(),
+            transport: Some(Transport::new(Arc::new(links.clone()))),
+            ..ClientOptions::default()
+        };
+        let checked: Arc<dyn Policy> = Arc::new(EachTry(add_md5));
+        let writes = ClientOptions {
+            per_try_policies: [checked].into_iter().chain(signing).collect(),
+            transport: Some(Transport::new(Arc::new(client(WRITE_TIMEOUT)?))),
+            ..reads.clone()
+        };
+        Ok(Self { connection, container, prefix, create, hand_over, reads, writes, links })
+    }
+
+    fn attempt(&self, call: Call, place: String) -> Attempt {
+        Attempt { call, place, host: self.connection.host().to_owned() }
+    }
+
+    fn on_container(&self, call: Call) -> Attempt {
+        self.attempt(call, self.container.clone())
+    }
+
+    fn on_blob(&self, call: Call, blob: &str) -> Attempt {
+        self.attempt(call, format!("{}/{}", self.container, self.name(blob)))
+    }
+
+    /// The blob's whole name.
+    fn name(&self, blob: &str) -> String {
+        format!("{}{blob}", self.prefix)
+    }
+
+    /// Everything but letters, digits and `-._~` is encoded: then every server reads the same path, and signs it alike.
+    fn url(&self, path: &str) -> Result<Url, azure_core::Error> {
+        let mut url = Url::parse(&format!(
+            "{}{}{}",
+            self.connection.endpoint(),
+            self.container,
+            encode(path)
+        ))?;
+        if let Credential::Sas(sas) = self.connection.credential() {
+            url.set_query(Some(sas.expose_secret()));
+        }
+        Ok(url)
+    }
+
+    fn container_client(&self) -> azure_core::Result<BlobContainerClient> {
+        let options = BlobContainerClientOptions {
+            client_options: self.reads.clone(),
+            ..BlobContainerClientOptions::default()
+        };
+        BlobContainerClient::new(self.url("")?, None, Some(options))
+    }
+
+    fn client(
+        &self,
+        options: &ClientOptions,
+        blob: &str,
+        attempt: &Attempt,
+    ) -> Result<BlobClient, Fault> {
+        let name = self.name(blob);
+        check_name(&name).map_err(|why| {
+            attempt.impossible("blob_name", why, "no blob can have this name: change the template")
+        })?;
+        let options =
+            BlobClientOptions { client_options: options.clone(), ..BlobClientOptions::default() };
+        self.url(&format!("/{name}"))
+            .and_then(|url| BlobClient::new(url, None, Some(options)))
+            .map_err(|error| attempt.fault(&error))
+    }
+
+    async fn look(&self) -> azure_core::Result<()> {
+        match self.connection.credential() {
+            Credential::Key { .. } => self.container_client()?.get_properties(None).await.map(drop),
+            // A signature for a container doesn't give the right to look at the container: look for a blob in it that
+            // isn't there.
+            Credential::Sas(_) => {
+                let options = BlobClientOptions {
+                    client_options: self.reads.clone(),
+                    ..BlobClientOptions::default()
+                };
+                let url = self.url(&format!("/{}{PROBE}", self.prefix))?;
+                match BlobClient::new(url, None, Some(options))?.get_properties(None).await {
+                    Err(error) if code_of(&error).as_deref() != Some("BlobNotFound") => Err(error),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    async fn make(&self) -> Result<(), Fault> {
+        let made = async { self.container_client()?.create(None).await.map(drop) }.await;
+        match made {
+            Err(error) if code_of(&error).as_deref() == Some("ContainerAlreadyExists") => Ok(()),
+            made => made.map_err(|error| self.on_container(Call::Make).fault(&error)),
+        }
+    }
+
+    /// The first call of an upload: the one that finds out that the container is gone, and may be made once more.
+    async fn first<F, T>(&self, attempt: &Attempt, call: impl Fn() -> F + Send) -> Result<T, Fault>
+    where
+        F: Future<Output = azure_core::Result<T>> + Send,
+    {
+        match call().await {
+            Err(error)
+                if self.create && code_of(&error).as_deref() == Some("ContainerNotFound") =>
+            {
+                self.make().await?;
+                call().await
+            }
+            answered => answered,
+        }
+        .map_err(|error| attempt.fault(&error))
+    }
+}
+
+impl Blobs for AzureBlobs {
+    async fn ready(&self) -> Result<(), Fault> {
+        match self.look().await {
+            Err(error)
+                if self.create && code_of(&error).as_deref() == Some("ContainerNotFound") =>
+            {
+                self.make().await
+            }
+            looked => looked.map_err(|error| self.on_container(Call::Look).fault(&error)),
+        }
+    }
+
+    async fn upload<R: AsyncRead + Unpin + Send>(
+        &self,
+        blob: &str,
+        label: &str,
+        from: &mut R,
+    ) -> Result<Content, Fault> {
+        let attempt = self.on_blob(Call::Upload, blob);
+        let client = self.client(&self.writes, blob, &attempt)?.block_blob_client();
+        let content_type = content_type(blob);
+        let metadata = HashMap::from([(LABEL.to_owned(), encode_label(label))]);
+        let mut sums = Sums::default();
+        let mut block = read_block(from, &mut sums, &attempt).await?;
+        let mut next = if block.len() < BLOCK_BYTES {
+            Bytes::new()
+        } else {
+            read_block(from, &mut sums, &attempt).await?
+        };
+        if next.is_empty() {
+            self.first(&attempt, || {
+                let options = BlockBlobClientUploadOptions {
+                    blob_content_type: Some(content_type.to_owned()),
+                    metadata: Some(metadata.clone()),
+                    // One request, whatever the client thinks of the size.
+                    partition_size: NonZero::new(BLOCK_BYTES as u64),
+                    ..BlockBlobClientUploadOptions::default()
+                };
+                client.upload(content(block.clone()), Some(options))
+            })
+            .await?;
+            return Ok(sums.finish().0);
+        }
+        let mut ids = Vec::new();
+        while !block.is_empty() {
+            if ids.len() == BLOCKS_MAX {
+                return Err(attempt.impossible(
+                    "too_large",
+                    "the file has more than 50,000 blocks of 8 MiB",
+                    "split it",
+                ));
+            }
+            // Ids have to have one length, and the same content gets the same ids in every attempt.
+            let id = format!("{:06}", ids.len()).into_bytes();
+            let stage =
+                || client.stage_block(&id, block.len() as u64, content(block.clone()), None);
+            if ids.is_empty() {
+                self.first(&attempt, stage).await?;
+            } else {
+                stage().await.map_err(|error| attempt.fault(&error))?;
+            }
+            ids.push(id);
+            block = std::mem::take(&mut next);
+            if block.len() == BLOCK_BYTES {
+                next = read_block(from, &mut sums, &attempt).await?;
+            }
+        }
+        let (content, md5) = sums.finish();
+        let list = BlockLookupList { latest: Some(ids), ..BlockLookupList::default() };
+        let options = BlockBlobClientCommitBlockListOptions {
+            blob_content_md5: Some(md5.to_vec()),
+            blob_content_type: Some(content_type.to_owned()),
+            metadata: Some(metadata),
+            ..BlockBlobClientCommitBlockListOptions::default()
+        };
+        async { client.commit_block_list(list.try_into()?, Some(options)).await }
+            .await
+            .map_err(|error| attempt.fault(&error))?;
+        Ok(content)
+    }
+
+    async fn download<W: AsyncWrite + Unpin + Send>(
+        &self,
+        from: BlobPlace<'_>,
+        to: &mut W,
+    ) -> Result<Content, Fault> {
+        match from {
+            BlobPlace::Ours(blob) => self.fetch(blob, to).await,
+            BlobPlace::Link(link) => self.follow(link, to).await,
+        }
+    }
+
+    /// With a signature, the three parts make one URL when they are put one behind the other: the location is encoded
+    /// there, and plain in the other form, where clients take it for a name.
+    fn hand_over(
+        &self,
+        blob: &str,
+        access: Access,
+        now: DateTime<Utc>,
+        life: Duration,
+    ) -> BlobReference {
+        let name = self.name(blob);
+        let token = match (self.hand_over, self.connection.credential()) {
+            (HandOver::ConnectionString, _) => {
+                return BlobReference {
+                    connection_string: Some(self.connection.expose().to_owned()),
+                    relative_location: Some(format!("/{}/{name}", self.container)),
+                    ..BlobReference::default()
+                };
+            }
+            (HandOver::Sas, Credential::Sas(sas)) => sas.expose_secret().to_owned(),
+            (HandOver::Sas, Credential::Key { account, key }) => Grant {
+                account,
+                container: &self.container,
+                blob: &name,
+                access,
+                https_only: self.connection.is_https(),
+            }
+            .sign(key, now, life),
+        };
+        BlobReference {
+            connection_string: None,
+            relative_location: Some(format!("{}/{}", self.container, encode(&name))),
+            base_location: Some(self.connection.endpoint().to_owned()),
+            sas_blob_token: Some(format!("?{token}")),
+        }
+    }
+
+    async fn delete(&self, blob: &str) -> Result<(), Fault> {
+        let attempt = self.on_blob(Call::Delete, blob);
+        match self.client(&self.reads, blob, &attempt)?.delete(None).await {
+            Err(error) if answer(&error).is_some_and(|answer| answer.status == 404) => Ok(()),
+            deleted => deleted.map(drop).map_err(|error| attempt.fault(&error)),
+        }
+    }
+}
+
+impl AzureBlobs {
+    async fn fetch<W: AsyncWrite + Unpin + Send>(
+        &self,
+        blob: &str,
+        to: &mut W,
+    ) -> Result<Content, Fault> {
+        let attempt = self.on_blob(Call::Download, blob);
+        let client = self.client(&self.reads, blob, &attempt)?;
+        // One range over all: with several, the client holds them in memory, and fills up a first one that was cut
+        // with zeros.
+        let options = BlobClientDownloadOptions {
+            partition_size: NonZero::new(LARGEST_BLOB),
+            ..BlobClientDownloadOptions::default()
+        };
+        let found = client.download(Some(options)).await.map_err(|error| attempt.fault(&error))?;
+        let size = whole_length(&found.headers).ok_or_else(|| attempt.unknown_length())?;
+        let md5 = found.properties.blob_content_md5.or(found.properties.content_md5);
+        let body = found.body.map_err(|error| attempt.fault(&error));
+        pour(body, Some(size), md5.as_deref(), to, &attempt).await
+    }
+
+    async fn follow<W: AsyncWrite + Unpin + Send>(
+        &self,
+        link: &BlobReference,
+        to: &mut W,
+    ) -> Result<Content, Fault> {
+        let mut attempt = Attempt {
+            call: Call::Follow,
+            place: link.relative_location.clone().unwrap_or_default(),
+            host: link.base_location.clone().unwrap_or_default(),
+        };
+        let url = link_url(link).ok_or_else(|| {
+            attempt.impossible(
+                "link_unusable",
+                "it has no address that can be opened",
+                "have the output redirected to our own storage",
+            )
+        })?;
+        url.host_str().unwrap_or_default().clone_into(&mut attempt.host);
+        let mut response =
+            self.links.get(url).send().await.map_err(|error| attempt.http_fault(&error))?;
+        if response.status() != reqwest::StatusCode::OK {
+            let mut body = BytesMut::new();
+            while body.len() < ERROR_BODY_BYTES
+                && let Ok(Some(chunk)) = response.chunk().await
+            {
+                body.extend_from_slice(&chunk);
+            }
+            let headers = response.headers();
+            let answer = Answer::read(
+                response.status().as_u16(),
+                |name| headers.get(name).and_then(|value| value.to_str().ok()),
+                &body,
+            );
+            return Err(classify(&attempt, &Failure::Answer(answer)));
+        }
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let md5 = header("content-md5").and_then(|text| BASE64.decode(text).ok());
+        let size = header("content-length").and_then(|text| text.parse().ok());
+        // A chunked body, and one of HTTP/2, says itself where it ends.
+        let ends = header("transfer-encoding").is_some_and(|coding| coding.contains("chunked"))
+            || response.version() >= reqwest::Version::HTTP_2;
+        if size.is_none() && md5.is_none() && !ends {
+            return Err(attempt.unknown_length());
+        }
+        let body = response.bytes_stream().map_err(|error| attempt.http_fault(&error));
+        pour(body, size, md5.as_deref(), to, &attempt).await
+    }
+}
+
+/// Writes a body out, and checks that it is whole.
+async fn pour<S, W>(
+    body: S,
+    size: Option<u64>,
+    md5: Option<&[u8]>,
+    to: &mut W,
+    attempt: &Attempt,
+) -> Result<Content, Fault>
+where
+    S: Stream<Item = Result<Bytes, Fault>> + Send,
+    W: AsyncWrite + Unpin + Send,
+{
+    let mut body = std::pin::pin!(body);
+    let mut sums = Sums::default();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk?;
+        sums.update(&chunk);
+        to.write_all(&chunk).await.map_err(|error| write_fault(attempt, &error))?;
+    }
+    to.flush().await.map_err(|error| write_fault(attempt, &error))?;
+    let (content, sum) = sums.finish();
+    if let Some(size) = size.filter(|size| *size != content.size_bytes) {
+        return Err(attempt.wrong_length(size, content.size_bytes));
+    }
+    if md5.is_some_and(|md5| md5 != sum) {
+        return Err(attempt.wrong_hash());
+    }
+    Ok(content)
+}
+
+fn write_fault(attempt: &Attempt, error: &std::io::Error) -> Fault {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let (code, cure) = match error.kind() {
+        StorageFull | QuotaExceeded => ("disk_full", "make room on the output's disk"),
+        _ => ("write_failed", "check the output's folder and disk"),
+    };
+    let place = &attempt.place;
+    let message = format!("could not write what {place} holds to its file: {error}; {cure}");
+    Fault::unavailable(Origin::Outbox, code, message)
+}
+
+/// Reads up to a block; less only at the end.
+async fn read_block<R: AsyncRead + Unpin + Send>(
+    from: &mut R,
+    sums: &mut Sums,
+    attempt: &Attempt,
+) -> Result<Bytes, Fault> {
+    let mut block = BytesMut::with_capacity(BLOCK_BYTES);
+    while block.len() < BLOCK_BYTES {
+        let had = block.len();
+        let mut rest = (&mut *from).take((BLOCK_BYTES - had) as u64);
+        let read = rest.read_buf(&mut block).await.map_err(|error| {
+            let place = &attempt.place;
+            let message = format!(
+                "could not read the input for {place}: {error}; check the file, its rights and its disk"
+            );
+            Fault::transient(Origin::Inbox, "read_failed", message)
+        })?;
+        if read == 0 {
+            break;
+        }
+        sums.update(&block[had..]);
+    }
+    Ok(block.freeze())
+}
+
+/// What is counted over all bytes on their way.
+#[derive(Default)]
+struct Sums {
+    size_bytes: u64,
+    sha256: Sha256,
+    md5: Md5,
+}
+
+impl Sums {
+    fn update(&mut self, bytes: &[u8]) {
+        self.size_bytes += bytes.len() as u64;
+        self.sha256.update(bytes);
+        self.md5.update(bytes);
+    }
+
+    fn finish(self) -> (Content, [u8; 16]) {
+        let sha256 = Sha256Digest(self.sha256.finalize().into());
+        (Content { size_bytes: self.size_bytes, sha256 }, self.md5.finalize().into())
+    }
+}
+
+/// Does something to every try of a request before it is sent.
+struct EachTry<F>(F);
+
+// What `#[async_trait]` would write, which the trait is made with.
+impl<F: Fn(&mut Request) + Send + Sync> Policy for EachTry<F> {
+    fn send<'a, 'b, 'c, 'd, 'f>(
+        &'a self,
+        ctx: &'b Context<'_>,
+        request: &'c mut Request,
+        next: &'d [Arc<dyn Policy>],
+    ) -> Pin<Box<dyn Future<Output = PolicyResult> + Send + 'f>>
+    where
+        'a: 'f,
+        'b: 'f,
+        'c: 'f,
+        'd: 'f,
+        Self: 'f,
+    {
+        (self.0)(request);
+        // The transport is always behind us.
+        next[0].send(ctx, request, &next[1..])
+    }
+}
+
+impl<F> fmt::Debug for EachTry<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EachTry")
+    }
+}
+
+/// Has the service check every body that it gets: the client has no way to ask for that when a blob is sent in one
+/// piece.
+fn add_md5(request: &mut Request) {
+    if let Body::Bytes(bytes) = request.body()
+        && !bytes.is_empty()
+    {
+        let md5 = BASE64.encode(Md5::digest(bytes));
+        request.insert_header("content-md5", md5);
+    }
+}
+
+fn content(bytes: Bytes) -> RequestContent<Bytes, NoFormat> {
+    Body::Bytes(bytes).into()
+}
+
+fn code_of(error: &azure_core::Error) -> Option<String> {
+    answer(error)?.code
+}
+
+/// The blob's length: behind the slash of `Content-Range: bytes 0-9/10`, or the length of an answer without a range.
+fn whole_length(headers: &Headers) -> Option<u64> {
+    let header = |name: &'static str| headers.get_optional_str(&name.into());
+    match header("content-range") {
+        Some(range) => range.rsplit_once('/')?.1.parse().ok(),
+        None => header("content-length")?.parse().ok(),
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may be silent while we read.
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
+/// The client's silence counts from the first byte sent, so this is the time for a whole block: 28 KB/s will do.
+const WRITE_TIMEOUT: Duration = Duration::from_mins(5);
+/// Small enough to hold two per upload, large enough that 50,000 of them are 390 GiB.
+const BLOCK_BYTES: usize = 8 << 20;
+const BLOCKS_MAX: usize = 50_000;
+/// Larger than any blob can be (190 TiB), and still exact in a server that counts in floating point.
+const LARGEST_BLOB: usize = 1 << 50;
+const ERROR_BODY_BYTES: usize = 16 << 10;
+const LABEL: &str = "label";
+const PROBE: &str = "scoreline-probe";
+
+#[cfg(test)]
+mod tests {
+    use azure_core::http::Method;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn blobs(connection: &str, prefix: &str, hand_over: HandOver) -> Result<AzureBlobs, String> {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        AzureBlobs::new(
+            Settings {
+                connection: ConnectionString::parse(connection)
+                    .map_err(|error| error.to_string())?,
+                container: "scoring".into(),
+                prefix: prefix.into(),
+                create: false,
+                hand_over,
+            },
+            SystemClock,
+        )
+    }
+
+    const KEY: &str = "AccountName=acct;AccountKey=c2VjcmV0";
+    const NOW: &str = "2026-03-01T00:00:00Z";
+
+    #[test]
+    fn a_connection_string_is_handed_over_as_it_was_given() {
+        for prefix in ["a/b", "a/b/"] {
+            let blobs = blobs(KEY, prefix, HandOver::ConnectionString).unwrap();
+            assert_eq!(
+                blobs.hand_over("x y.csv", Access::Read, NOW.parse().unwrap(), Duration::MAX),
+                BlobReference {
+                    connection_string: Some(KEY.into()),
+                    relative_location: Some("/scoring/a/b/x y.csv".into()),
+                    ..BlobReference::default()
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn a_signature_is_handed_over_in_three_parts_of_one_url() {
+        let life = Duration::from_hours(1);
+        for (connection, base, https) in [
+            (KEY, "https://acct.blob.core.windows.net/", true),
+            ("UseDevelopmentStorage=true", "http://127.0.0.1:10000/devstoreaccount1/", false),
+        ] {
+            let blobs = blobs(connection, "in", HandOver::Sas).unwrap();
+            let given = blobs.hand_over("x y.csv", Access::Write, NOW.parse().unwrap(), life);
+            assert_eq!(given.base_location.as_deref(), Some(base));
+            assert_eq!(given.relative_location.as_deref(), Some("scoring/in/x%20y.csv"));
+            assert_eq!(given.connection_string, None);
+            let token = given.sas_blob_token.unwrap();
+            assert!(token.starts_with("?sv=") && token.contains("sp=cw"), "{token}");
+            assert_eq!(token.contains("spr=https"), https, "{token}");
+        }
+    }
+
+    #[test]
+    fn without_a_key_the_signature_we_have_is_handed_over() {
+        let blobs = blobs("AccountName=a;SharedAccessSignature=?sv=1&sig=x", "", HandOver::Sas);
+        let given =
+            blobs.unwrap().hand_over("x", Access::Read, NOW.parse().unwrap(), Duration::MAX);
+        assert_eq!(given.sas_blob_token.as_deref(), Some("?sv=1&sig=x"));
+        assert_eq!(given.relative_location.as_deref(), Some("scoring/x"));
+    }
+
+    #[test]
+    fn whatever_is_sent_carries_its_md5() {
+        let mut request = Request::new("https://h/".parse().unwrap(), Method::Put);
+        add_md5(&mut request);
+        assert_eq!(request.headers().get_optional_str(&"content-md5".into()), None);
+        request.set_body("hello");
+        add_md5(&mut request);
+        let sent = request.headers().get_optional_str(&"content-md5".into());
+        assert_eq!(sent, Some("XUFAKrxLKna5cZ2REBfFkg=="));
+    }
+}
