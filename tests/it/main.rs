@@ -1,1 +1,4 @@
 //! Tests of the whole.
+
+mod azurite;
+mod blobs;
