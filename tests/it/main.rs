@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "what is not there fails the test")]
 
 mod architecture;
+mod azurite;
 mod bes;
+mod blobs;
 mod boundaries;
 mod clock;
 mod daemon;
