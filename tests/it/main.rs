@@ -8,6 +8,7 @@ mod blobs;
 mod boundaries;
 mod clock;
 mod daemon;
+mod heavy;
 mod inbox;
 mod outbox;
 mod rig;

@@ -244,11 +244,12 @@ pub(crate) fn drop_into(folder: &Path, name: &std::ffi::OsStr, content: &[u8]) {
 pub(crate) fn files_in(folder: &Path) -> BTreeMap<String, String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return BTreeMap::new() };
     entries
-        .map(|entry| entry.unwrap())
-        .filter(|entry| entry.file_type().unwrap().is_file())
-        .map(|entry| {
-            let text = String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()).into_owned();
-            (entry.file_name().to_string_lossy().into_owned(), text)
+        .map(Result::unwrap)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        // The daemon moves files meanwhile.
+        .filter_map(|entry| {
+            let text = String::from_utf8_lossy(&std::fs::read(entry.path()).ok()?).into_owned();
+            Some((entry.file_name().to_string_lossy().into_owned(), text))
         })
         .collect()
 }

@@ -284,7 +284,8 @@ async fn a_cut_connection_carries_not_one_byte() {
     for kind in ["lost", "reset"] {
         world.sandbox.set_faults(vec![format!("get={kind}:1").parse().unwrap()]);
         let mut stream = tokio::net::TcpStream::connect(world.sandbox.addr).await.unwrap();
-        let request = format!("GET /{ACCOUNT}/box/b HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request =
+            format!("GET /{ACCOUNT}/box/b HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer).await;

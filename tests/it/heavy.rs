@@ -1,0 +1,95 @@
+//! What takes too long for every run: `make test-heavy`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use scoreline::sandbox::Settings;
+use tokio::process::{Child, Command};
+
+use crate::rig::{Rig, eventually, files_in};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn a_file_of_400_mib_is_uploaded_in_less_than_128_mib_of_memory() {
+    // The remote run fails at once: what is measured is the way there.
+    let faults = vec!["run=fail:1".parse().unwrap()];
+    let rig = Rig::with(Settings { faults, run_time: Duration::ZERO, ..Default::default() }).await;
+    let mut daemon = serve(&rig);
+    let row = "a row of text that is long enough to fill a line of this size\n";
+    let mut text = String::from("Col2\n");
+    text.extend(std::iter::repeat_n(row, 400 * 1024 * 1024 / row.len()));
+    rig.drop_file("large.csv", &text);
+    let sha256 = {
+        use sha2::Digest;
+        format!("{:x}", sha2::Sha256::digest(text.as_bytes()))
+    };
+    drop(text);
+    eventually("the large file is uploaded, run and failed", || async {
+        rig.path("failed/large.csv").exists()
+    })
+    .await;
+    let status = format!("/proc/{}/status", daemon.id().unwrap());
+    let status = std::fs::read_to_string(status).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 128 * 1024, "{peak_kib} KiB at the peak");
+    let report = std::fs::read_to_string(rig.path("failed/large.csv.error.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["sha256"], sha256.as_str(), "what was uploaded is what was dropped");
+    assert_eq!(report["error"]["code"], "remote_failed");
+    daemon.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn a_daemon_killed_again_and_again_scores_1000_files_once_each() {
+    let run_time = Duration::from_millis(200);
+    let rig = Rig::with(Settings { run_time, slots: 200, ..Default::default() }).await;
+    let rig = rig.endpoint("max_in_flight = 200");
+    let expected: BTreeMap<_, _> = (0..1000).map(|n| (format!("f{n}.scores.csv"), n)).collect();
+    for n in 0..1000 {
+        rig.drop_file(&format!("f{n}.csv"), &format!("Col2\nfile number {n} of many\n"));
+    }
+    let mut daemon = serve(&rig);
+    let mut kills = 0;
+    for done in (1..=12).map(|n| n * 75) {
+        eventually(&format!("{done} outputs are there"), || async {
+            files_in(&rig.path("out")).len() >= done
+        })
+        .await;
+        daemon.kill().await.unwrap();
+        kills += 1;
+        daemon = serve(&rig);
+    }
+    eventually("every source is archived", || async {
+        files_in(&rig.path("archive")).len() == 1000
+    })
+    .await;
+    daemon.kill().await.unwrap();
+    assert_eq!(kills, 12);
+    let names: Vec<_> = files_in(&rig.path("out")).into_keys().collect();
+    let mut wanted: Vec<_> = expected.into_keys().collect();
+    wanted.sort();
+    assert_eq!(names, wanted, "one output each, and no hidden leftover");
+    assert!(files_in(&rig.path("failed")).is_empty());
+    let ledger = rig.sandbox.ledger();
+    assert_eq!(ledger.totals.starts, 1000, "each remote run was started once");
+    assert!(ledger.totals.submits >= 1000);
+}
+
+/// The real program.
+fn serve(rig: &Rig) -> Child {
+    let file = rig.path("scoreline.toml");
+    std::fs::write(&file, rig.config_text()).unwrap();
+    Command::new(Path::new(env!("CARGO_BIN_EXE_scoreline")))
+        .arg("--config")
+        .arg(file)
+        .arg("serve")
+        .stdin(Stdio::null())
+        .stderr(std::fs::File::options().create(true).append(true).open(rig.path("log")).unwrap())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
