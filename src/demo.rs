@@ -131,7 +131,7 @@ fn write_config(file: &Path, home: &Home, remote: &str) -> anyhow::Result<()> {
         "# Written by `scoreline demo`.\n\
          [node]\nstate_dir = {state}\n\n\
          [http]\nlisten = \"127.0.0.1:0\"\n\n\
-         {remote}\n\
+         {remote}poll = {{ first = \"300ms\", factor = 1.2, max = \"2s\" }}\n\n\
          [feeds.demo]\nendpoint = \"sandbox\"\nstorage = \"sandbox\"\n\
          outputs = {{ output1 = \"{{stem}}.scores.csv\" }}\n\n\
          [feeds.demo.watch]\nfolder = {inbox}\nsettle = \"500ms\"\n\n\
@@ -226,8 +226,12 @@ fn report(jobs: &JobsBody, home: &Home, url: &str, keep: bool) -> String {
     text
 }
 
-/// The first row under a file's head.
+/// The first row under a file's head, without quotes around it.
 fn first_row(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().nth(1).unwrap_or_default().trim_matches('"').replace("\"\"", "\"")
+    let row = text.lines().nth(1).unwrap_or_default();
+    match row.strip_prefix('"').and_then(|row| row.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => row.to_owned(),
+    }
 }

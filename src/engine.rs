@@ -221,6 +221,12 @@ impl<W: World> Engine<W> {
             while let Some(done) = self.acting.try_join_next() {
                 self.acted(joined(done));
             }
+            // However busy the rest is, arrivals get their turn.
+            if !self.draining
+                && let Ok(incoming) = self.incoming.try_recv()
+            {
+                self.came_in(incoming);
+            }
         }
         self.world.store().retire(&self.node).await.map(|_| ())
     }

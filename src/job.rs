@@ -415,8 +415,11 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
         },
         State::Submitted(run) => match outcome {
             Outcome::Started => {
-                detail = None;
-                State::Running(run)
+                job.attempts = 0;
+                job.error = None;
+                job.state = State::Running(run);
+                let wait = Wait::After(policy.poll.wait(0, job.id.seed()));
+                return Ok(Step { wait, ..moved(job, from, name, None, turn) });
             }
             // A start may have been sent, so a second id could mean a second run: a person decides.
             Outcome::RemoteGone => return Ok(gone(job, State::Submitted(run), turn)),
@@ -613,7 +616,7 @@ fn unchanged(mut job: Job, state: State, wait: Wait) -> Step {
 
 /// The remote run goes on.
 fn pending(mut job: Job, state: State, turn: Turn, policy: &Policy) -> Step {
-    let wait = Wait::After(policy.poll.wait(turn.tries, job.id.seed()));
+    let wait = Wait::After(policy.poll.wait(turn.tries.saturating_add(1), job.id.seed()));
     // A look that succeeded ends the trouble that an earlier one may have had.
     if job.error.is_some() && matches!(state, State::Running(_)) {
         let from = state.phase();
