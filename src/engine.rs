@@ -228,6 +228,8 @@ impl<W: World> Engine<W> {
     /// Everything that can be done without waiting.
     fn turn(&mut self) {
         let now = self.world.clock().boot();
+        let lag = self.due.first().map_or(Duration::ZERO, |(due, _)| now.saturating_sub(*due));
+        self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
         self.probe_the_sick(now);
         while !self.draining {
             self.dispatch_due(now);
@@ -238,12 +240,12 @@ impl<W: World> Engine<W> {
                 break;
             }
             for id in called {
-                self.wait(id, Wait::Now);
+                // Here and now, by this turn's own time: until it has taken its permit, the next look at the lanes
+                // would find that permit free and call the whole queue for it.
+                self.dispatch(id, now, now);
             }
         }
         self.flush();
-        let lag = self.due.first().map_or(Duration::ZERO, |(due, _)| now.saturating_sub(*due));
-        self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
         self.pulse.beat(now, self.jobs.len(), self.draining);
     }
 
