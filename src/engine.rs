@@ -275,7 +275,7 @@ impl<W: World> Engine<W> {
             tracing::error!(job.id = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
             return;
         };
-        let holds_run = job.phase().is_in_flight();
+        let holds_run = holds_run(&job);
         if holds_run && let Some(runs) = self.runs.get_mut(&feed.endpoint) {
             // More than the limit only when the limit was lowered: they run, and no new one starts meanwhile.
             runs.used += 1;
@@ -504,11 +504,11 @@ impl<W: World> Engine<W> {
         self.wait(id, wait);
     }
 
-    /// A job holds one of its endpoint's runs from its submit until its run has ended.
+    /// A job holds one of its endpoint's runs from its submit until its run has ended, or a person is asked about it.
     fn free_run_if_ended(&mut self, id: JobId) {
         if let Some(slot) = self.jobs.get_mut(&id)
             && slot.holds_run
-            && !slot.job.phase().is_in_flight()
+            && !holds_run(&slot.job)
             && let Some(runs) = self.runs.get_mut(&slot.feed.endpoint)
         {
             slot.holds_run = false;
@@ -633,6 +633,12 @@ fn is_limited_by_deadline(phase: Phase) -> bool {
         | Phase::Cancelled
         | Phase::Skipped => false,
     }
+}
+
+/// Whether one of the endpoint's runs is taken. A held job's run may be one that is gone for good; while it waits for a
+/// person, for days perhaps, the others go on.
+fn holds_run(job: &Job) -> bool {
+    job.phase().is_in_flight() && job.held().is_none()
 }
 
 /// One line a transition.
