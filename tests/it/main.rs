@@ -14,4 +14,5 @@ mod rig;
 mod rights;
 mod samples;
 mod sandbox;
+mod simulation;
 mod store;
