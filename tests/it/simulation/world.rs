@@ -42,6 +42,8 @@ pub(crate) enum Fate {
     Hang,
     Permanent,
     Fatal,
+    /// Not answered at all, as by a disk that hangs.
+    Stuck,
     /// The store fails for a while; what is not the store hangs.
     Away,
 }
@@ -191,6 +193,9 @@ impl Life {
         self.land.clock.sleep(nap).await;
         if self.dead.is_cancelled() || fate == Fate::CrashBefore {
             self.die().await;
+        }
+        if fate == Fate::Stuck {
+            std::future::pending::<()>().await;
         }
         if matches!(fate, Fate::Well | Fate::CrashAfter | Fate::LoseAnswer) {
             let done = act(&mut self.land.state());
