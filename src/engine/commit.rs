@@ -35,11 +35,13 @@ impl<W: World> Engine<W> {
             return;
         }
         let (world, node) = (self.world.clone(), self.node.clone());
+        // First, since there may be something to write at every turn for hours.
+        if !self.unread.is_empty() && !self.draining {
+            let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
+            self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
+            return;
+        }
         if self.outbox.is_empty() {
-            if !self.unread.is_empty() && !self.draining {
-                let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
-                self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
-            }
             return;
         }
         let batch: Vec<_> = self.outbox.drain(..self.outbox.len().min(BATCH_MAX)).collect();
@@ -72,6 +74,10 @@ impl<W: World> Engine<W> {
                 for (job, owner) in rows {
                     if owner == Some(self.node.id) {
                         self.take_in(job);
+                    } else if job.source_moved_to().is_some() {
+                        // Not taken for another arrival: after a crash it may be the same one.
+                        tracing::warn!(job.id = %job.id(), feed = %job.feed(), name = %job.path(),
+                            "this very file is in the drop folder again after its job ended, and is left there; drop a copy of it to have it scored again");
                     }
                 }
             }

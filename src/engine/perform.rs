@@ -328,7 +328,7 @@ fn error_report(feed: &Feed, job: &Job) -> String {
         "error": job.error(),
         "created_at": job.created_at(),
         "finished_at": job.finished_at(),
-        "next_step": "mend what the error names, then drop the file into the folder again",
+        "next_step": "mend what the error names, then drop a copy of the file into the folder: moved back, it is known",
     });
     format!("{report:#}\n")
 }
