@@ -234,6 +234,8 @@ impl<W: World> Engine<W> {
     /// Everything that can be done without waiting.
     fn turn(&mut self) {
         let now = self.world.clock().boot();
+        let lag = self.due.first().map_or(Duration::ZERO, |(due, _)| now.saturating_sub(*due));
+        self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
         self.probe_the_sick(now);
         while !self.draining {
             self.dispatch_due(now);
@@ -244,12 +246,12 @@ impl<W: World> Engine<W> {
                 break;
             }
             for id in called {
-                self.wait(id, Wait::Now);
+                // Here and now, by this turn's own time: until it has taken its permit, the next look at the lanes
+                // would find that permit free and call the whole queue for it.
+                self.dispatch(id, now, now);
             }
         }
         self.flush();
-        let lag = self.due.first().map_or(Duration::ZERO, |(due, _)| now.saturating_sub(*due));
-        self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
         self.pulse.beat(now, self.jobs.len(), self.draining);
     }
 
@@ -279,7 +281,7 @@ impl<W: World> Engine<W> {
             tracing::error!(job.id = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
             return;
         };
-        let holds_run = job.phase().is_in_flight();
+        let holds_run = holds_run(&job);
         if holds_run && let Some(runs) = self.runs.get_mut(&feed.endpoint) {
             // More than the limit only when the limit was lowered: they run, and no new one starts meanwhile.
             runs.used += 1;
@@ -508,11 +510,11 @@ impl<W: World> Engine<W> {
         self.wait(id, wait);
     }
 
-    /// A job holds one of its endpoint's runs from its submit until its run has ended.
+    /// A job holds one of its endpoint's runs from its submit until its run has ended, or a person is asked about it.
     fn free_run_if_ended(&mut self, id: JobId) {
         if let Some(slot) = self.jobs.get_mut(&id)
             && slot.holds_run
-            && !slot.job.phase().is_in_flight()
+            && !holds_run(&slot.job)
             && let Some(runs) = self.runs.get_mut(&slot.feed.endpoint)
         {
             slot.holds_run = false;
@@ -637,6 +639,12 @@ fn is_limited_by_deadline(phase: Phase) -> bool {
         | Phase::Cancelled
         | Phase::Skipped => false,
     }
+}
+
+/// Whether one of the endpoint's runs is taken. A held job's run may be one that is gone for good; while it waits for a
+/// person, for days perhaps, the others go on.
+fn holds_run(job: &Job) -> bool {
+    job.phase().is_in_flight() && job.held().is_none()
 }
 
 /// One line a transition.

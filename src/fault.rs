@@ -90,13 +90,15 @@ impl Fault {
         Self::new(Class::Transient, origin, Blame::Service, code, message)
     }
 
-    /// The other side asked for a pause.
+    /// The other side asked for a pause. One that makes no sense is brought to one that does: none at all would have
+    /// us ask without end, and no clock holds a million years.
     pub fn throttled(
         origin: Origin,
         after: Option<Duration>,
         code: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
+        let after = after.map(|after| after.clamp(PAUSE_MIN, PAUSE_MAX));
         Self::new(Class::Throttled(after), origin, Blame::Service, code, message)
     }
 
@@ -190,6 +192,9 @@ pub fn redact(text: &str) -> String {
 }
 
 const MESSAGE_MAX_CHARS: usize = 2000;
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest common quota period; asking once a week costs nothing.
+const PAUSE_MAX: Duration = Duration::from_hours(7 * 24);
 
 #[cfg(test)]
 mod tests {
@@ -207,6 +212,14 @@ mod tests {
         ] {
             assert_eq!(redact(text), shown);
         }
+    }
+
+    #[test]
+    fn a_pause_that_makes_no_sense_is_brought_to_one_that_does() {
+        let pause = |after| Fault::throttled(Origin::Storage, after, "429", "slow down").class;
+        assert_eq!(pause(Some(Duration::ZERO)), Class::Throttled(Some(PAUSE_MIN)));
+        assert_eq!(pause(Some(Duration::MAX)), Class::Throttled(Some(PAUSE_MAX)));
+        assert_eq!(pause(None), Class::Throttled(None));
     }
 
     #[test]

@@ -42,7 +42,13 @@ impl<W: World> Intake<W> {
         let mut troubled = false;
         loop {
             let began = clock.boot();
-            let wait = match self.look(inbox).await {
+            let looked = tokio::select! {
+                biased;
+                // A share that went away may never answer; what is half done is mended by the next look.
+                () = stop.hard.cancelled() => return Ok(()),
+                looked = self.look(inbox) => looked,
+            };
+            let wait = match looked {
                 Ok(again) => {
                     if std::mem::take(&mut troubled) {
                         tracing::info!(feed = %self.feed.name, "the drop folder can be read again");

@@ -257,7 +257,7 @@ impl Job {
         self.revision
     }
 
-    /// Tries of the present step that counted.
+    /// Tries that counted since it was accepted, or since the service knows it.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -567,7 +567,11 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
             }
         }
     };
-    job.attempts = 0;
+    // An upload that succeeds begins the count anew only when the service has seen it: it may be the second one because
+    // the service doesn't find the first.
+    if !matches!(job.state, State::Uploaded(_)) || from != Phase::Queued {
+        job.attempts = 0;
+    }
     // What went wrong on the way is history once a step succeeds; of a bad end it is the reason.
     if matches!(
         job.state,

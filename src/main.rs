@@ -39,6 +39,8 @@ fn main() -> ExitCode {
         eprintln!("scoreline: {error:#}");
         code_of(&error)
     });
+    // Not dropped, which would wait for a thread whose disk hangs: whatever is cut off is resumed at the next start.
+    runtime.shutdown_background();
     ExitCode::from(exit as u8)
 }
 

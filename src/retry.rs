@@ -32,7 +32,7 @@ impl Backoff {
 /// The rules of one feed about trying again.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Policy {
-    /// Tries of upload, and of submit, that fail for a reason that may be the job's own. At least 1.
+    /// Tries of upload and submit, together, that fail for a reason that may be the job's own. At least 1.
     pub max_attempts: u32,
     /// The wait between tries.
     pub backoff: Backoff,

@@ -20,7 +20,9 @@ pub(super) struct Pending {
 pub(super) enum CommitAnswer {
     /// In the order of the batch.
     Answered(Vec<Pending>, Vec<Committed>),
-    /// Nobody knows what was written: this is how the rows stand now.
+    /// Nobody knows what was written.
+    Unconfirmed(Vec<Pending>),
+    /// Nobody knew what was written: this is how the rows stand now.
     Read(Vec<Pending>, Vec<(Job, Option<NodeId>)>),
     /// Jobs that were asked for.
     Found(Vec<(Job, Option<NodeId>)>),
@@ -33,11 +35,13 @@ impl<W: World> Engine<W> {
             return;
         }
         let (world, node) = (self.world.clone(), self.node.clone());
+        // First, since there may be something to write at every turn for hours.
+        if !self.unread.is_empty() && !self.draining {
+            let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
+            self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
+            return;
+        }
         if self.outbox.is_empty() {
-            if !self.unread.is_empty() && !self.draining {
-                let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
-                self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
-            }
             return;
         }
         let batch: Vec<_> = self.outbox.drain(..self.outbox.len().min(BATCH_MAX)).collect();
@@ -57,9 +61,7 @@ impl<W: World> Engine<W> {
                 Ok(answers) => CommitAnswer::Answered(batch, answers),
                 Err(error) => {
                     tracing::warn!(rows = batch.len(), %error, "a commit was not confirmed; reading the rows again");
-                    let ids: Vec<_> = batch.iter().map(|pending| pending.transition.job.id()).collect();
-                    let rows = read(&*world, &ids).await;
-                    CommitAnswer::Read(batch, rows)
+                    CommitAnswer::Unconfirmed(batch)
                 }
             }
         });
@@ -72,6 +74,10 @@ impl<W: World> Engine<W> {
                 for (job, owner) in rows {
                     if owner == Some(self.node.id) {
                         self.take_in(job);
+                    } else if job.source_moved_to().is_some() {
+                        // Not taken for another arrival: after a crash it may be the same one.
+                        tracing::warn!(job.id = %job.id(), feed = %job.feed(), name = %job.path(),
+                            "this very file is in the drop folder again after its job ended, and is left there; drop a copy of it to have it scored again");
                     }
                 }
             }
@@ -91,8 +97,18 @@ impl<W: World> Engine<W> {
                     }
                 }
             }
-            Some(CommitAnswer::Read(batch, rows)) => {
+            Some(CommitAnswer::Unconfirmed(batch)) => {
+                // Known before the rows are read, which takes as long as the store is away.
                 self.store_is(false);
+                let world = self.world.clone();
+                self.commit.spawn(async move {
+                    let ids: Vec<_> =
+                        batch.iter().map(|pending| pending.transition.job.id()).collect();
+                    let rows = read(&*world, &ids).await;
+                    CommitAnswer::Read(batch, rows)
+                });
+            }
+            Some(CommitAnswer::Read(batch, rows)) => {
                 let rows: HashMap<_, _> =
                     rows.into_iter().map(|(job, owner)| (job.id(), (job, owner))).collect();
                 let mut again = Vec::new();
@@ -118,6 +134,11 @@ impl<W: World> Engine<W> {
                         }
                         _ => self.forget(id),
                     }
+                }
+                // Nothing is left to be written again, so no later answer would say that the store is well; and it
+                // did write.
+                if again.is_empty() {
+                    self.store_is(true);
                 }
                 again.into_iter().rev().for_each(|pending| self.outbox.push_front(pending));
             }

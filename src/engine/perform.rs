@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::fault::{Fault, Origin};
+use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, candidate};
 use crate::job::{
     Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
@@ -115,8 +115,14 @@ async fn poll<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fa
 async fn cancel<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
     let run = job.submitted().ok_or_else(|| out_of_step(job))?;
     let scorer = scorer(world, feed)?;
-    scorer.cancel(run.remote_id()).await?;
-    Ok(outcome_of(scorer.status(run.remote_id()).await?))
+    match scorer.cancel(run.remote_id()).await {
+        Err(fault) if fault.class != Class::Permanent => Err(fault),
+        // A refusal may mean that the run has ended meanwhile: its state tells.
+        asked => match outcome_of(scorer.status(run.remote_id()).await?) {
+            Outcome::Pending => asked.map(|()| Outcome::Pending),
+            ended => Ok(ended),
+        },
+    }
 }
 
 fn outcome_of(status: RemoteStatus) -> Outcome {
@@ -322,7 +328,7 @@ fn error_report(feed: &Feed, job: &Job) -> String {
         "error": job.error(),
         "created_at": job.created_at(),
         "finished_at": job.finished_at(),
-        "next_step": "mend what the error names, then drop the file into the folder again",
+        "next_step": "mend what the error names, then drop a copy of the file into the folder: moved back, it is known",
     });
     format!("{report:#}\n")
 }

@@ -201,6 +201,21 @@ fn a_step_that_keeps_failing_by_itself_ends_the_job_at_its_limit() {
 }
 
 #[test]
+fn a_service_that_never_finds_the_input_ends_the_attempts() {
+    let policy = Policy { max_attempts: 3, ..Policy::default() };
+    let mut job = queued("a.csv");
+    for uploads in 1..=3 {
+        job = apply(job, uploaded(), turn(), &policy).unwrap().job;
+        let missing = Fault::transient(Origin::Endpoint, "BlobNotFound", "gone");
+        let step = apply(job, Outcome::InputMissing(missing), turn(), &policy).unwrap();
+        job = step.job;
+        assert_eq!(job.attempts(), uploads);
+    }
+    assert_eq!(job.phase(), Phase::Failed);
+    assert_eq!(job.error().unwrap().code, "BlobNotFound");
+}
+
+#[test]
 fn trouble_of_the_service_costs_no_attempt_however_long_it_lasts() {
     let mut job = way(vec![uploaded()]);
     for tries in 0..1000 {

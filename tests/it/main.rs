@@ -15,4 +15,5 @@ mod rig;
 mod rights;
 mod samples;
 mod sandbox;
+mod simulation;
 mod store;
