@@ -182,10 +182,10 @@ async fn with_fail_the_second_job_fails_and_the_first_output_stays() {
     let older = ("same.scores.csv".to_owned(), scores_of(&["older"]));
     assert_eq!(rig.files("out"), [older].into());
     let jobs = daemon.jobs().await;
-    assert_eq!(jobs.iter().map(|job| job.phase).collect::<Vec<_>>(), [
-        Phase::Failed,
-        Phase::Succeeded
-    ]);
+    assert_eq!(
+        jobs.iter().map(|job| job.phase).collect::<Vec<_>>(),
+        [Phase::Failed, Phase::Succeeded]
+    );
     let failed = rig.files("failed");
     assert_eq!(failed["same.csv"], input_of(&["and newer"]));
     let report: serde_json::Value = serde_json::from_str(&failed["same.csv.error.json"]).unwrap();
@@ -244,8 +244,7 @@ async fn a_run_beyond_its_deadline_is_stopped_remotely_and_its_job_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_style_address_behind_a_gateway_with_a_subscription_key_works() {
-    let gateway =
-        Gateway { subscription_key: Some("sub-key-1".into()), ..Gateway::default() };
+    let gateway = Gateway { subscription_key: Some("sub-key-1".into()), ..Gateway::default() };
     let rig = Rig::with(Settings { gateway: Some(gateway), ..quick() }).await;
     let Settings { subscription, service, .. } = rig.sandbox.settings();
     let url = format!(
@@ -290,20 +289,22 @@ async fn after_a_rate_limit_nothing_is_sent_until_the_time_named() {
     for n in 0..6 {
         rig.drop_file(&format!("{n}.csv"), &input_of(&["patience"]));
     }
-    daemon.until("all were uploaded", |jobs| {
-        jobs.len() == 6 && jobs.iter().all(|job| job.phase != Phase::Queued)
-    })
-    .await;
+    daemon
+        .until("all were uploaded", |jobs| {
+            jobs.len() == 6 && jobs.iter().all(|job| job.phase != Phase::Queued)
+        })
+        .await;
     let refused = || rig.sandbox.ledger().totals.refused_by_gateway;
     eventually("the limit was met", || async { refused() > 0 }).await;
     // Whatever was on its way already may still be refused, and nothing else: six jobs have one call each at most.
     // Ten looks at the folder are far more than the waits between tries.
     for n in 0..10 {
         rig.drop_file(&format!("later {n}.csv"), &input_of(&["later"]));
-        daemon.until("it was taken in and uploaded", |jobs| {
-            jobs.iter().filter(|job| job.phase != Phase::Queued).count() == 7 + n
-        })
-        .await;
+        daemon
+            .until("it was taken in and uploaded", |jobs| {
+                jobs.iter().filter(|job| job.phase != Phase::Queued).count() == 7 + n
+            })
+            .await;
     }
     assert!(refused() <= 6, "{} calls were refused", refused());
     let jobs = daemon.jobs().await;
@@ -326,11 +327,12 @@ async fn inputs_are_handed_over_in_every_form_that_services_take() {
             let rig = Rig::new()
                 .await
                 .storage_at(&azurite::connection_string(), &azurite::container())
-                .storage(&format!("hand_over = {hand_over:?}\nprefix = \"a b/ü\""))
+                .storage(&format!("hand_over = {hand_over:?}\nprefix = \"in/put.1\""))
                 .feed(input);
             let daemon = rig.start().await;
             rig.drop_file("50% of it.csv", &input_of(&["handed over"]));
-            daemon.until_ended(1).await;
+            let jobs = daemon.until_ended(1).await;
+            assert_eq!(jobs[0].phase, Phase::Succeeded, "{hand_over} {input} {jobs:#?}");
             let expected = ("50% of it.scores.csv".to_owned(), scores_of(&["handed over"]));
             assert_eq!(rig.files("out"), [expected].into(), "{hand_over} {input}");
             daemon.stop().await;

@@ -86,9 +86,8 @@ impl Rig {
         let settings = self.sandbox.settings();
         let gateway_key =
             settings.gateway.as_ref().and_then(|gateway| gateway.subscription_key.as_ref());
-        let subscription = gateway_key.map_or(String::new(), |key| {
-            format!("subscription_key = {:?}\n", key.expose_secret())
-        });
+        let subscription = gateway_key
+            .map_or(String::new(), |key| format!("subscription_key = {:?}\n", key.expose_secret()));
         let storage = table(
             &format!(
                 "connection_string = {:?}\ncontainer = {:?}",
@@ -166,23 +165,28 @@ impl Rig {
         self.sandbox.set_faults(faults.iter().map(|fault| fault.parse().unwrap()).collect());
     }
 
-    /// How often runs were started, by job and generation.
-    pub(crate) fn starts(&self) -> BTreeMap<(String, String), u64> {
-        let mut starts = BTreeMap::new();
+    /// Stops the remote side and starts another one at its address, which knows nothing of what was.
+    pub(crate) async fn restart_the_remote_side(&mut self) {
+        let settings = sandbox::Settings { listen: self.sandbox.addr, ..self.sandbox.settings() };
+        self.sandbox.stop_token().cancel();
+        self.sandbox = loop {
+            match Sandbox::start(settings.clone(), SystemClock).await {
+                Ok(sandbox) => break sandbox,
+                // The old one is about to let go of it.
+                Err(_) => SystemClock.sleep(Duration::from_millis(20)).await,
+            }
+        };
+    }
+
+    /// So many inputs had a remote run started, each once.
+    pub(crate) fn started_once_each(&self, count: usize) {
+        let mut starts = BTreeMap::<_, u64>::new();
         for run in self.sandbox.ledger().jobs {
             // Our blobs are FEED/JOB/GENERATION-REVISION/NAME.
             let (_, ours) = run.input.split_once("/f/").unwrap();
-            let mut parts = ours.split('/');
-            let job = parts.next().unwrap().to_owned();
-            let generation = parts.next().unwrap().split('-').next().unwrap().to_owned();
-            *starts.entry((job, generation)).or_default() += run.starts;
+            let job = ours.split('/').next().unwrap().to_owned();
+            *starts.entry(job).or_default() += run.starts;
         }
-        starts
-    }
-
-    /// So many remote runs were started, each for a job and a generation of its own.
-    pub(crate) fn started_once_each(&self, count: usize) {
-        let starts = self.starts();
         let twice: Vec<_> = starts.iter().filter(|(_, starts)| **starts > 1).collect();
         assert!(twice.is_empty(), "started more than once: {twice:?}");
         let started = starts.values().filter(|starts| **starts == 1).count();
