@@ -3,8 +3,8 @@
 
 /// The input that has these rows of text.
 pub(crate) fn input_of(rows: &[&str]) -> String {
-    let rows: String = rows.iter().map(|row| format!("\"{row}\"\n")).collect();
-    format!("Col2\n{rows}")
+    let rows: Vec<_> = rows.iter().map(|row| format!("\"{row}\"")).collect();
+    format!("Col2\n{}\n", rows.join("\n"))
 }
 
 /// The output that belongs to it.

@@ -273,7 +273,8 @@ fn table(defaults: &str, more: &str) -> String {
         keys.retain(|known: &&str, _| !known.starts_with(&format!("{key}.")));
         keys.insert(key, value);
     }
-    keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+    let lines: Vec<_> = keys.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    lines.join("\n") + "\n"
 }
 
 /// Waits, in real time, until something holds.

@@ -2,6 +2,7 @@
 //! Whatever happens, nothing is lost, nothing is run twice, and no job pays for a trouble that isn't its own.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -20,8 +21,8 @@ mod outages;
 mod secrets;
 
 /// Drops files `0.csv` and so on, each with a text of its own.
-fn drop_many(rig: &Rig, count: usize) {
-    for n in 0..count {
+fn drop_many(rig: &Rig, numbers: Range<usize>) {
+    for n in numbers {
         rig.drop_file(&format!("{n}.csv"), &input_of(&[&text(n)]));
     }
 }

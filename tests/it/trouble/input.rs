@@ -105,10 +105,35 @@ async fn a_file_replaced_where_it_lies_fails_its_job_and_the_newer_one_is_scored
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_replaced_where_it_lies_while_it_is_uploaded_is_never_mixed_with_the_newer_one() {
+    let rig = Rig::with(Settings {
+        run_time: Duration::ZERO,
+        slow_by: Duration::from_secs(2),
+        ..Settings::default()
+    })
+    .await
+    .feed("source.on_success = \"leave\"")
+    .feed("source.on_failure = \"leave\"");
+    rig.faults(&["put=slow:1"]);
+    let daemon = rig.start().await;
+    rig.drop_file("same.csv", &input_of(&["the first"]));
+    daemon.until("it was accepted", |jobs| jobs.len() == 1).await;
+    rig.drop_file("same.csv", &input_of(&["the second, newer"]));
+    rig.faults(&[]);
+    let jobs = daemon.until_ended(2).await;
+    assert_eq!(jobs[0].phase, Phase::Succeeded);
+    assert_eq!(jobs[1].error.as_ref().unwrap().code, "source_replaced");
+    let newer = ("same.scores.csv".to_owned(), scores_of(&["the second, newer"]));
+    assert_eq!(rig.files("out"), [newer].into());
+    rig.started_once_each(1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_grows_while_it_is_uploaded_is_uploaded_again_whole() {
     let rig = Rig::with(Settings {
         run_time: Duration::ZERO,
-        slow_by: Duration::from_millis(500),
+        slow_by: Duration::from_secs(2),
         ..Settings::default()
     })
     .await;
@@ -122,6 +147,7 @@ async fn a_file_that_grows_while_it_is_uploaded_is_uploaded_again_whole() {
     let mut writer = std::fs::OpenOptions::new().append(true).open(&taken).unwrap();
     writer.write_all(b"the other half\n").unwrap();
     drop(writer);
+    rig.faults(&[]);
     let jobs = daemon.until_ended(1).await;
     assert_eq!(jobs[0].phase, Phase::Succeeded, "{jobs:#?}");
     let whole = ("grows.scores.csv".to_owned(), scores_of(&["half", "the other half"]));

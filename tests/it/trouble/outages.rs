@@ -8,7 +8,7 @@ async fn a_wrong_key_suspends_the_endpoint_and_the_right_one_lets_every_job_go_o
     let right = rig.sandbox.settings().api_key.expose_secret().to_owned();
     let daemon = rig.start().await;
     rig.sandbox.set_api_key("another key altogether");
-    drop_many(&rig, 12);
+    drop_many(&rig, 0..12);
     let suspended = "scoreline_endpoint_suspended{endpoint=\"e\"}";
     eventually("the endpoint is suspended", || async {
         daemon.metric(suspended).await == Some(1.0)
@@ -34,7 +34,7 @@ async fn a_missing_container_suspends_the_storage_until_somebody_makes_it() {
         .storage_at(&azurite::connection_string(), &container)
         .storage("create = false");
     let daemon = rig.start().await;
-    drop_many(&rig, 6);
+    drop_many(&rig, 0..6);
     let suspended = "scoreline_storage_suspended{storage=\"s\"}";
     eventually("the storage is suspended", || async {
         daemon.metric(suspended).await == Some(1.0)
@@ -49,14 +49,58 @@ async fn a_missing_container_suspends_the_storage_until_somebody_makes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn jobs_in_every_phase_outlive_an_outage_of_everything() {
+    // No run begins before there are slots.
+    let rig = Rig::with(Settings { run_time: Duration::ZERO, slots: 0, ..Settings::default() })
+        .await
+        .endpoint("max_in_flight = 4");
+    let slots = |slots| rig.sandbox.update(|settings| settings.slots = slots);
+    let daemon = rig.start().await;
+    let two = |phase: Phase| {
+        let daemon = &daemon;
+        async move {
+            daemon.until(phase.name(), |jobs| count(jobs, phase) == 2).await;
+        }
+    };
+    rig.faults(&["get=reset:1"]);
+    slots(40);
+    drop_many(&rig, 0..2);
+    two(Phase::Scored).await;
+    slots(0);
+    drop_many(&rig, 2..4);
+    two(Phase::Running).await;
+    rig.faults(&["get=reset:1", "start=500:1"]);
+    drop_many(&rig, 4..6);
+    two(Phase::Submitted).await;
+    // All runs that are allowed are in use.
+    drop_many(&rig, 6..8);
+    two(Phase::Uploaded).await;
+    rig.faults(&["get=reset:1", "start=500:1", "put=reset:1"]);
+    drop_many(&rig, 8..10);
+    two(Phase::Queued).await;
+    rig.sandbox.go_away(true);
+    let before = faults(&daemon).await;
+    eventually("it was missed", || async { faults(&daemon).await >= before + 2.0 }).await;
+    for phase in [Phase::Queued, Phase::Uploaded, Phase::Submitted, Phase::Running, Phase::Scored] {
+        assert_eq!(count(&daemon.jobs().await, phase), 2, "{phase:?}");
+    }
+    no_attempt_was_counted(&daemon).await;
+    rig.faults(&[]);
+    slots(40);
+    rig.sandbox.go_away(false);
+    all_came_through(&rig, &daemon, 10).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_goes_away_again_and_again_costs_no_job_anything() {
     let rig = Rig::with(Settings { run_time: Duration::from_millis(100), ..Settings::default() })
         .await
         .endpoint("max_in_flight = 5");
     let daemon = rig.start().await;
-    drop_many(&rig, 40);
+    drop_many(&rig, 0..40);
     let mut seen = Vec::new();
-    for ended in [0, 10, 25] {
+    for ended in [0, 15] {
         let jobs = daemon
             .until("some have ended", |jobs| {
                 jobs.len() == 40 && count(jobs, Phase::Succeeded) >= ended
@@ -85,7 +129,7 @@ async fn a_storage_that_is_away_at_first_and_at_last_costs_no_job_anything() {
         Rig::with(Settings { run_time: Duration::ZERO, slots: 0, ..Settings::default() }).await;
     rig.faults(&["put=reset:1", "get=503:1"]);
     let daemon = rig.start().await;
-    drop_many(&rig, 20);
+    drop_many(&rig, 0..20);
     eventually("it was missed", || async { faults(&daemon).await >= 3.0 }).await;
     no_attempt_was_counted(&daemon).await;
     rig.faults(&[]);
@@ -105,7 +149,7 @@ async fn lost_answers_start_nothing_twice() {
         let rig = Rig::new().await;
         rig.faults(&[&format!("{call}=lost:*3")]);
         let daemon = rig.start().await;
-        drop_many(&rig, 4);
+        drop_many(&rig, 0..4);
         all_came_through(&rig, &daemon, 4).await;
         assert!(faults(&daemon).await >= 1.0, "{call}: no answer was lost");
         daemon.stop().await;
@@ -136,7 +180,7 @@ async fn a_tenth_of_all_calls_going_wrong_delays_and_does_no_more() {
         "any=slow:0.01",
     ]);
     let daemon = rig.start().await;
-    drop_many(&rig, 60);
+    drop_many(&rig, 0..60);
     all_came_through(&rig, &daemon, 60).await;
     assert!(faults(&daemon).await > 10.0, "hardly anything went wrong");
     daemon.stop().await;
@@ -148,7 +192,8 @@ async fn a_full_disk_delays_the_delivery_and_the_job_tells_why() {
     let rig = Rig::new().await.feed(&format!("deliver.folder = {:?}", disk.path("out")));
     let filler = disk.fill();
     let daemon = rig.start().await;
-    rig.drop_file("x.csv", &input_of(&["no room"; 2000]));
+    let rows = vec!["no room"; 2000];
+    rig.drop_file("x.csv", &input_of(&rows));
     let jobs = daemon
         .until("the job tells of trouble", |jobs| jobs.len() == 1 && jobs[0].error.is_some())
         .await;
@@ -158,7 +203,7 @@ async fn a_full_disk_delays_the_delivery_and_the_job_tells_why() {
     std::fs::remove_file(filler).unwrap();
     let jobs = daemon.until_ended(1).await;
     assert!(one(&jobs, Phase::Succeeded) && jobs[0].error.is_none(), "{jobs:#?}");
-    let whole = ("x.scores.csv".to_owned(), scores_of(&["no room"; 2000]));
+    let whole = ("x.scores.csv".to_owned(), scores_of(&rows));
     assert_eq!(files_in(&disk.path("out")), [whole].into());
     rig.started_once_each(1);
     daemon.stop().await;
@@ -216,7 +261,7 @@ async fn a_daemon_that_stops_during_an_outage_leaves_all_to_the_next_one() {
         .await
         .endpoint("max_in_flight = 3");
     let daemon = rig.start().await;
-    drop_many(&rig, 15);
+    drop_many(&rig, 0..15);
     daemon
         .until("some have ended", |jobs| jobs.len() == 15 && count(jobs, Phase::Succeeded) >= 3)
         .await;

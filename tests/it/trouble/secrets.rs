@@ -63,7 +63,7 @@ async fn rig() -> Rig {
         account: "acctdemo".into(),
         account_key: ACCOUNT_KEY.into(),
         api_key: API_KEY.into(),
-        gateway: gateway(SUBSCRIPTION_KEY),
+        gateway: Some(gateway(SUBSCRIPTION_KEY)),
         outputs: vec!["output1".into(), "output2".into()],
         run_time: Duration::ZERO,
         ..Settings::default()
@@ -72,8 +72,8 @@ async fn rig() -> Rig {
     .endpoint("timeout = \"1s\"")
 }
 
-fn gateway(key: &str) -> Option<Gateway> {
-    Some(Gateway { subscription_key: Some(key.into()), ..Gateway::default() })
+fn gateway(key: &str) -> Gateway {
+    Gateway { subscription_key: Some(key.into()), ..Gateway::default() }
 }
 
 /// Everything that can be refused is refused, with secrets on the way in every direction. Answers what could be read of
@@ -98,13 +98,13 @@ async fn a_bad_day(rig: Rig) -> Vec<(String, Vec<u8>)> {
     found.extend(told_by(&daemon).await);
     rig.sandbox.update(|settings| {
         settings.api_key = API_KEY.into();
-        settings.gateway = gateway("rotated");
+        settings.gateway = Some(gateway("rotated"));
     });
     eventually("the gateway refuses", || async {
         rig.sandbox.ledger().totals.refused_by_gateway > 0
     })
     .await;
-    rig.sandbox.update(|settings| settings.gateway = gateway(SUBSCRIPTION_KEY));
+    rig.sandbox.update(|settings| settings.gateway = Some(gateway(SUBSCRIPTION_KEY)));
     daemon.until_ended(3).await;
 
     for (n, faults) in [
