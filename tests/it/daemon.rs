@@ -52,7 +52,9 @@ async fn two_hundred_files_of_every_name_come_back_exact_through_a_real_blob_ser
     assert_eq!((sources.len(), outputs.len()), (200, 200));
     rig.drop_file("..csv", "Col2\nhidden files are somebody's own\n");
     let daemon = rig.start().await;
-    daemon.until_ended(200).await;
+    let jobs = daemon.until_ended(200).await;
+    let bad: Vec<_> = jobs.iter().filter(|job| job.phase != Phase::Succeeded).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
     assert_eq!(rig.files("archive"), sources);
     assert_eq!(rig.files("out"), outputs);
     assert_eq!(rig.files("in").into_keys().collect::<Vec<_>>(), ["..csv"]);

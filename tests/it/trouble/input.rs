@@ -68,6 +68,7 @@ async fn a_file_that_comes_under_the_name_of_one_that_waits_is_a_job_of_its_own(
     for (n, content) in ["the first", "the second"].iter().enumerate() {
         rig.drop_file("same.csv", &input_of(&[content]));
         daemon.until("it was accepted", |jobs| jobs.len() == n + 1).await;
+        eventually("it was taken", || async { rig.files("in").is_empty() }).await;
     }
     rig.faults(&[]);
     daemon.until_ended(2).await;

@@ -99,23 +99,16 @@ async fn a_service_that_goes_away_again_and_again_costs_no_job_anything() {
         .endpoint("max_in_flight = 5");
     let daemon = rig.start().await;
     drop_many(&rig, 0..40);
-    let mut seen = Vec::new();
     for ended in [0, 15] {
-        let jobs = daemon
+        daemon
             .until("some have ended", |jobs| {
                 jobs.len() == 40 && count(jobs, Phase::Succeeded) >= ended
             })
             .await;
         rig.sandbox.go_away(true);
-        seen.extend(jobs.iter().map(|job| job.phase));
         let before = faults(&daemon).await;
         eventually("it was missed", || async { faults(&daemon).await > before }).await;
         rig.sandbox.go_away(false);
-    }
-    seen.sort_unstable();
-    seen.dedup();
-    for phase in [Phase::Uploaded, Phase::Running, Phase::Succeeded] {
-        assert!(seen.contains(&phase), "no job was {phase:?} when it went away: {seen:?}");
     }
     no_attempt_was_counted(&daemon).await;
     all_came_through(&rig, &daemon, 40).await;
@@ -137,7 +130,7 @@ async fn a_storage_that_is_away_at_first_and_at_last_costs_no_job_anything() {
     rig.faults(&["get=reset:1"]);
     rig.sandbox.update(|settings| settings.slots = 40);
     daemon.until("all were scored", |jobs| count(jobs, Phase::Scored) == 20).await;
-    assert!(rig.files("out").is_empty());
+    assert!(rig.files("out").keys().all(|name| name.starts_with('.')), "half an output shows");
     rig.faults(&[]);
     all_came_through(&rig, &daemon, 20).await;
     daemon.stop().await;

@@ -132,7 +132,7 @@ async fn a_bad_day(rig: Rig) -> Vec<(String, Vec<u8>)> {
 
     for folder in ["state", "failed", "out", "archive"] {
         let files = all_files(&rig.path(folder));
-        assert!(!files.is_empty(), "{folder} is empty");
+        assert!(files.iter().any(|(_, content)| !content.is_empty()), "{folder} holds nothing");
         found.extend(files);
     }
     found
@@ -169,7 +169,9 @@ fn all_files(folder: &Path) -> Vec<(String, Vec<u8>)> {
         if path.is_dir() {
             files.extend(all_files(&path));
         } else {
-            files.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+            // The store's own helper files go away some time after its last connection was closed.
+            let Ok(content) = std::fs::read(&path) else { continue };
+            files.push((path.display().to_string(), content));
         }
     }
     files
