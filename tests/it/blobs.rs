@@ -276,14 +276,9 @@ async fn a_signature_is_enough_for_one_who_has_no_key() {
     for exists in [true, false] {
         let container = azurite::container();
         if exists {
-            with(settings(&container)).ready().await.unwrap();
+            make(&container).await;
         }
-        let text = format!(
-            "BlobEndpoint={};SharedAccessSignature=?{}",
-            azurite::endpoint(),
-            container_signature(&container)
-        );
-        let connection = ConnectionString::parse(&text).unwrap();
+        let connection = ConnectionString::parse(&signed_for(&container)).unwrap();
         let blobs = with(Settings { connection, create: false, ..settings(&container) });
         if !exists {
             assert_eq!(blobs.ready().await.unwrap_err().code, "ContainerNotFound");
@@ -299,6 +294,17 @@ async fn a_signature_is_enough_for_one_who_has_no_key() {
         assert!(download(&blobs, BlobPlace::Link(&link)).await.unwrap() == data(9 * MIB));
         blobs.delete("a b.csv").await.unwrap();
     }
+}
+
+/// Makes a container, as an administrator would.
+pub(crate) async fn make(container: &str) {
+    with(settings(container)).ready().await.unwrap();
+}
+
+/// A connection string without a key.
+pub(crate) fn signed_for(container: &str) -> String {
+    let signature = container_signature(container);
+    format!("BlobEndpoint={};SharedAccessSignature=?{signature}", azurite::endpoint())
 }
 
 /// What somebody with the key would give to somebody without: the right to all blobs of a container.

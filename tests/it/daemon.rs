@@ -1,6 +1,20 @@
-//! A whole daemon against a remote side on loopback: what comes in, what goes out, and what goes wrong.
+//! A whole daemon against a remote side on loopback, on days when all goes well: what comes in and what goes out.
 
-use crate::rig::Rig;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use scoreline::clock::SystemClock;
+use scoreline::job::Phase;
+use scoreline::ports::Store as _;
+use scoreline::sandbox::{Gateway, Quota, Settings};
+use scoreline::store::SqliteStore;
+
+use crate::azurite;
+use crate::hashing::{input_of, scores_of};
+use crate::rig::{Rig, drop_into, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guides_row_comes_back_with_the_guides_scores() {
@@ -15,4 +29,442 @@ async fn the_guides_row_comes_back_with_the_guides_scores() {
     assert!(rig.files("in").is_empty());
     assert_eq!(rig.starts_of(""), 1);
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_files_of_every_name_come_back_exact_through_a_real_blob_server() {
+    let rig = Rig::new().await.storage_at(&azurite::connection_string(), &azurite::container());
+    let long = "x".repeat(196);
+    let mut stems: Vec<&[u8]> = NAMES.iter().map(|name| name.as_bytes()).collect();
+    stems.extend([long.as_bytes(), b"caf\xe9 of no encoding"]);
+    let plain: Vec<_> = (stems.len()..200).map(|n| format!("file {n}")).collect();
+    stems.extend(plain.iter().map(String::as_bytes));
+    let (mut sources, mut outputs) = (BTreeMap::new(), BTreeMap::new());
+    for (n, stem) in stems.iter().enumerate() {
+        let text = format!("the {n}th file is like no other of {}", n * n);
+        let rows = vec![text.as_str(); 1 + n % 3];
+        let named = |end: &str| [stem, end.as_bytes()].concat();
+        let text_of = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        drop_into(&rig.path("in"), OsStr::from_bytes(&named(".csv")), input_of(&rows).as_bytes());
+        sources.insert(text_of(named(".csv")), input_of(&rows));
+        outputs.insert(text_of(named(".scores.csv")), scores_of(&rows));
+    }
+    assert_eq!((sources.len(), outputs.len()), (200, 200));
+    rig.drop_file("..csv", "Col2\nhidden files are somebody's own\n");
+    let daemon = rig.start().await;
+    let jobs = daemon.until_ended(200).await;
+    let bad: Vec<_> = jobs.iter().filter(|job| job.phase != Phase::Succeeded).collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    assert_eq!(rig.files("archive"), sources);
+    assert_eq!(rig.files("out"), outputs);
+    assert_eq!(rig.files("in").into_keys().collect::<Vec<_>>(), ["..csv"]);
+    assert!(rig.files("failed").is_empty());
+    rig.started_once_each(200);
+    daemon.stop().await;
+}
+
+/// Names without their `.csv`.
+const NAMES: [&str; 34] = [
+    "with space",
+    " leading and trailing ",
+    "Größe 日本語",
+    "é composed",
+    "e\u{301} decomposed",
+    "emoji 🦀",
+    "100%",
+    "a%20b",
+    "%2e%2e%2f",
+    "%",
+    "a+b",
+    "quote'single",
+    "quote\"double",
+    "a.b.c",
+    "a.",
+    "a..",
+    "a. ",
+    "-leading dash",
+    "--",
+    "CAPS",
+    "caps",
+    "what?",
+    "hash#",
+    "amp&semi;eq=",
+    "back\\slash",
+    "c:\\windows",
+    "{stem}",
+    "[x]*",
+    "<tag>|pipe",
+    "tab\tbell\u{7}",
+    "new\nline",
+    "~tilde",
+    "$HOME `id`",
+    "sig=abc",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_outputs_become_two_files_and_a_marker_comes_after_them() {
+    let settings = with_outputs(["output1", "output2"]);
+    let rig = Rig::with(settings)
+        .await
+        .feed("outputs.output2 = \"{stem}.rows.tsv\"")
+        .feed("deliver.marker = true");
+    let daemon = rig.start().await;
+    rig.drop_file("two.csv", &input_of(&["one row", "another one"]));
+    let jobs = daemon.until_ended(1).await;
+    let out = rig.files("out");
+    assert_eq!(out.len(), 3, "{out:?}");
+    assert_eq!(out["two.scores.csv"], scores_of(&["one row", "another one"]));
+    assert_eq!(out["two.rows.tsv"], "rows\r\n2\r\n");
+    let mut named: Vec<_> = out["two.csv.done"].lines().collect();
+    named.sort_unstable();
+    let path = |name| rig.path("out").join(name).display().to_string();
+    assert_eq!(named, [path("two.rows.tsv"), path("two.scores.csv")]);
+    assert_eq!(jobs[0].outputs.len(), 2);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_not_redirected_comes_by_the_services_own_link() {
+    for (outputs, first) in [("", "x.scores.csv"), ("outputs = {}", "x.output1.csv")] {
+        let rig = Rig::with(with_outputs(["output1", "output2"])).await.feed(outputs);
+        let daemon = rig.start().await;
+        rig.drop_file("x.csv", &input_of(&["linked", "twice", "or more"]));
+        daemon.until_ended(1).await;
+        let expected = [
+            (first.to_owned(), scores_of(&["linked", "twice", "or more"])),
+            ("x.output2.csv".to_owned(), "rows\r\n3\r\n".to_owned()),
+        ];
+        assert_eq!(rig.files("out"), expected.into(), "{outputs}");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_name_again_is_another_job_with_an_output_and_a_source_of_its_own() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    for (n, text) in ["first", "second of them", "second of them"].iter().enumerate() {
+        rig.drop_file("same.csv", &input_of(&[text]));
+        daemon.until_ended(n + 1).await;
+    }
+    let numbered = |stem: &str, end: &str, content: fn(&[&str]) -> String| {
+        BTreeMap::from([
+            (format!("{stem}.{end}"), content(&["first"])),
+            (format!("{stem}-1.{end}"), content(&["second of them"])),
+            (format!("{stem}-2.{end}"), content(&["second of them"])),
+        ])
+    };
+    assert_eq!(rig.files("out"), numbered("same.scores", "csv", scores_of));
+    assert_eq!(rig.files("archive"), numbered("same", "csv", input_of));
+    rig.started_once_each(3);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_replace_the_newer_output_takes_the_name() {
+    let rig = Rig::new().await.feed("deliver.on_conflict = \"replace\"");
+    let daemon = rig.start().await;
+    for (n, text) in ["older", "and newer"].iter().enumerate() {
+        rig.drop_file("same.csv", &input_of(&[text]));
+        daemon.until_ended(n + 1).await;
+    }
+    let newer = ("same.scores.csv".to_owned(), scores_of(&["and newer"]));
+    assert_eq!(rig.files("out"), [newer].into());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_fail_the_second_job_fails_and_the_first_output_stays() {
+    let rig = Rig::new().await.feed("deliver.on_conflict = \"fail\"");
+    let daemon = rig.start().await;
+    for (n, text) in ["older", "and newer"].iter().enumerate() {
+        rig.drop_file("same.csv", &input_of(&[text]));
+        daemon.until_ended(n + 1).await;
+    }
+    let older = ("same.scores.csv".to_owned(), scores_of(&["older"]));
+    assert_eq!(rig.files("out"), [older].into());
+    let jobs = daemon.jobs().await;
+    assert_eq!(
+        jobs.iter().map(|job| job.phase).collect::<Vec<_>>(),
+        [Phase::Failed, Phase::Succeeded]
+    );
+    let failed = rig.files("failed");
+    assert_eq!(failed["same.csv"], input_of(&["and newer"]));
+    let report: serde_json::Value = serde_json::from_str(&failed["same.csv.error.json"]).unwrap();
+    assert_eq!(report["error"]["code"], "output_exists");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_answers_in_the_other_ways_works_as_well() {
+    let rig = Rig::with(Settings {
+        run_time: Duration::from_millis(50),
+        numeric_status: true,
+        start_answers_no_content: true,
+        unknown_job_is_bad_request: true,
+        input_checked_at_run: true,
+        results_signed_once: true,
+        ..with_outputs(["output1", "output2"])
+    })
+    .await;
+    // A lost start is repeated, and the refusal of the second has to be understood.
+    rig.faults(&["start=lost:*2"]);
+    let daemon = rig.start().await;
+    for n in 0..5 {
+        rig.drop_file(&format!("{n}.csv"), &input_of(&[&format!("number {n}")]));
+    }
+    let jobs = daemon.until_ended(5).await;
+    assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded), "{jobs:#?}");
+    assert_eq!(rig.files("out").len(), 10);
+    rig.started_once_each(5);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_beyond_its_deadline_is_stopped_remotely_and_its_job_fails() {
+    for (no_content, unknown) in [(false, false), (true, true)] {
+        let rig = Rig::with(Settings {
+            run_time: Duration::from_mins(10),
+            delete_answers_no_content: no_content,
+            deleted_job_is_unknown: unknown,
+            ..Settings::default()
+        })
+        .await;
+        let mut config = rig.config();
+        let feed = Arc::make_mut(config.feeds.values_mut().next().unwrap());
+        feed.policy.deadline = Duration::from_millis(800);
+        let daemon = rig.start_with(config).await;
+        rig.drop_file("slow.csv", &input_of(&["slow"]));
+        let jobs = daemon.until_ended(1).await;
+        assert_eq!(jobs[0].phase, Phase::Failed);
+        assert_eq!(jobs[0].error.as_ref().unwrap().code, "deadline");
+        assert!(rig.files("failed").contains_key("slow.csv"));
+        assert_eq!(rig.sandbox.ledger().totals.cancelled, 1);
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_style_address_behind_a_gateway_with_a_subscription_key_works() {
+    let gateway = Gateway { subscription_key: Some("sub-key-1".into()), ..Gateway::default() };
+    let rig = Rig::with(Settings { gateway: Some(gateway), ..quick() }).await;
+    let Settings { subscription, service, .. } = rig.sandbox.settings();
+    let url = format!(
+        "{}/azureml-demo/subscriptions/{subscription}/services/{service}/jobs?api-version=2.0",
+        rig.sandbox.url()
+    );
+    let rig = rig.endpoint(&format!("url = {url:?}"));
+    let daemon = rig.start().await;
+    rig.drop_file("x.csv", &input_of(&["through the gate"]));
+    let jobs = daemon.until_ended(1).await;
+    assert_eq!(jobs[0].phase, Phase::Succeeded);
+    assert_eq!(rig.files("out")["x.scores.csv"], scores_of(&["through the gate"]));
+    assert_eq!(rig.sandbox.ledger().totals.refused_by_gateway, 0);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_up_quota_is_waited_for_and_costs_no_job_an_attempt() {
+    let quota = Quota { calls: 12, window: Duration::from_secs(1) };
+    let gateway = Gateway { quota: Some(quota), ..Gateway::default() };
+    let rig = Rig::with(Settings { gateway: Some(gateway), ..quick() }).await;
+    let daemon = rig.start().await;
+    for n in 0..8 {
+        rig.drop_file(&format!("{n}.csv"), &input_of(&["patience"]));
+    }
+    let jobs = daemon.until_ended(8).await;
+    assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded && job.error.is_none()));
+    assert!(rig.sandbox.ledger().totals.refused_by_gateway > 0, "the quota was never met");
+    for job in &jobs {
+        let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", job.id)).await;
+        assert!(!events.contains("\"fault\""), "a pause is no fault of a job: {events}");
+    }
+    rig.started_once_each(8);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_rate_limit_nothing_is_sent_until_the_time_named() {
+    let gateway = Gateway { calls_per_minute: Some(4), ..Gateway::default() };
+    let rig = Rig::with(Settings { gateway: Some(gateway), ..quick() }).await;
+    let daemon = rig.start().await;
+    for n in 0..6 {
+        rig.drop_file(&format!("{n}.csv"), &input_of(&["patience"]));
+    }
+    daemon
+        .until("all were uploaded", |jobs| {
+            jobs.len() == 6 && jobs.iter().all(|job| job.phase != Phase::Queued)
+        })
+        .await;
+    let refused = || rig.sandbox.ledger().totals.refused_by_gateway;
+    eventually("the limit was met", || async { refused() > 0 }).await;
+    // Whatever was on its way already may still be refused, and nothing else: six jobs have one call each at most.
+    // Ten looks at the folder are far more than the waits between tries.
+    for n in 0..10 {
+        rig.drop_file(&format!("later {n}.csv"), &input_of(&["later"]));
+        daemon
+            .until("it was taken in and uploaded", |jobs| {
+                jobs.iter().filter(|job| job.phase != Phase::Queued).count() == 7 + n
+            })
+            .await;
+    }
+    assert!(refused() <= 6, "{} calls were refused", refused());
+    let jobs = daemon.jobs().await;
+    let untouched = |job: &&scoreline::http::JobBody| job.attempts == 0 && job.error.is_none();
+    assert_eq!(jobs.iter().filter(untouched).count(), 16, "{jobs:#?}");
+    daemon.stop().await;
+    // The pause is not kept over a restart: with a larger limit all goes on at once.
+    rig.sandbox.update(|settings| settings.gateway = Some(Gateway::default()));
+    let daemon = rig.start().await;
+    let jobs = daemon.until_ended(16).await;
+    assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded));
+    rig.started_once_each(16);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_are_handed_over_in_every_form_that_services_take() {
+    for hand_over in ["sas", "connection-string"] {
+        for input in ["", "input = \"input1\""] {
+            let rig = Rig::new()
+                .await
+                .storage_at(&azurite::connection_string(), &azurite::container())
+                .storage(&format!("hand_over = {hand_over:?}\nprefix = \"in/put.1\""))
+                .feed(input);
+            let daemon = rig.start().await;
+            rig.drop_file("50% of it.csv", &input_of(&["handed over"]));
+            let jobs = daemon.until_ended(1).await;
+            assert_eq!(jobs[0].phase, Phase::Succeeded, "{hand_over} {input} {jobs:#?}");
+            let expected = ("50% of it.scores.csv".to_owned(), scores_of(&["handed over"]));
+            assert_eq!(rig.files("out"), [expected].into(), "{hand_over} {input}");
+            daemon.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_runs_are_in_flight_than_allowed_and_as_many_as_allowed_are() {
+    let rig = Rig::with(Settings { run_time: Duration::from_millis(30), ..Settings::default() })
+        .await
+        .endpoint("max_in_flight = 2");
+    let daemon = rig.start().await;
+    for n in 0..20 {
+        rig.drop_file(&format!("{n}.csv"), &input_of(&["two by two"]));
+    }
+    let jobs = daemon.until_ended(20).await;
+    assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded));
+    assert_eq!(rig.sandbox.ledger().totals.max_in_flight, 2);
+    rig.started_once_each(20);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_that_stay_are_not_run_again_by_the_next_daemon() {
+    // Read in place, and moved out of sight for the time of the job.
+    for on_failure in ["source.on_failure = \"leave\"", ""] {
+        let rig = Rig::new().await.feed("source.on_success = \"leave\"").feed(on_failure);
+        let daemon = rig.start().await;
+        rig.drop_file("stays.csv", &input_of(&["stays"]));
+        daemon.until_ended(1).await;
+        daemon.stop().await;
+        assert_eq!(rig.files("in").into_keys().collect::<Vec<_>>(), ["stays.csv"]);
+        let daemon = rig.start().await;
+        // A newer file that is through shows that the folder was looked at.
+        rig.drop_file("newer.csv", &input_of(&["newer"]));
+        daemon.until_ended(2).await;
+        rig.drop_file("stays.csv", &input_of(&["stays, with news"]));
+        let jobs = daemon.until_ended(3).await;
+        let names: Vec<_> = jobs.iter().map(|job| job.name.as_str()).collect();
+        assert_eq!(names, ["stays.csv", "newer.csv", "stays.csv"], "{on_failure}");
+        let in_place = rig.files("in");
+        assert_eq!(in_place["stays.csv"], input_of(&["stays, with news"]));
+        assert_eq!(rig.files("out").len(), 3);
+        rig.started_once_each(3);
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_delete_nothing_is_left_of_a_source_that_succeeded() {
+    let rig = Rig::new().await.feed("source.on_success = \"delete\"");
+    let daemon = rig.start().await;
+    rig.drop_file("goes.csv", &input_of(&["goes"]));
+    rig.drop_file("fails.csv", &input_of(&["POISON"]));
+    daemon.until_ended(2).await;
+    assert!(rig.files("in").is_empty() && !rig.path("archive").exists());
+    assert_eq!(std::fs::read_dir(rig.path("in/.scoreline/work")).unwrap().count(), 0);
+    assert_eq!(rig.files("out").into_keys().collect::<Vec<_>>(), ["goes.scores.csv"]);
+    assert!(rig.files("failed").contains_key("fails.csv"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_inside_the_drop_folder_are_kept_on_both_sides() {
+    let rig = Rig::new()
+        .await
+        .feed("watch.recursive = true")
+        .feed("outputs.output1 = \"{relpath}.scores.csv\"");
+    let places = ["north/a.csv", "south/a.csv", "north/deep/er/a.csv", "a.csv"];
+    for place in places {
+        let path = rig.path("in").join(place);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        drop_into(path.parent().unwrap(), "a.csv".as_ref(), input_of(&[place]).as_bytes());
+    }
+    let daemon = rig.start().await;
+    daemon.until_ended(4).await;
+    for place in places {
+        let read = |folder: &str, end: &str| {
+            std::fs::read_to_string(rig.path(folder).join(format!("{place}{end}"))).unwrap()
+        };
+        assert_eq!(read("out", ".scores.csv"), scores_of(&[place]));
+        assert_eq!(read("archive", ""), input_of(&[place]));
+        assert!(!rig.path("in").join(place).exists());
+    }
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_stops_in_the_middle_gives_its_jobs_back_and_the_next_one_finishes_them() {
+    let rig = Rig::with(Settings { run_time: Duration::from_millis(150), ..Settings::default() })
+        .await
+        .endpoint("max_in_flight = 4");
+    let daemon = rig.start().await;
+    for n in 0..24 {
+        rig.drop_file(&format!("{n}.csv"), &input_of(&[&format!("in the middle {n}")]));
+    }
+    let ended = |jobs: &[scoreline::http::JobBody]| {
+        jobs.iter().filter(|job| job.phase == Phase::Succeeded).count()
+    };
+    let jobs = daemon.until("some have ended", |jobs| jobs.len() == 24 && ended(jobs) >= 4).await;
+    assert!(ended(&jobs) < 24, "all had ended before the stop");
+    daemon.stop().await;
+
+    let store = SqliteStore::open_read_only(&rig.path("state"), SystemClock).await.unwrap();
+    let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+    let rows = store.load(&ids).await.unwrap();
+    let (left, done): (Vec<_>, Vec<_>) = rows.iter().partition(|(job, _)| !job.is_done());
+    assert!(!left.is_empty() && !done.is_empty(), "{} are left of 24", left.len());
+    assert!(left.iter().all(|(_, owner)| owner.is_none()), "a job was not given back");
+    drop(store);
+
+    let daemon = rig.start().await;
+    let adopted = daemon.metric("scoreline_jobs_adopted_total{reason=\"free\"}").await;
+    assert_eq!(adopted, Some(f64::from(u32::try_from(left.len()).unwrap())));
+    let jobs = daemon.until_ended(24).await;
+    assert_eq!(ended(&jobs), 24);
+    for n in 0..24 {
+        let output = &rig.files("out")[&format!("{n}.scores.csv")];
+        assert_eq!(*output, scores_of(&[&format!("in the middle {n}")]));
+    }
+    assert_eq!((rig.files("out").len(), rig.files("archive").len()), (24, 24));
+    rig.started_once_each(24);
+    daemon.stop().await;
+}
+
+fn quick() -> Settings {
+    Settings { run_time: Duration::ZERO, ..Settings::default() }
+}
+
+fn with_outputs(names: [&str; 2]) -> Settings {
+    Settings { outputs: names.map(str::to_owned).into(), ..quick() }
 }

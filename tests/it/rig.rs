@@ -12,6 +12,7 @@ use scoreline::engine::Stop;
 use scoreline::http::{JobBody, JobsBody};
 use scoreline::ports::{Clock, JobQuery, Store, World};
 use scoreline::sandbox::{self, RunningSandbox, Sandbox};
+use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
@@ -85,38 +86,40 @@ impl Rig {
         let settings = self.sandbox.settings();
         let gateway_key =
             settings.gateway.as_ref().and_then(|gateway| gateway.subscription_key.as_ref());
-        let subscription = gateway_key.map_or(String::new(), |key| {
-            format!("subscription_key = {:?}\n", secrecy::ExposeSecret::expose_secret(key))
-        });
-        let mut keys = BTreeMap::new();
-        let defaults = format!(
-            "endpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
-             watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {}\n\
-             source.archive = {}\nsource.failed = {}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"\n",
-            quoted(&self.path("in")),
-            quoted(&self.path("out")),
-            quoted(&self.path("archive")),
-            quoted(&self.path("failed")),
+        let subscription = gateway_key
+            .map_or(String::new(), |key| format!("subscription_key = {:?}\n", key.expose_secret()));
+        let storage = table(
+            &format!(
+                "connection_string = {:?}\ncontainer = {:?}",
+                self.connection_string, self.container
+            ),
+            &self.storage,
         );
-        for line in defaults.lines().chain(self.feed.lines()).filter(|line| !line.is_empty()) {
-            let (key, value) = line.split_once('=').unwrap();
-            keys.insert(key.trim().to_owned(), value.trim().to_owned());
-        }
-        let feed: Vec<_> = keys.iter().map(|(key, value)| format!("{key} = {value}")).collect();
-        let feed = feed.join("\n");
+        let endpoint = table(
+            &format!(
+                "kind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}\
+                 poll = {{ first = \"20ms\", factor = 1.2, max = \"100ms\" }}",
+                self.sandbox.bes_url(),
+                settings.api_key.expose_secret(),
+            ),
+            &self.endpoint,
+        );
+        let feed = table(
+            &format!(
+                "endpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
+                 watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {}\n\
+                 source.archive = {}\nsource.failed = {}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"",
+                quoted(&self.path("in")),
+                quoted(&self.path("out")),
+                quoted(&self.path("archive")),
+                quoted(&self.path("failed")),
+            ),
+            &self.feed,
+        );
         format!(
             "[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n\
-             [storage.s]\nconnection_string = {:?}\ncontainer = {:?}\n{}\
-             [endpoints.e]\nkind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}\
-             poll = {{ first = \"20ms\", factor = 1.2, max = \"100ms\" }}\n{}\
-             [feeds.f]\n{feed}",
+             [storage.s]\n{storage}[endpoints.e]\n{endpoint}[feeds.f]\n{feed}",
             quoted(&self.path("state")),
-            self.connection_string,
-            self.container,
-            self.storage,
-            self.sandbox.bes_url(),
-            secrecy::ExposeSecret::expose_secret(&settings.api_key),
-            self.endpoint,
         )
     }
 
@@ -128,7 +131,11 @@ impl Rig {
 
     /// Starts the daemon.
     pub(crate) async fn start(&self) -> Running {
-        let config = self.config();
+        self.start_with(self.config()).await
+    }
+
+    /// Starts the daemon by a config that says what no file may.
+    pub(crate) async fn start_with(&self, config: Config) -> Running {
         let world = Arc::new(RealWorld::build(&config).await.unwrap());
         let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
         let url = format!("http://{}", daemon.address().unwrap());
@@ -151,6 +158,39 @@ impl Rig {
     /// The files in a folder, by name; hidden ones too, but for the daemon's own folder.
     pub(crate) fn files(&self, folder: &str) -> BTreeMap<String, String> {
         files_in(&self.path(folder))
+    }
+
+    /// What goes wrong on the remote side from now on, as in `submit=lost:*3`.
+    pub(crate) fn faults(&self, faults: &[&str]) {
+        self.sandbox.set_faults(faults.iter().map(|fault| fault.parse().unwrap()).collect());
+    }
+
+    /// Stops the remote side and starts another one at its address, which knows nothing of what was.
+    pub(crate) async fn restart_the_remote_side(&mut self) {
+        let settings = sandbox::Settings { listen: self.sandbox.addr, ..self.sandbox.settings() };
+        self.sandbox.stop_token().cancel();
+        self.sandbox = loop {
+            match Sandbox::start(settings.clone(), SystemClock).await {
+                Ok(sandbox) => break sandbox,
+                // The old one is about to let go of it.
+                Err(_) => SystemClock.sleep(Duration::from_millis(20)).await,
+            }
+        };
+    }
+
+    /// So many inputs had a remote run started, each once.
+    pub(crate) fn started_once_each(&self, count: usize) {
+        let mut starts = BTreeMap::<_, u64>::new();
+        for run in self.sandbox.ledger().jobs {
+            // Our blobs are FEED/JOB/GENERATION-REVISION/NAME.
+            let (_, ours) = run.input.split_once("/f/").unwrap();
+            let job = ours.split('/').next().unwrap().to_owned();
+            *starts.entry(job).or_default() += run.starts;
+        }
+        let twice: Vec<_> = starts.iter().filter(|(_, starts)| **starts > 1).collect();
+        assert!(twice.is_empty(), "started more than once: {twice:?}");
+        let started = starts.values().filter(|starts| **starts == 1).count();
+        assert_eq!(started, count, "jobs whose run was started");
     }
 
     /// How often runs were started for inputs whose blob name holds `text`.
@@ -222,6 +262,19 @@ impl Running {
         self.stop.soft.cancel();
         self.task.await.unwrap().unwrap();
     }
+}
+
+/// Lines of `key = value`; a key of `more` takes the place of the same one, and of all keys below it.
+fn table(defaults: &str, more: &str) -> String {
+    let mut keys = BTreeMap::new();
+    for line in defaults.lines().chain(more.lines()).filter(|line| !line.is_empty()) {
+        let (key, value) = line.split_once('=').unwrap();
+        let (key, value) = (key.trim(), value.trim());
+        keys.retain(|known: &&str, _| !known.starts_with(&format!("{key}.")));
+        keys.insert(key, value);
+    }
+    let lines: Vec<_> = keys.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    lines.join("\n") + "\n"
 }
 
 /// Waits, in real time, until something holds.
