@@ -147,7 +147,7 @@ async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
     } else if applied.is_empty() {
         tell(&format!("the store in {} is up to date\n", config.node.state_dir.display()))?;
     } else {
-        tell(&applied.iter().map(|name| format!("applied {name}\n")).collect::<String>())?;
+        tell(&format!("applied {}\n", applied.join("\napplied ")))?;
     }
     Ok(Exit::Done)
 }

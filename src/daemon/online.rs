@@ -93,21 +93,22 @@ impl Place {
     }
 
     fn look(&self) -> Option<String> {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        let missing = |error: &std::io::Error| matches!(error.kind(), NotFound | NotADirectory);
         match std::fs::metadata(&self.path) {
             Ok(there) if !there.is_dir() => {
                 Some("this is no folder: name another one, or move the file away".to_owned())
             }
             Ok(_) => denied(&self.path, self.needs),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && self.is_made => {
+            Err(error) if missing(&error) && self.is_made => {
                 let parent = self.path.ancestors().skip(1).find(|folder| folder.exists())?;
                 if !parent.is_dir() {
                     return Some(format!("can't be made: {} is no folder", parent.display()));
                 }
-                denied(parent, WRITE).map(|denied| {
-                    format!("can't be made: {}: {denied}, or make it yourself", parent.display())
-                })
+                denied(parent, WRITE)
+                    .map(|denied| format!("can't be made: {denied}, or make it yourself"))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if missing(&error) => {
                 Some("is not there: make it, or name another one".to_owned())
             }
             Err(error) => Some(format!("{error}; name a folder that this user can reach")),
@@ -131,7 +132,8 @@ fn denied(folder: &Path, needs: Access) -> Option<String> {
         return None;
     }
     let missing = missing.join(" and ");
-    Some(format!("this user may not {missing} there ({last}): give it the right to"))
+    let folder = folder.display();
+    Some(format!("this user may not {missing} in {folder}: {last}; give it the right to"))
 }
 
 const READ: Access = Access::READ_OK;

@@ -6,6 +6,7 @@ mod azurite;
 mod bes;
 mod blobs;
 mod boundaries;
+mod cli;
 mod clock;
 mod config;
 mod daemon;
