@@ -4,13 +4,16 @@
 //! be reached, 75 try again later, 78 config.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::job::Phase;
+use crate::feed::Name;
+use crate::job::{JobId, Phase};
 use crate::retry::Span;
 use crate::sandbox::Fault;
 
@@ -63,7 +66,7 @@ pub enum Command {
     },
     /// Bring the store to this version
     Migrate,
-    /// Look at jobs
+    /// Ask a running daemon about its jobs
     Jobs {
         /// The daemon to ask.
         #[command(flatten)]
@@ -72,7 +75,7 @@ pub enum Command {
         #[command(subcommand)]
         command: JobsCommand,
     },
-    /// Look at the config
+    /// Show the config in force
     Config {
         /// What about it.
         #[command(subcommand)]
@@ -84,7 +87,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct DemoArgs {
     /// How many sample files
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub files: u32,
     /// Where the folders go [default: a new folder in the temporary directory]
     #[arg(long, value_name = "DIR")]
@@ -121,7 +124,7 @@ pub struct SandboxArgs {
 #[derive(Debug, Args)]
 pub struct DaemonArgs {
     /// The daemon's address [default: from the config]
-    #[arg(long, global = true, env = "SCORELINE_URL", value_name = "URL")]
+    #[arg(long, global = true, env = "SCORELINE_URL", value_name = "URL", value_parser = daemon_url)]
     pub url: Option<String>,
     /// The file with the token to show [default: from the config]
     #[arg(long, global = true, value_name = "FILE")]
@@ -135,8 +138,9 @@ pub enum JobsCommand {
     List(ListArgs),
     /// Show a job with its history
     Show {
-        /// Its id
-        id: String,
+        /// Its id, as `jobs list` shows it
+        #[arg(value_parser = job_id)]
+        id: JobId,
     },
 }
 
@@ -144,8 +148,8 @@ pub enum JobsCommand {
 #[derive(Debug, Args)]
 pub struct ListArgs {
     /// Of this feed
-    #[arg(long)]
-    pub feed: Option<String>,
+    #[arg(long, value_name = "FEED", value_parser = feed_name)]
+    pub feed: Option<Name>,
     /// In this phase
     #[arg(long, value_enum)]
     pub phase: Option<PhaseArg>,
@@ -153,20 +157,20 @@ pub struct ListArgs {
     #[arg(long)]
     pub held: bool,
     /// Accepted since this time, like 2026-11-23T02:00:00Z
-    #[arg(long, value_name = "TIME")]
-    pub since: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<DateTime<Utc>>,
     /// With this text in the file's name
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
     /// At most so many
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
 }
 
 /// `config`
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print every key with the value in force, secrets masked
+    /// Print every key with the value in force, secrets masked; TOML, or JSON with --json
     Show,
 }
 
@@ -197,10 +201,12 @@ impl ListArgs {
     /// As the API wants it.
     pub fn params(&self) -> Vec<(&'static str, String)> {
         let mut params = vec![("limit", self.limit.to_string())];
-        params.extend(self.feed.clone().map(|feed| ("feed", feed)));
+        params.extend(self.feed.clone().map(|feed| ("feed", feed.into())));
         params.extend(self.phase.map(|phase| ("phase", phase.0.name().to_owned())));
         params.extend(self.held.then(|| ("held", "true".to_owned())));
-        params.extend(self.since.clone().map(|since| ("since", since)));
+        params.extend(
+            self.since.map(|since| ("since", since.to_rfc3339_opts(SecondsFormat::Micros, true))),
+        );
         params.extend(self.name.clone().map(|name| ("name", name)));
         params
     }
@@ -234,6 +240,46 @@ pub fn is_default_config(path: &Path) -> bool {
     path == Path::new("/etc/scoreline/scoreline.toml")
 }
 
+/// Results could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the result could not be written to stdout: {0}")]
+pub struct TellError(std::io::Error);
+
+impl TellError {
+    /// Whether the reader went away, as in `… | head`.
+    pub fn is_seen_enough(&self) -> bool {
+        self.0.kind() == std::io::ErrorKind::BrokenPipe
+    }
+}
+
+/// Writes a result to stdout.
+pub fn tell(text: &str) -> Result<(), TellError> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(TellError)
+}
+
 fn span(text: &str) -> Result<Duration, String> {
     Span::try_from(text.to_owned()).map(|span| span.0)
+}
+
+fn job_id(text: &str) -> Result<JobId, String> {
+    JobId::parse(text).ok_or_else(|| "no job id: `scoreline jobs list` shows them".to_owned())
+}
+
+fn feed_name(text: &str) -> Result<Name, String> {
+    Name::try_from(text.to_owned())
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, String> {
+    let time = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc());
+    time.map_err(|_| "write it like 2026-11-23T02:00:00Z".to_owned())
+}
+
+fn daemon_url(text: &str) -> Result<String, String> {
+    match text.parse::<reqwest::Url>() {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
+            Ok(text.to_owned())
+        }
+        _ => Err("write it like http://127.0.0.1:8080".to_owned()),
+    }
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use toml::{Table, Value};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use self::reader::{Findings, Reader};
+use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
     Delivery, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
 };
-use crate::retry::{Backoff, Policy};
+use crate::retry::{Backoff, Policy, Span};
 use crate::scoring::ServiceUrl;
 
 mod reader;
@@ -161,7 +162,7 @@ impl Config {
             mistakes: vec![Mistake {
                 path: String::new(),
                 message: format!(
-                    "the file could not be read: {error}; name another one with --config"
+                    "the file could not be read: {error}; name yours with --config or SCORELINE_CONFIG"
                 ),
             }],
         })?;
@@ -178,15 +179,23 @@ impl Config {
         let mut values: Table = text.parse().map_err(|error: toml::de::Error| {
             refused(vec![Mistake {
                 path: String::new(),
-                message: error.to_string().trim_end().to_owned(),
+                message: format!("{}no TOML: {}", place_of(text, &error), error.message()),
             }])
         })?;
+        let mut findings = Findings::default();
         for (variable, value) in env {
             if let Some(keys) = variable.strip_prefix("SCORELINE__") {
-                set(&mut values, &keys.split("__").collect::<Vec<_>>(), value);
+                let keys: Vec<_> = keys.split("__").collect();
+                match set(&mut values, &keys, value) {
+                    Ok(path) => {
+                        let given = Given { variable: variable.clone(), raw: value.clone() };
+                        findings.given.insert(path, given);
+                    }
+                    Err(path) => findings
+                        .error(&path, format!("is no table, so {variable} can't set a key in it")),
+                }
             }
         }
-        let findings = Findings::default();
         let folder =
             std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_default();
         let lookup = |name: &str| env.get(name).cloned();
@@ -261,7 +270,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
         feeds.extend(read.map(|read| (name, Arc::new(read))));
     }
     document.include("feeds", shown);
-    check_folders(findings, feeds.values().map(AsRef::as_ref));
+    check_folders(findings, &node_config.state_dir, feeds.values().map(AsRef::as_ref));
 
     Some(Config {
         node: node_config,
@@ -322,8 +331,13 @@ fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
 fn read_log(document: &mut Reader<'_>) -> LogConfig {
     let mut log = document.table("log");
     let level = log.text("level", "info");
-    if let Err(error) = level.parse::<tracing_subscriber::filter::Targets>() {
-        log.error("level", format!("{level:?} is no level or filter ({error}): write \"info\", \"debug\" or \"warn,scoreline=debug\""));
+    // A word alone would be taken for a target's name, and a misspelt level for silence.
+    let words_are_levels = level
+        .split(',')
+        .all(|part| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok());
+    if !words_are_levels || level.parse::<Targets>().is_err() {
+        let cure = "write error, warn, info, debug or trace, or a filter like warn,scoreline=debug";
+        log.error("level", format!("{level:?} is no level or filter: {cure}"));
     }
     let format = match log.text("format", "auto").as_str() {
         "auto" => LogFormat::Auto,
@@ -385,6 +399,10 @@ fn read_endpoint(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)>
         other => Err(format!("{other:?} is no kind of endpoint: write \"bes\"")),
     });
     let url = endpoint.required("url", "paste the service's request URI", ServiceUrl::parse);
+    if let Some(url) = &url {
+        // What was pasted may have a key in its query.
+        endpoint.show("url", url.to_string());
+    }
     endpoint.demand("api_key", "write { file = \"PATH\" } or { env = \"NAME\" }");
     let api_key = endpoint.secret("api_key");
     let subscription_key = endpoint.secret("subscription_key");
@@ -412,7 +430,8 @@ fn read_backoff(outer: &mut Reader<'_>, key: &'static str, default: Backoff) -> 
         table.error("first", "must be longer than nothing");
     }
     if backoff.max < backoff.first {
-        table.error("max", "is shorter than first");
+        let max = String::from(Span(backoff.max));
+        table.error("max", format!("is {max} and so shorter than first"));
     }
     let shown = table.finish();
     outer.include(key, shown);
@@ -437,7 +456,17 @@ fn read_feed(
     let mut outputs = Vec::new();
     for (output, template) in feed.pairs("outputs") {
         match Template::parse(&template) {
-            Ok(template) => outputs.push((output, template)),
+            Ok(template) => {
+                if let Some((same, _)) = outputs.iter().find(|(_, known)| *known == template) {
+                    feed.error(
+                        &format!("outputs.{output}"),
+                        format!(
+                            "names the same file as {same}: make them differ, as with {{output}}"
+                        ),
+                    );
+                }
+                outputs.push((output, template));
+            }
             Err(message) => feed.error(&format!("outputs.{output}"), message),
         }
     }
@@ -478,13 +507,18 @@ fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, St
 }
 
 fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
-    feed.demand("watch", "add [feeds.NAME.watch] with the folder that files are dropped into");
+    let hint = format!("add [{}] with the folder that files are dropped into", feed.key("watch"));
+    feed.demand("watch", &hint);
     let mut watch = feed.table_if("watch")?;
     watch.demand("folder", "name the folder that files are dropped into");
     let folder = watch.path("folder");
     let (include, exclude) = (watch.texts("include", &["*.csv"]), watch.texts("exclude", &[]));
-    let filter =
-        Filter::new(&include, &exclude).map_err(|message| watch.error("include", message)).ok();
+    for (key, globs) in [("include", &include), ("exclude", &exclude)] {
+        if let Err(message) = Filter::new(globs, &[]) {
+            watch.error(key, message);
+        }
+    }
+    let filter = Filter::new(&include, &exclude).ok();
     let recursive = watch.flag("recursive", false);
     let settle = watch.span("settle", Duration::from_secs(5));
     let rescan = watch.span("rescan", Duration::from_mins(1));
@@ -497,7 +531,8 @@ fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
 }
 
 fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {
-    feed.demand("deliver", "add [feeds.NAME.deliver] with the folder that outputs go to");
+    let hint = format!("add [{}] with the folder that outputs go to", feed.key("deliver"));
+    feed.demand("deliver", &hint);
     let mut deliver = feed.table_if("deliver")?;
     deliver.demand("folder", "name the folder that outputs go to");
     let folder = deliver.path("folder");
@@ -565,7 +600,36 @@ fn read_policy(feed: &mut Reader<'_>, poll: Backoff) -> Policy {
 }
 
 /// What ends up in a drop folder would be taken in again.
-fn check_folders<'a>(findings: &Findings, feeds: impl Iterator<Item = &'a Feed> + Clone) {
+fn check_folders<'a>(
+    findings: &Findings,
+    state_dir: &Path,
+    feeds: impl Iterator<Item = &'a Feed> + Clone,
+) {
+    let takes_from = |watch: &Watch, folder: &Path| {
+        if watch.recursive { folder.starts_with(&watch.folder) } else { folder == watch.folder }
+    };
+    for (feed, watch) in feeds.clone().filter_map(|feed| Some((feed, feed.watch.as_ref()?))) {
+        if takes_from(watch, state_dir) {
+            let name = &feed.name;
+            let message = format!(
+                "{} lies in the drop folder of feed {name}: put it elsewhere",
+                state_dir.display()
+            );
+            findings.error("node.state_dir", message);
+        }
+        let others = feeds.clone().filter(|other| other.name != feed.name);
+        for (other, inner) in others.filter_map(|other| Some((other, other.watch.as_ref()?))) {
+            if takes_from(watch, &inner.folder) && inner.folder != watch.folder {
+                let message = format!(
+                    "{} lies in the drop folder of feed {}, which takes from the folders inside too: both would take \
+                     its files",
+                    inner.folder.display(),
+                    feed.name
+                );
+                findings.error(&format!("feeds.{}.watch.folder", other.name), message);
+            }
+        }
+    }
     for feed in feeds.clone() {
         let mut ends = vec![("deliver.folder", &feed.deliver.folder)];
         for (key, end) in [
@@ -578,12 +642,7 @@ fn check_folders<'a>(findings: &Findings, feeds: impl Iterator<Item = &'a Feed> 
         }
         for (other, watch) in feeds.clone().filter_map(|feed| Some((feed, feed.watch.as_ref()?))) {
             for (key, folder) in &ends {
-                let inside = if watch.recursive {
-                    folder.starts_with(&watch.folder)
-                } else {
-                    **folder == watch.folder
-                };
-                if inside {
+                if takes_from(watch, folder) {
                     findings.error(
                         &format!("feeds.{}.{key}", feed.name),
                         format!("{} lies in the drop folder of feed {}: what ends up there would be taken in again", folder.display(), other.name),
@@ -608,19 +667,40 @@ fn check_folders<'a>(findings: &Findings, feeds: impl Iterator<Item = &'a Feed> 
     }
 }
 
-/// Sets a key from the environment. Names are matched whatever their case, since variables are written in capitals;
-/// a value that is no TOML is text.
-fn set(table: &mut Table, keys: &[&str], value: &str) {
-    let Some((first, rest)) = keys.split_first() else { return };
-    let key = table.keys().find(|key| key.eq_ignore_ascii_case(first)).cloned();
-    let key = key.unwrap_or_else(|| first.to_ascii_lowercase());
+/// Sets a key from the environment and answers its path; the error is the path of what is in the way. Names are matched
+/// whatever their case, and `_` for `-` too, since that is what a shell lets variables be called; a value that is no
+/// TOML is text.
+fn set(table: &mut Table, keys: &[&str], value: &str) -> Result<String, String> {
+    let Some((first, rest)) = keys.split_first() else { return Ok(String::new()) };
+    let same = |key: &str, dashes: bool| {
+        let key = if dashes { key.replace('-', "_") } else { key.to_owned() };
+        key.eq_ignore_ascii_case(first)
+    };
+    let found = [false, true]
+        .into_iter()
+        .find_map(|dashes| table.keys().find(|key| same(key, dashes)).cloned());
+    let key = found.unwrap_or_else(|| first.to_ascii_lowercase());
     if rest.is_empty() {
-        let parsed =
-            format!("value = {value}").parse::<Table>().ok().and_then(|mut t| t.remove("value"));
-        table.insert(key, parsed.unwrap_or_else(|| Value::String(value.to_owned())));
-    } else if let Value::Table(inner) = table.entry(key).or_insert_with(|| Table::new().into()) {
-        set(inner, rest, value);
+        let parsed = reader::parsed_alone(value);
+        table.insert(key.clone(), parsed.unwrap_or_else(|| Value::String(value.to_owned())));
+        return Ok(key);
     }
+    match table.entry(key.clone()).or_insert_with(|| Table::new().into()) {
+        Value::Table(inner) => set(inner, rest, value)
+            .map(|path| format!("{key}.{path}"))
+            .map_err(|path| format!("{key}.{path}")),
+        _ => Err(key),
+    }
+}
+
+/// Where a text stops being TOML. The text there is not shown: it may be a secret's line.
+fn place_of(text: &str, error: &toml::de::Error) -> String {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return String::new();
+    };
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: ")
 }
 
 fn host_name() -> String {

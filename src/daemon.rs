@@ -23,10 +23,14 @@ use crate::intake::Intake;
 use crate::job::Job;
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
-use crate::ports::{Blobs, Clock, Node, Scorer, Store, World};
+use crate::ports::{Clock, Node, Store, World};
 use crate::scoring::{Bes, Scoring, bes};
 use crate::store::{Migrate, SqliteStore};
 use crate::upkeep::Upkeep;
+
+mod online;
+
+pub use online::{Finding, check_online};
 
 /// The world as it is: real adapters all over.
 pub struct RealWorld {
@@ -263,62 +267,6 @@ impl<W: World> Daemon<W> {
         }
         failure.map_or(Ok(()), Err)
     }
-}
-
-/// One thing that `check --online` looked at.
-#[derive(Debug)]
-pub struct Finding {
-    /// What was looked at.
-    pub what: String,
-    /// What is wrong with it, if anything is.
-    pub trouble: Option<String>,
-}
-
-/// Looks at everything that the config names, without starting anything.
-pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
-    let mut findings = Vec::new();
-    let mut add = |what: String, trouble: Option<String>| findings.push(Finding { what, trouble });
-    let state_dir = &config.node.state_dir;
-    let store = match SqliteStore::open_read_only(state_dir, SystemClock).await {
-        // Before the first start there is nothing to read.
-        _ if !state_dir.exists() => Ok(()),
-        Ok(store) => store.ping().await,
-        Err(error) => Err(error),
-    };
-    add(format!("store in {}", state_dir.display()), store.err().map(|error| error.to_string()));
-    for (name, blobs) in blobs(config)? {
-        add(format!("storage {name}"), blobs.ready().await.err().map(|fault| fault.to_string()));
-    }
-    let metrics = Metrics::new(&[], &[], &[]);
-    for (name, scorer) in scorers(config, &metrics)? {
-        add(format!("endpoint {name}"), scorer.probe().await.err().map(|fault| fault.to_string()));
-    }
-    for (name, feed) in &config.feeds {
-        if let Some(watch) = &feed.watch {
-            let access = if feed.moves_sources() {
-                rustix::fs::Access::READ_OK
-                    | rustix::fs::Access::WRITE_OK
-                    | rustix::fs::Access::EXEC_OK
-            } else {
-                rustix::fs::Access::READ_OK | rustix::fs::Access::EXEC_OK
-            };
-            let trouble = rustix::fs::access(&watch.folder, access).err().map(|error| {
-                format!(
-                    "{error}: make it, or give this user the right to read and move files there"
-                )
-            });
-            add(format!("feed {name}: folder {}", watch.folder.display()), trouble);
-        }
-        let folder = &feed.deliver.folder;
-        let trouble = match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK) {
-            Ok(()) => None,
-            // It is made with the first output.
-            Err(error) if error == rustix::io::Errno::NOENT => None,
-            Err(error) => Some(format!("{error}: give this user the right to write there")),
-        };
-        add(format!("feed {name}: outputs to {}", folder.display()), trouble);
-    }
-    Ok(findings)
 }
 
 fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, AzureBlobs>> {

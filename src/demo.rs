@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use chrono::SecondsFormat;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::{Client, DemoArgs, Exit, table};
+use crate::cli::{Client, DemoArgs, Exit, table, tell};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::daemon::{Daemon, RealWorld, Settings};
@@ -33,19 +34,21 @@ pub async fn demo(args: &DemoArgs, json: bool, stop: Stop) -> anyhow::Result<Exi
     write_config(&file, &home, &sandbox.config_snippet())?;
     let config = Config::load(&file, &BTreeMap::new())?;
 
+    // A folder may hold the jobs of an earlier demo.
+    let since = SystemClock.now().to_rfc3339_opts(SecondsFormat::Micros, true);
     let samples = home.drop_samples(args.files)?;
     let world = Arc::new(RealWorld::build(&config).await?);
     let daemon = Daemon::start(world, Settings::from(&config)).await?;
     let url = format!("http://{}", daemon.address()?);
     let running = tokio::spawn(daemon.run(stop.clone()));
 
-    let jobs = watch(&url, samples.len(), &stop).await?;
+    let jobs = watch(&url, samples.len(), &since, &stop).await?;
     let failed = jobs.jobs.iter().filter(|job| job.phase != Phase::Succeeded).count();
     let complete = jobs.jobs.len() >= samples.len() && failed == 0;
     if json {
-        println!("{}", serde_json::to_string(&jobs)?);
+        tell(&(serde_json::to_string(&jobs)? + "\n"))?;
     } else {
-        print!("{}", report(&jobs, &home, &url, args.keep));
+        tell(&report(&jobs, &home, &url, args.keep))?;
     }
     if args.keep {
         stop.soft.cancelled().await;
@@ -128,7 +131,7 @@ fn write_config(file: &Path, home: &Home, remote: &str) -> anyhow::Result<()> {
     let quoted = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
     let root = &home.root;
     let text = format!(
-        "# Written by `scoreline demo`.\n\
+        "{WRITTEN_BY}.\n\
          [node]\nstate_dir = {state}\n\n\
          [http]\nlisten = \"127.0.0.1:0\"\n\n\
          {remote}poll = {{ first = \"300ms\", factor = 1.2, max = \"2s\" }}\n\n\
@@ -143,11 +146,17 @@ fn write_config(file: &Path, home: &Home, remote: &str) -> anyhow::Result<()> {
         archive = quoted(&root.join("archive")),
         failed = quoted(&root.join("failed")),
     );
+    let foreign = std::fs::read_to_string(file).is_ok_and(|there| !there.starts_with(WRITTEN_BY));
+    anyhow::ensure!(
+        !foreign,
+        "{} is not from a demo and is left as it is; name another folder with --dir",
+        file.display()
+    );
     std::fs::write(file, text).with_context(|| format!("could not write {}", file.display()))
 }
 
 /// Follows the jobs until all have ended, over HTTP as anybody would.
-async fn watch(url: &str, count: usize, stop: &Stop) -> anyhow::Result<JobsBody> {
+async fn watch(url: &str, count: usize, since: &str, stop: &Stop) -> anyhow::Result<JobsBody> {
     let client = Client::new(url, None)?;
     let bar = ProgressBar::new(count as u64);
     if std::io::stderr().is_terminal() {
@@ -157,12 +166,12 @@ async fn watch(url: &str, count: usize, stop: &Stop) -> anyhow::Result<JobsBody>
         bar.set_draw_target(ProgressDrawTarget::hidden());
     }
     loop {
-        let limit = ("limit", count.clamp(1, 1000).to_string());
-        let jobs: JobsBody = client.get("/api/v1/jobs", &[limit]).await?;
+        let params = [("limit", count.to_string()), ("since", since.to_owned())];
+        let jobs: JobsBody = client.get("/api/v1/jobs", &params).await?;
         let ended = jobs.jobs.iter().filter(|job| job.phase.is_final()).count();
         bar.set_position(ended as u64);
         bar.set_message(phases(&jobs));
-        if ended >= count.min(1000) || stop.soft.is_cancelled() {
+        if ended >= count || stop.soft.is_cancelled() {
             bar.finish_and_clear();
             return Ok(jobs);
         }
@@ -230,8 +239,8 @@ fn report(jobs: &JobsBody, home: &Home, url: &str, keep: bool) -> String {
 fn first_row(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let row = text.lines().nth(1).unwrap_or_default();
-    match row.strip_prefix('"').and_then(|row| row.strip_suffix('"')) {
-        Some(quoted) => quoted.replace("\"\"", "\""),
-        None => row.to_owned(),
-    }
+    let quoted = row.strip_prefix('"').and_then(|row| row.strip_suffix('"'));
+    quoted.unwrap_or(row).replace("\"\"", "\"")
 }
+
+const WRITTEN_BY: &str = "# Written by `scoreline demo`";

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -62,10 +63,15 @@ impl<W: World> Http<W> {
     /// Serves until the hard stop: health can be asked for while the rest finishes.
     pub async fn run(self, stop: Stop) -> Result<(), std::io::Error> {
         let api = self.api;
+        let clock = api.world.clock().clone();
         let guarded = Router::new()
             .route("/api/v1/jobs", get(jobs::<W>))
             .route("/api/v1/jobs/{id}", get(job::<W>))
             .route("/api/v1/jobs/{id}/events", get(events::<W>))
+            .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+                let text = format!("{} can't be asked with {method}", uri.path());
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, text)
+            })
             .fallback(|uri: Uri| async move {
                 Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
             })
@@ -77,9 +83,15 @@ impl<W: World> Http<W> {
             .merge(guarded)
             .layer(middleware::from_fn_with_state(api.clone(), same_site::<W>))
             .with_state(api);
-        axum::serve(self.listener, router)
-            .with_graceful_shutdown(async move { stop.hard.cancelled().await })
-            .await
+        let hard = stop.hard.clone();
+        let serving = axum::serve(self.listener, router)
+            .with_graceful_shutdown(async move { hard.cancelled().await })
+            .into_future();
+        // Answers under way may be finished, but a caller that never ends its request must not keep us from ending.
+        tokio::select! {
+            served = serving => served,
+            () = async { stop.hard.cancelled().await; clock.sleep(LAST_ANSWERS).await } => Ok(()),
+        }
     }
 }
 
@@ -111,7 +123,7 @@ async fn metrics<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
 
 async fn jobs<W: World>(
     State(api): State<Arc<Api<W>>>,
-    query: Result<Query<JobsParams>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<JobsParams>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(params) = query.map_err(|rejection| Problem::bad(rejection.body_text()))?;
     let page = api.world.store().list(&params.query()?).await?;
@@ -124,9 +136,9 @@ async fn jobs<W: World>(
 
 async fn job<W: World>(
     State(api): State<Arc<Api<W>>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let id = job_id(&id)?;
+    let id = job_in(id)?;
     let found = api.world.store().load(&[id]).await?.pop();
     let (job, _) = found.ok_or_else(|| unknown_job(id))?;
     Ok(axum::Json(JobBody::from(&job)).into_response())
@@ -134,9 +146,9 @@ async fn job<W: World>(
 
 async fn events<W: World>(
     State(api): State<Arc<Api<W>>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let id = job_id(&id)?;
+    let id = job_in(id)?;
     let events = api.world.store().events(id).await?;
     if events.is_empty() {
         return Err(unknown_job(id));
@@ -205,8 +217,15 @@ fn is_loopback_name(host: &str) -> bool {
         || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
+fn job_in(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
+    let Path(text) = path.map_err(|rejection| Problem::bad(rejection.body_text()))?;
+    job_id(&text)
+}
+
 fn job_id(text: &str) -> Result<JobId, Problem> {
-    JobId::parse(text).ok_or_else(|| Problem::bad(format!("{text:?} is no job id")))
+    JobId::parse(text).ok_or_else(|| {
+        Problem::bad(format!("{text:?} is no job id: `scoreline jobs list` shows them"))
+    })
 }
 
 fn unknown_job(id: JobId) -> Problem {
@@ -377,6 +396,8 @@ fn rfc3339(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
+/// How long answers may take once everything else has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 1000;
 /// The engine goes round every second, whatever it waits for.

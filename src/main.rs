@@ -1,18 +1,19 @@
 //! The program: reads the command line, does what it says, ends with the right code.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
 use secrecy::SecretString;
+use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use scoreline::cli::{
     Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, JobsCommand, SandboxArgs,
-    environment, is_default_config, table,
+    TellError, environment, is_default_config, table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
@@ -31,15 +32,19 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("scoreline: could not start: {error}");
+            complain(&format!("scoreline: could not start: {error}"));
             return ExitCode::from(Exit::Failed as u8);
         }
     };
     let exit = runtime.block_on(run(cli)).unwrap_or_else(|error| {
-        eprintln!("scoreline: {error:#}");
-        code_of(&error)
+        let code = code_of(&error);
+        if code != Exit::Done {
+            complain(&format!("scoreline: {error:#}"));
+        }
+        code
     });
-    // Not dropped, which would wait for a thread whose disk hangs: whatever is cut off is resumed at the next start.
+    // A call into the system that hangs (a share that is away, a name that nobody resolves) can't be cut off, and must
+    // not be waited for: what matters is committed.
     runtime.shutdown_background();
     ExitCode::from(exit as u8)
 }
@@ -59,9 +64,9 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
-                println!("{}", serde_json::to_string(&config.effective)?);
+                tell_json(&config.effective)?;
             } else {
-                print!("{}", toml::to_string(&config.effective)?);
+                tell(&toml::to_string(&config.effective)?)?;
             }
             Ok(Exit::Done)
         }
@@ -95,7 +100,7 @@ async fn run_sandbox(args: &SandboxArgs) -> anyhow::Result<Exit> {
         ..Default::default()
     };
     let sandbox = Sandbox::start(settings, SystemClock).await?;
-    println!("{}", sandbox.config_snippet());
+    tell(&sandbox.config_snippet())?;
     stop_on_signals()?.soft.cancelled().await;
     sandbox.stop().await?;
     Ok(Exit::Done)
@@ -103,33 +108,46 @@ async fn run_sandbox(args: &SandboxArgs) -> anyhow::Result<Exit> {
 
 async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
     let config = load(cli)?;
-    for warning in &config.warnings {
-        eprintln!("warning: {warning}");
-    }
-    let (feeds, endpoints) = (config.feeds.len(), config.endpoints.len());
-    println!("{}: good ({feeds} feeds, {endpoints} endpoints)", cli.config.display());
-    if !online {
-        return Ok(Exit::Done);
-    }
-    let findings = check_online(&config).await?;
-    for finding in &findings {
-        match &finding.trouble {
-            None => println!("ok    {}", finding.what),
-            Some(trouble) => println!("FAIL  {}: {trouble}", finding.what),
-        }
-    }
+    let findings = if online { check_online(&config).await? } else { Vec::new() };
     let good = findings.iter().all(|finding| finding.trouble.is_none());
+    if cli.json {
+        let findings: Vec<_> = findings
+            .iter()
+            .map(|finding| serde_json::json!({ "what": finding.what, "trouble": finding.trouble }))
+            .collect();
+        tell_json(&serde_json::json!({ "warnings": config.warnings, "findings": findings }))?;
+    } else {
+        for warning in &config.warnings {
+            complain(&format!("warning: {warning}"));
+        }
+        let (feeds, endpoints) = (config.feeds.len(), config.endpoints.len());
+        let plural = |count| if count == 1 { "" } else { "s" };
+        let mut text = format!(
+            "{}: the config is good ({feeds} feed{}, {endpoints} endpoint{})\n",
+            cli.config.display(),
+            plural(feeds),
+            plural(endpoints)
+        );
+        for finding in &findings {
+            let _ = match &finding.trouble {
+                None => writeln!(text, "ok    {}", finding.what),
+                Some(trouble) => writeln!(text, "FAIL  {}: {trouble}", finding.what),
+            };
+        }
+        tell(&text)?;
+    }
     Ok(if good { Exit::Done } else { Exit::Unreachable })
 }
 
 async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
     let config = load(cli)?;
     let applied = SqliteStore::migrate(&config.node.state_dir).await?;
-    if applied.is_empty() {
-        println!("the store in {} is up to date", config.node.state_dir.display());
-    }
-    for migration in applied {
-        println!("applied {migration}");
+    if cli.json {
+        tell_json(&serde_json::json!({ "applied": applied }))?;
+    } else if applied.is_empty() {
+        tell(&format!("the store in {} is up to date\n", config.node.state_dir.display()))?;
+    } else {
+        tell(&format!("applied {}\n", applied.join("\napplied ")))?;
     }
     Ok(Exit::Done)
 }
@@ -140,7 +158,7 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
         JobsCommand::List(args) => {
             let page: JobsBody = client.get("/api/v1/jobs", &args.params()).await?;
             if cli.json {
-                println!("{}", serde_json::to_string(&page)?);
+                tell_json(&page)?;
                 return Ok(Exit::Done);
             }
             let rows: Vec<_> = page
@@ -163,9 +181,9 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
                     ]
                 })
                 .collect();
-            print!("{}", table::table(&["ID", "FEED", "PHASE", "ACCEPTED", "NAME", "NOTE"], &rows));
+            tell(&table::table(&["ID", "FEED", "PHASE", "ACCEPTED", "NAME", "NOTE"], &rows))?;
             if page.next_cursor.is_some() {
-                eprintln!("there are more: raise --limit, or narrow the list");
+                complain("there are more: raise --limit, or narrow the list");
             }
         }
         JobsCommand::Show { id } => {
@@ -175,11 +193,11 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
             if cli.json {
                 let mut shown = serde_json::to_value(&job)?;
                 shown["events"] = events["events"].clone();
-                println!("{shown}");
+                tell_json(&shown)?;
                 return Ok(Exit::Done);
             }
             let events: Vec<EventBody> = serde_json::from_value(events["events"].clone())?;
-            print!("{}", shown(&job, &events));
+            tell(&shown(&job, &events))?;
         }
     }
     Ok(Exit::Done)
@@ -226,6 +244,15 @@ fn load(cli: &Cli) -> Result<Config, ConfigErrors> {
     Config::load(&cli.config, &environment())
 }
 
+fn tell_json(result: &impl Serialize) -> anyhow::Result<()> {
+    Ok(tell(&(serde_json::to_string(result)? + "\n"))?)
+}
+
+/// Writes to stderr. There is nobody left to tell when that is closed.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// The daemon that was named, or the one that the config describes.
 fn client(cli: &Cli, args: &DaemonArgs) -> anyhow::Result<Client> {
     let token = match &args.token_file {
@@ -270,7 +297,11 @@ fn stop_on_signals() -> anyhow::Result<Stop> {
 fn log_to_stderr(config: &LogConfig) -> anyhow::Result<()> {
     let filter: tracing_subscriber::EnvFilter = config.level.parse()?;
     let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // By default it panics when stderr is closed: whoever reads our log must not be able to end us by stopping to.
+        .log_internal_errors(false);
     let json = config.format == LogFormat::Json || (config.format == LogFormat::Auto && !terminal);
     let ansi = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let set = if json {
@@ -285,6 +316,9 @@ fn code_of(error: &anyhow::Error) -> Exit {
     for cause in error.chain() {
         if cause.is::<ConfigErrors>() {
             return Exit::Config;
+        }
+        if cause.downcast_ref().is_some_and(TellError::is_seen_enough) {
+            return Exit::Done;
         }
         match cause.downcast_ref() {
             Some(ClientError::Unreachable { .. }) => return Exit::Unreachable,

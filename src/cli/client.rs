@@ -78,7 +78,11 @@ impl Client {
         if !status.is_success() {
             let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
             let detail = problem.and_then(|p| Some(p.get("detail")?.as_str()?.to_owned()));
-            return Err(refused(detail.unwrap_or(text)));
+            let mut detail = detail.unwrap_or(text);
+            if status == reqwest::StatusCode::UNAUTHORIZED {
+                detail += "; name a file that holds it with --token-file";
+            }
+            return Err(refused(detail));
         }
         serde_json::from_str(&text).map_err(|error| {
             refused(format!("not what a scoreline daemon answers ({error}); is --url right?"))

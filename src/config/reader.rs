@@ -4,6 +4,7 @@
 //! makes up the effective config on the way, with secrets masked.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -17,12 +18,31 @@ use crate::retry::Span;
 pub(super) struct Findings {
     pub(super) errors: RefCell<Vec<super::Mistake>>,
     pub(super) warnings: RefCell<Vec<String>>,
+    /// The keys that variables of the environment have set: nobody finds those in the file.
+    pub(super) given: BTreeMap<String, Given>,
+}
+
+/// What a variable of the environment says about a key.
+pub(super) struct Given {
+    pub(super) variable: String,
+    /// As it stands there: a variable has no types, so what looks like a number may be meant as text.
+    pub(super) raw: String,
+}
+
+/// It may be a secret.
+impl std::fmt::Debug for Given {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Given").field("variable", &self.variable).finish_non_exhaustive()
+    }
 }
 
 impl Findings {
     pub(super) fn error(&self, path: &str, message: impl Into<String>) {
-        let mistake = super::Mistake { path: path.to_owned(), message: message.into() };
-        self.errors.borrow_mut().push(mistake);
+        let mut message = message.into();
+        if let Some(given) = self.given.get(path) {
+            message = format!("{message} (set by {})", given.variable);
+        }
+        self.errors.borrow_mut().push(super::Mistake { path: path.to_owned(), message });
     }
 
     pub(super) fn warn(&self, path: &str, message: &str) {
@@ -67,7 +87,7 @@ impl<'a> Reader<'a> {
         self.values.remove(key)
     }
 
-    fn show(&mut self, key: &str, value: impl Into<Value>) {
+    pub(super) fn show(&mut self, key: &str, value: impl Into<Value>) {
         self.effective.insert(key.to_owned(), value.into());
     }
 
@@ -95,12 +115,20 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Takes what a variable says as the text it is, where text is asked for.
+    fn take_as_text(&mut self, key: &str) {
+        if let Some(given) = self.findings.given.get(&self.key(key)) {
+            self.values.insert(key.to_owned(), unquoted(&given.raw).into());
+        }
+    }
+
     /// Text, turned into what it means by `parse`.
     pub(super) fn parsed<T>(
         &mut self,
         key: &'static str,
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<T> {
+        self.take_as_text(key);
         self.value(key, "text in quotes", |value| value.as_str().map(parse))
     }
 
@@ -182,7 +210,7 @@ impl<'a> Reader<'a> {
                 value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect();
             texts.map(Ok)
         };
-        self.value(key, "a list of texts", read)
+        self.value(key, "a list of texts, like [\"*.csv\"]", read)
             .unwrap_or_else(|| default.iter().map(|text| (*text).to_owned()).collect())
     }
 
@@ -220,44 +248,62 @@ impl<'a> Reader<'a> {
         Some(path)
     }
 
-    /// `{ env = "NAME" }`, `{ file = "PATH" }`, or plain text with a warning.
+    /// `{ env = "NAME" }`, `{ file = "PATH" }`, or plain text with a warning. Where a secret is kept is none, and is
+    /// shown.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<SecretString> {
+        if !self.values.get(key).is_some_and(Value::is_table) {
+            self.take_as_text(key);
+        }
         let value = self.take(key)?;
-        self.show(key, "***");
         let path = self.key(key);
         let found = match &value {
             Value::String(text) => {
-                let warning =
-                    "is a secret in plain text: write { env = \"NAME\" } or { file = \"PATH\" }";
-                self.findings.warn(&path, warning);
+                // A variable is a fine place for a secret.
+                if !self.findings.given.contains_key(&path) {
+                    let warning = "is a secret in plain text: write { env = \"NAME\" } or { file = \"PATH\" }";
+                    self.findings.warn(&path, warning);
+                }
+                self.show(key, "***");
                 Ok(text.clone())
             }
-            Value::Table(table) if table.len() == 1 => {
-                match (
-                    table.get("env").and_then(Value::as_str),
-                    table.get("file").and_then(Value::as_str),
-                ) {
-                    (Some(name), None) => (self.env)(name)
-                        .ok_or_else(|| format!("the environment variable {name} is not set")),
-                    (None, Some(file)) => {
-                        let file = self.folder.join(file);
-                        std::fs::read_to_string(&file)
-                            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                            .map_err(|error| {
-                                format!("{} could not be read: {error}", file.display())
-                            })
-                    }
-                    _ => Err(SECRET_FORMS.to_owned()),
-                }
-            }
+            Value::Table(table) if table.len() == 1 => self.referred(key, table),
             _ => Err(SECRET_FORMS.to_owned()),
         };
-        match found {
-            Ok(text) if text.trim().is_empty() => self.findings.error(&path, "is empty"),
+        let sent_in_headers = |c: char| c.is_ascii() && !c.is_ascii_control();
+        match found.as_ref().map(|text| text.trim()) {
+            Ok("") => self.findings.error(&path, "is empty"),
+            Ok(text) if !text.chars().all(sent_in_headers) => {
+                let message = "can't be a key: it has a line break or a character that keys don't have; is it the right one?";
+                self.findings.error(&path, message);
+            }
             Ok(text) => return Some(SecretString::from(text)),
-            Err(message) => self.findings.error(&path, message),
+            Err(message) => self.findings.error(&path, message.as_str()),
         }
         None
+    }
+
+    /// What a reference to a secret leads to.
+    fn referred(&mut self, key: &str, table: &Table) -> Result<String, String> {
+        match (table.get("env").and_then(Value::as_str), table.get("file").and_then(Value::as_str))
+        {
+            (Some(name), None) => {
+                // Somebody may have put the secret itself there.
+                if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                    return Err("env must be the name of a variable: letters, digits and _".into());
+                }
+                self.show(key, table.clone());
+                (self.env)(name)
+                    .ok_or_else(|| format!("the environment variable {name} is not set"))
+            }
+            (None, Some(file)) => {
+                let file = cleaned(&self.folder.join(file));
+                let shown = Value::from(file.display().to_string());
+                self.show(key, Table::from_iter([("file".to_owned(), shown)]));
+                std::fs::read_to_string(&file)
+                    .map_err(|error| format!("{} could not be read: {error}", file.display()))
+            }
+            _ => Err(SECRET_FORMS.to_owned()),
+        }
     }
 
     /// A table inside this one; an empty one when it is missing.
@@ -270,7 +316,7 @@ impl<'a> Reader<'a> {
         match self.take(key)? {
             Value::Table(values) => Some(self.inner(key, values)),
             other => {
-                self.error(key, format!("expected a table, found {}", described(&other)));
+                self.error(key, format!("expected a table, found {}", kind_of(&other)));
                 None
             }
         }
@@ -287,7 +333,7 @@ impl<'a> Reader<'a> {
                 }
                 (Err(message), _) => outer.error(&name, message),
                 (_, other) => {
-                    outer.error(&name, format!("expected a table, found {}", described(&other)));
+                    outer.error(&name, format!("expected a table, found {}", kind_of(&other)));
                 }
             }
         }
@@ -298,14 +344,14 @@ impl<'a> Reader<'a> {
     pub(super) fn list(&mut self, key: &'static str) -> Vec<Self> {
         let Some(value) = self.take(key) else { return Vec::new() };
         let Value::Array(items) = value else {
-            self.error(key, format!("expected a list of tables, found {}", described(&value)));
+            self.error(key, format!("expected a list of tables, found {}", kind_of(&value)));
             return Vec::new();
         };
         let mut tables = Vec::new();
         for (n, item) in items.into_iter().enumerate() {
             match item {
                 Value::Table(values) => tables.push(self.inner(&format!("{key}[{n}]"), values)),
-                other => self.error(key, format!("expected a table, found {}", described(&other))),
+                other => self.error(key, format!("expected a table, found {}", kind_of(&other))),
             }
         }
         tables
@@ -342,7 +388,12 @@ impl<'a> Reader<'a> {
                 Some(near) => format!("did you mean {near}?"),
                 None => format!("known here: {}", self.asked.join(", ")),
             };
-            self.error(unknown, format!("unknown key; {cure}"));
+            let path = self.key(unknown);
+            // One that was made by a variable inside it is in no file.
+            let inside = format!("{path}.");
+            let given = self.findings.given.iter().find(|(key, _)| key.starts_with(&inside));
+            let origin = given.map_or(String::new(), |(_, g)| format!(" (set by {})", g.variable));
+            self.findings.error(&path, format!("unknown key; {cure}{origin}"));
         }
         self.effective
     }
@@ -357,6 +408,26 @@ fn described(value: &Value) -> String {
         Value::Table(_) => "a table".to_owned(),
         other => other.to_string(),
     }
+}
+
+/// What a value is, where it may be a secret in the wrong place.
+fn kind_of(value: &Value) -> String {
+    if value.is_str() { "text".to_owned() } else { described(value) }
+}
+
+/// A variable's text, without the quotes that TOML would want around it.
+fn unquoted(raw: &str) -> String {
+    match parsed_alone(raw) {
+        Some(Value::String(text)) => text,
+        _ => raw.to_owned(),
+    }
+}
+
+/// A value of TOML that stands alone.
+pub(super) fn parsed_alone(raw: &str) -> Option<Value> {
+    let mut table = format!("value = {raw}").parse::<Table>().ok()?;
+    let value = table.remove("value");
+    if table.is_empty() { value } else { None }
 }
 
 /// The path without `.` and `x/..`, so that two ways of writing one folder compare as equal.

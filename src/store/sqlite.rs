@@ -148,6 +148,11 @@ impl<C: Clock> SqliteStore<C> {
 }
 
 impl SqliteStore<()> {
+    /// Whether there is a database in the state folder.
+    pub fn is_in(state_dir: &Path) -> bool {
+        state_dir.join(DATABASE_FILE).exists()
+    }
+
     /// Brings the database in the state folder to this program's version, making both if they aren't there yet.
     /// Returns the migrations that ran.
     pub async fn migrate(state_dir: &Path) -> Result<Vec<String>, StoreError> {

@@ -1,0 +1,140 @@
+//! `check --online`: looks at everything that the config names, with the rights of whoever asks, and starts nothing.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+
+use super::{blobs, scorers};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::feed::{Feed, SourceEnd};
+use crate::metrics::Metrics;
+use crate::ports::{Blobs, Scorer, Store};
+use crate::store::SqliteStore;
+
+/// One thing that `check --online` looked at.
+#[derive(Debug)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: String,
+    /// What is wrong with it, if anything is, and what mends it.
+    pub trouble: Option<String>,
+}
+
+/// Looks at everything that the config names: the store, each storage (its container is made when it is missing and
+/// `create` allows it), each endpoint, each folder.
+pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut add = |what: String, trouble: Option<String>| findings.push(Finding { what, trouble });
+    let state_dir = &config.node.state_dir;
+    let state = Place { path: state_dir.clone(), needs: READ | WRITE, is_made: true };
+    let trouble = match state.trouble().await {
+        Some(trouble) => Some(trouble),
+        // Before the first start there is nothing to read.
+        None if !SqliteStore::is_in(state_dir) => None,
+        None => match SqliteStore::open_read_only(state_dir, SystemClock).await {
+            Ok(store) => store.ping().await.err().map(|error| error.to_string()),
+            Err(error) => Some(error.to_string()),
+        },
+    };
+    add(format!("store in {}", state_dir.display()), trouble);
+    for (name, blobs) in blobs(config)? {
+        add(format!("storage {name}"), blobs.ready().await.err().map(|fault| fault.to_string()));
+    }
+    let metrics = Metrics::new(&[], &[], &[]);
+    for (name, scorer) in scorers(config, &metrics)? {
+        add(format!("endpoint {name}"), scorer.probe().await.err().map(|fault| fault.to_string()));
+    }
+    for (name, feed) in &config.feeds {
+        for (what, place) in places(feed) {
+            let trouble = place.trouble().await;
+            add(format!("feed {name}: {what} {}", place.path.display()), trouble);
+        }
+    }
+    Ok(findings)
+}
+
+/// The folders of a feed.
+fn places(feed: &Feed) -> Vec<(&'static str, Place)> {
+    let mut places = Vec::new();
+    if let Some(watch) = &feed.watch {
+        // Sources wait for their end in a folder inside it.
+        let needs = if feed.moves_sources() { READ | WRITE } else { READ };
+        places.push(("drop folder", Place { path: watch.folder.clone(), needs, is_made: false }));
+    }
+    let made = |folder: &PathBuf| Place { path: folder.clone(), needs: WRITE, is_made: true };
+    places.push(("outputs to", made(&feed.deliver.folder)));
+    for (what, end) in
+        [("archive", &feed.source.on_success), ("failed to", &feed.source.on_failure)]
+    {
+        if let SourceEnd::Move(folder) = end {
+            places.push((what, made(folder)));
+        }
+    }
+    places
+}
+
+/// A folder, and what must be allowed in it.
+#[derive(Clone)]
+struct Place {
+    path: PathBuf,
+    needs: Access,
+    /// The daemon makes it when it is missing.
+    is_made: bool,
+}
+
+impl Place {
+    async fn trouble(&self) -> Option<String> {
+        let place = self.clone();
+        // A share that is away keeps its callers waiting.
+        let looked = tokio::task::spawn_blocking(move || place.look()).await;
+        looked.unwrap_or_else(|error| Some(error.to_string()))
+    }
+
+    fn look(&self) -> Option<String> {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        let missing = |error: &std::io::Error| matches!(error.kind(), NotFound | NotADirectory);
+        match std::fs::metadata(&self.path) {
+            Ok(there) if !there.is_dir() => {
+                Some("this is no folder: name another one, or move the file away".to_owned())
+            }
+            Ok(_) => denied(&self.path, self.needs),
+            Err(error) if missing(&error) && self.is_made => {
+                let parent = self.path.ancestors().skip(1).find(|folder| folder.exists())?;
+                if !parent.is_dir() {
+                    return Some(format!("can't be made: {} is no folder", parent.display()));
+                }
+                denied(parent, WRITE)
+                    .map(|denied| format!("can't be made: {denied}, or make it yourself"))
+            }
+            Err(error) if missing(&error) => {
+                Some("is not there: make it, or name another one".to_owned())
+            }
+            Err(error) => Some(format!("{error}; name a folder that this user can reach")),
+        }
+    }
+}
+
+/// What this process may not do in a folder.
+fn denied(folder: &Path, needs: Access) -> Option<String> {
+    let (mut missing, mut last) = (Vec::new(), Errno::ACCESS);
+    for (right, what) in [(READ, "read"), (WRITE, "write")] {
+        // The rights of the effective user: those are the ones that will count.
+        if needs.contains(right)
+            && let Err(error) = accessat(CWD, folder, right | Access::EXEC_OK, AtFlags::EACCESS)
+        {
+            missing.push(what);
+            last = error;
+        }
+    }
+    if missing.is_empty() {
+        return None;
+    }
+    let missing = missing.join(" and ");
+    let folder = folder.display();
+    Some(format!("this user may not {missing} in {folder}: {last}; give it the right to"))
+}
+
+const READ: Access = Access::READ_OK;
+const WRITE: Access = Access::WRITE_OK;

@@ -1,0 +1,424 @@
+//! The config: what is read, what is refused and in which words, and that the documented file and the reader know the
+//! same keys.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
+use scoreline::feed::{OnConflict, SourceEnd};
+use scoreline::retry::Span;
+use secrecy::ExposeSecret;
+use toml::{Table, Value};
+
+const SECRET: &str = "c2VjcmV0LW9mLXRoZS10ZXN0cw==";
+const CONNECTION: &str =
+    "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=c2VjcmV0LW9mLXRoZS10ZXN0cw==";
+
+/// A small config that is good; one key a line, for tests to change.
+const GOOD: &str = r#"
+[storage.main]
+connection_string = { env = "STORAGE" }
+container = "scoring"
+[endpoints.churn]
+kind = "bes"
+url = "https://host/workspaces/w/services/s/jobs"
+api_key = { env = "KEY" }
+[feeds.churn]
+endpoint = "churn"
+storage = "main"
+outputs = { output1 = "{stem}.scores.csv" }
+[feeds.churn.watch]
+folder = "in"
+[feeds.churn.deliver]
+folder = "out"
+[feeds.churn.source]
+archive = "archive"
+failed = "failed"
+"#;
+
+fn env(more: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let pairs = [("STORAGE", CONNECTION), ("KEY", SECRET)];
+    pairs.iter().chain(more).map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
+
+fn parse(text: &str, more: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    Config::parse(text, Path::new("/srv/config/scoreline.toml"), &env(more))
+}
+
+fn good(text: &str, more: &[(&str, &str)]) -> Config {
+    parse(text, more).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// What is told about a config, without the first line.
+fn told(text: &str, more: &[(&str, &str)]) -> String {
+    match parse(text, more) {
+        Ok(config) if config.warnings.is_empty() => "no mistake\n".to_owned(),
+        Ok(config) => config.warnings.iter().fold(String::new(), |mut told, warning| {
+            let _ = writeln!(told, "warning: {warning}");
+            told
+        }),
+        Err(errors) => errors.to_string().lines().skip(1).fold(String::new(), |mut told, line| {
+            let _ = writeln!(told, "{}", line.trim_start());
+            told
+        }),
+    }
+}
+
+/// [`GOOD`] with one line in another's place; in no line's, it goes to the end.
+fn with(line: &str, instead: &str) -> String {
+    if line.is_empty() {
+        return format!("{GOOD}{instead}\n");
+    }
+    assert_eq!(GOOD.matches(line).count(), 1, "{line}");
+    GOOD.replace(line, instead)
+}
+
+fn documented() -> (PathBuf, Table) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/scoreline.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    (file, text.parse().unwrap())
+}
+
+#[test]
+fn the_documented_config_is_good_and_says_what_its_comments_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, _) = documented();
+    let copy = folder.path().join("scoreline.toml");
+    std::fs::copy(file, &copy).unwrap();
+    std::fs::write(folder.path().join("churn-key"), format!("{SECRET}\r\n")).unwrap();
+    let secrets = [
+        ("SCORELINE_TOKEN", "token"),
+        ("AZURE_STORAGE_CONNECTION_STRING", CONNECTION),
+        ("APIM_KEY", "gateway"),
+    ];
+    let env = secrets.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let config = Config::load(&copy, &env).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(config.node.state_dir, Path::new("/var/lib/scoreline"));
+    assert_eq!(config.http.tokens[0].role, Role::Operate);
+    assert_eq!(config.http.tokens[0].secret.expose_secret(), "token");
+    assert_eq!(config.log.format, LogFormat::Auto);
+    let endpoint = config.endpoints.values().next().unwrap();
+    assert_eq!(endpoint.api_key.expose_secret(), SECRET, "the line's end is cut");
+    assert_eq!(endpoint.timeout, Duration::from_secs(15));
+    let feed = config.feeds.values().next().unwrap();
+    assert_eq!(feed.deliver.on_conflict, OnConflict::Suffix);
+    assert_eq!(feed.source.on_failure, SourceEnd::Move("/srv/churn/failed".into()));
+    assert_eq!(feed.policy.deadline, Duration::from_hours(7 * 24));
+}
+
+/// Each table is asked for a key that nobody knows; the answer lists those that are known.
+#[test]
+fn the_documented_config_has_every_key_that_is_known_and_no_other() {
+    const STRANGE: &str = "zzzzzzzzzzzzzzzz";
+    let (_, table) = documented();
+    let mut strange = Value::Table(table.clone());
+    let mut documented = BTreeMap::new();
+    visit(&mut strange, "", &mut |path, table| {
+        documented.insert(path.to_owned(), table.keys().cloned().collect::<BTreeSet<_>>());
+        table.insert(STRANGE.into(), true.into());
+    });
+    let env = env(&[]);
+    let errors = Config::parse(&toml::to_string(&strange).unwrap(), Path::new("/c.toml"), &env);
+    let mut known = BTreeMap::new();
+    for mistake in errors.unwrap_err().mistakes {
+        if let Some((_, keys)) = mistake.message.split_once("unknown key; known here: ") {
+            let table = mistake.path.strip_suffix(STRANGE).unwrap().trim_end_matches('.');
+            known.insert(table.to_owned(), keys.split(", ").map(str::to_owned).collect());
+        }
+    }
+    assert_eq!(documented, known);
+}
+
+/// The defaults in the documented file are those in force.
+#[test]
+fn the_documented_defaults_are_the_defaults() {
+    let (_, documented) = documented();
+    let effective = good(GOOD, &[]).effective;
+    let mut leaves = 0;
+    let mut differ = Vec::new();
+    compare(&Value::Table(effective), &Value::Table(documented), "", &mut |path, ours, theirs| {
+        leaves += 1;
+        let span = |value: &Value| Span::try_from(value.as_str()?.to_owned()).ok();
+        if ours != theirs && (span(ours).is_none() || span(ours) != span(theirs)) {
+            differ.push(path.to_owned());
+        }
+    });
+    assert!(leaves > 25, "{leaves}");
+    let own = [
+        "endpoints.churn.api_key",
+        "endpoints.churn.url",
+        "feeds.churn.deliver.folder",
+        "feeds.churn.source.archive",
+        "feeds.churn.source.failed",
+        "feeds.churn.watch.folder",
+        "node.name",
+        "storage.main.connection_string",
+    ];
+    assert_eq!(differ, own, "only what has no default differs");
+}
+
+/// Every table whose keys are ours to name, with its path.
+fn visit(value: &mut Value, path: &str, see: &mut impl FnMut(&str, &mut Table)) {
+    let named_by_users = ["storage", "endpoints", "feeds"].contains(&path);
+    let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    let Value::Table(table) = value else { return };
+    for (key, value) in table.iter_mut() {
+        let is_secret =
+            ["secret", "connection_string", "api_key", "subscription_key"].contains(&key.as_str());
+        let is_free = ["parameters", "outputs"].contains(&key.as_str());
+        if is_secret || is_free {
+            continue;
+        }
+        if let Value::Array(items) = value {
+            for (n, item) in items.iter_mut().enumerate() {
+                visit(item, &format!("{}[{n}]", inner(key)), see);
+            }
+        } else {
+            visit(value, &inner(key), see);
+        }
+    }
+    if !named_by_users {
+        see(path, table);
+    }
+}
+
+fn compare(ours: &Value, theirs: &Value, path: &str, see: &mut impl FnMut(&str, &Value, &Value)) {
+    match (ours, theirs) {
+        (Value::Table(ours), Value::Table(theirs)) if !ours.contains_key("env") => {
+            for (key, value) in ours {
+                let inner = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let theirs = theirs.get(key).unwrap_or_else(|| panic!("{inner} is documented"));
+                compare(value, theirs, &inner, see);
+            }
+        }
+        _ => see(path, ours, theirs),
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_each_with_its_place() {
+    let text = with("container = \"scoring\"", "container = \"Scoring\"")
+        .replace("endpoint = \"churn\"", "endpoint = \"chrun\"")
+        .replace("folder = \"in\"", "folder = 5");
+    let errors = parse(&text, &[]).unwrap_err();
+    insta::assert_snapshot!(errors, @r#"
+    /srv/config/scoreline.toml: 3 errors
+      storage.main.container: container "Scoring" may have lower-case letters, digits and hyphens only
+      feeds.churn.endpoint: [endpoints.chrun] is not in the config: there is churn
+      feeds.churn.watch.folder: expected text in quotes, found 5
+    "#);
+}
+
+#[test]
+fn every_mistake_has_its_words() {
+    let cases: &[(&str, &str)] = &[
+        // keys
+        ("container = \"scoring\"", "container = \"scoring\"\nprefxi = \"a\""),
+        ("container = \"scoring\"", "container = \"scoring\"\ncolour = \"red\""),
+        ("", "[bugdets.apim]\ncalls_per_minute = 5"),
+        ("container = \"scoring\"", ""),
+        ("[feeds.churn.watch]\nfolder = \"in\"", ""),
+        ("[feeds.churn.deliver]\nfolder = \"out\"", ""),
+        ("archive = \"archive\"", ""),
+        ("[storage.main]", "[storage.\"ma in\"]"),
+        ("[storage.main]", "[storage]\nmain = \"AccountKey=c2VjcmV0\"\n[storage.other]"),
+        ("", "[http]\nlisten = \"127.0.0.1:1\"\n[http]\nlisten = \"127.0.0.1:2\""),
+        // values
+        ("folder = \"in\"", "folder = \"in\"\nrecursive = \"yes\""),
+        ("folder = \"in\"", "folder = \"in\"\nsettle = 5"),
+        ("folder = \"in\"", "folder = \"in\"\nsettle = \"5 seconds\""),
+        ("folder = \"in\"", "folder = \"in\"\nrescan = \"1ms\""),
+        ("folder = \"in\"", "folder = \"in\"\ninclude = \"*.csv\""),
+        ("folder = \"in\"", "folder = \"in\"\ninclude = [\"*.csv\", \"a[\"]"),
+        ("folder = \"in\"", "folder = \"in\"\nexclude = [\"{a\"]"),
+        ("folder = \"in\"", "folder = \"\""),
+        ("kind = \"bes\"", "kind = \"rrs\""),
+        ("kind = \"bes\"", "kind = \"best\""),
+        ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 0"),
+        ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 4.5"),
+        ("kind = \"bes\"", "kind = \"bes\"\ntimeout = \"2m\""),
+        ("kind = \"bes\"", "kind = \"bes\"\npoll = { first = \"0s\", factor = 0.5, max = \"1s\" }"),
+        ("kind = \"bes\"", "kind = \"bes\"\npoll = { first = \"2m\" }"),
+        ("", "[feeds.churn.retry]\nmax_attempts = -1\ndeadline = \"5s\"\nbackoff = \"1s\""),
+        ("", "[log]\nlevel = \"inof\"\nformat = \"yaml\""),
+        ("", "[log]\nlevel = \"warn,scoreline=loud\""),
+        ("", "[http]\nlisten = \"localhost:8080\""),
+        ("", "[http]\nlisten = \"0.0.0.0:8080\""),
+        ("", "[http]\ntokens = [{ role = \"admin\" }, 5]"),
+        ("container = \"scoring\"", "container = \"scoring\"\nhand_over = \"key\""),
+        ("container = \"scoring\"", "container = \"scoring\"\nprefix = \"a/../b\""),
+        ("archive = \"archive\"", "archive = \"archive\"\non_success = \"keep\""),
+        ("folder = \"out\"", "folder = \"out\"\non_conflict = \"ask\""),
+        // addresses and names
+        ("url = \"https://host/workspaces/w/services/s/jobs\"", "url = \"host/workspaces/w\""),
+        ("url = \"https://host/workspaces/w/services/s/jobs\"", "url = \"https://host/jobs\""),
+        ("outputs = { output1 = \"{stem}.scores.csv\" }", "outputs = { a = \"{steam}.csv\" }"),
+        ("outputs = { output1 = \"{stem}.scores.csv\" }", "outputs = { a = \"scores.csv\" }"),
+        ("outputs = { output1 = \"{stem}.scores.csv\" }", "outputs = { a = \"../{stem}.csv\" }"),
+        (
+            "outputs = { output1 = \"{stem}.scores.csv\" }",
+            "outputs = { a = \"{stem}.csv\", b = \"{stem}.csv\" }",
+        ),
+        ("outputs = { output1 = \"{stem}.scores.csv\" }", "parameters = { Cutoff = 0.35 }"),
+        // folders
+        ("folder = \"out\"", "folder = \"in/../in/.\""),
+        ("folder = \"in\"", "folder = \"/srv/config\"\nrecursive = true"),
+        ("folder = \"in\"", "folder = \"/var/lib\"\nrecursive = true"),
+        (
+            "",
+            "[feeds.b]\nendpoint = \"churn\"\nstorage = \"main\"\nwatch.folder = \"in\"\n\
+             deliver.folder = \"out\"\nsource = { on_success = \"leave\", on_failure = \"leave\" }",
+        ),
+        (
+            "",
+            "[feeds.b]\nendpoint = \"churn\"\nstorage = \"main\"\nwatch = { folder = \".\", recursive = true }\n\
+             deliver.folder = \"/out\"\nsource = { on_success = \"leave\", on_failure = \"leave\" }",
+        ),
+        // secrets
+        ("api_key = { env = \"KEY\" }", "api_key = { env = \"KEYS\" }"),
+        ("api_key = { env = \"KEY\" }", "api_key = { env = \"c2Vj+cmV0==\" }"),
+        ("api_key = { env = \"KEY\" }", "api_key = { file = \"missing\" }"),
+        ("api_key = { env = \"KEY\" }", "api_key = { file = \"/\" }"),
+        ("api_key = { env = \"KEY\" }", "api_key = { file = \"a\", env = \"KEY\" }"),
+        ("api_key = { env = \"KEY\" }", "api_key = 5"),
+        ("api_key = { env = \"KEY\" }", "api_key = \" \""),
+        ("api_key = { env = \"KEY\" }", "api_key = \"two\\nlines\""),
+        ("api_key = { env = \"KEY\" }", "api_key = \"c2VjcmV0\""),
+        ("connection_string = { env = \"STORAGE\" }", "connection_string = { env = \"KEY\" }"),
+        (
+            "connection_string = { env = \"STORAGE\" }",
+            "connection_string = \"AccountName=a;AccountKey=c2VjcmV0!\"",
+        ),
+        // no TOML
+        ("container = \"scoring\"", "connection_string = \"AccountKey=c2VjcmV0"),
+        ("container = \"scoring\"", "container = scoring"),
+        ("[storage.main]", "[storage.main"),
+    ];
+    let mut all = String::new();
+    for (line, instead) in cases {
+        let told = told(&with(line, instead), &[]);
+        assert!(!told.contains("c2Vj"), "no secret is shown: {told}");
+        assert_ne!(told, "no mistake\n", "{instead}");
+        let change = format!("{line}\n=> {instead}").replace('\n', "\n   ");
+        let _ = writeln!(all, "{}\n   {}\n", change.trim(), told.trim_end().replace('\n', "\n   "));
+    }
+    insta::assert_snapshot!("mistakes", all);
+}
+
+#[test]
+fn a_file_that_is_not_there_names_the_way_out() {
+    let errors = Config::load(Path::new("/nowhere/scoreline.toml"), &env(&[])).unwrap_err();
+    insta::assert_snapshot!(errors, @r"
+    /nowhere/scoreline.toml: 1 error
+      the file could not be read: No such file or directory (os error 2); name yours with --config or SCORELINE_CONFIG
+    ");
+}
+
+#[test]
+fn variables_set_keys_of_every_type() {
+    let two = "[feeds.my-feed]\nendpoint = \"churn\"\nstorage = \"main\"\ndeliver.folder = \"/b/out\"\n\
+               watch.folder = \"/b/in\"\nsource = { on_success = \"leave\", on_failure = \"leave\" }";
+    let config = good(
+        &with("", two),
+        &[
+            ("SCORELINE__HTTP__LISTEN", "127.0.0.1:9000"),
+            ("SCORELINE__NODE__NAME", "007"),
+            ("SCORELINE__NODE__SITE", "2026"),
+            ("SCORELINE__LOG__LEVEL", "\"debug\""),
+            ("SCORELINE__DATABASE__MIGRATE", "false"),
+            ("SCORELINE__ENDPOINTS__CHURN__MAX_IN_FLIGHT", "7"),
+            ("SCORELINE__ENDPOINTS__CHURN__POLL__FACTOR", "3"),
+            ("SCORELINE__ENDPOINTS__CHURN__API_KEY", "12345"),
+            ("SCORELINE__STORAGE__MAIN__CONNECTION_STRING", "{ env = \"STORAGE\" }"),
+            ("SCORELINE__FEEDS__MY_FEED__WATCH__SETTLE", "9s"),
+            ("SCORELINE__FEEDS__my-feed__WATCH__RECURSIVE", "true"),
+            ("SCORELINE__FEEDS__CHURN__WATCH__INCLUDE", "[\"*.txt\", \"*.csv\"]"),
+            ("SCORELINE__FEEDS__CHURN__PARAMETERS", "{ Cutoff = \"0.5\" }"),
+            ("SCORELINE_CONFIG", "not a key"),
+        ],
+    );
+    assert_eq!(config.warnings, [""; 0], "a variable is a fine place for a secret");
+    assert_eq!(config.http.listen.port(), 9000);
+    assert_eq!((config.node.name.as_str(), config.node.site.as_str()), ("007", "2026"));
+    assert_eq!(config.log.level, "debug");
+    assert!(!config.migrate);
+    let endpoint = config.endpoints.values().next().unwrap();
+    assert_eq!((endpoint.max_in_flight, endpoint.api_key.expose_secret()), (7, "12345"));
+    let feeds: BTreeMap<_, _> =
+        config.feeds.iter().map(|(name, feed)| (name.as_str(), feed)).collect();
+    assert_eq!(feeds.keys().collect::<Vec<_>>(), [&"churn", &"my-feed"]);
+    let watch = feeds["my-feed"].watch.as_ref().unwrap();
+    assert_eq!((watch.settle, watch.recursive), (Duration::from_secs(9), true));
+    assert_eq!(feeds["churn"].parameters, [("Cutoff".to_owned(), "0.5".to_owned())]);
+    let factor = &config.effective["endpoints"]["churn"]["poll"]["factor"];
+    assert_eq!(*factor, Value::Integer(3));
+}
+
+#[test]
+fn a_mistake_in_a_variable_names_the_variable() {
+    let cases = [
+        ("SCORELINE__HTTP__LISTEN", "8080"),
+        ("SCORELINE__HTTP__LISTNE", "127.0.0.1:8080"),
+        ("SCORELINE__HTPP__LISTEN", "127.0.0.1:8080"),
+        ("SCORELINE__DATABASE__MIGRATE", "nope"),
+        ("SCORELINE__STORAGE__MAIN__CONTAINER__NAME", "x"),
+        ("SCORELINE__NODE", "x"),
+        ("SCORELINE__STORAGE__MAIN__CONNECTION_STRING", "AccountKey=c2VjcmV0"),
+        ("SCORELINE__STORAGE__MAIN", "AccountKey=c2VjcmV0"),
+        ("SCORELINE__", "x"),
+    ];
+    let mut all = String::new();
+    for (variable, value) in cases {
+        let told = told(GOOD, &[(variable, value)]);
+        assert!(!told.contains("c2Vj"), "no secret is shown: {told}");
+        all += &told;
+    }
+    insta::assert_snapshot!(all, @r#"
+    http.listen: "8080" is no address: write IP:PORT, like "127.0.0.1:8080" (set by SCORELINE__HTTP__LISTEN)
+    http.listne: unknown key; did you mean listen? (set by SCORELINE__HTTP__LISTNE)
+    htpp: unknown key; did you mean http? (set by SCORELINE__HTPP__LISTEN)
+    database.migrate: expected true or false, found the text "nope" (set by SCORELINE__DATABASE__MIGRATE)
+    storage.main.container: is no table, so SCORELINE__STORAGE__MAIN__CONTAINER__NAME can't set a key in it
+    node: expected a table, found text (set by SCORELINE__NODE)
+    storage.main.connection_string: the connection string lacks AccountName: it needs AccountName and AccountKey, or BlobEndpoint and SharedAccessSignature, or UseDevelopmentStorage=true (set by SCORELINE__STORAGE__MAIN__CONNECTION_STRING)
+    storage.main: expected a table, found text (set by SCORELINE__STORAGE__MAIN)
+    feeds.churn.storage: [storage.main] is not in the config: there is none
+    unknown key; known here: node, database, http, log, storage, endpoints, feeds (set by SCORELINE__)
+    "#);
+}
+
+#[test]
+fn relative_paths_count_from_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("key"), SECRET).unwrap();
+    let text = with("api_key = { env = \"KEY\" }", "api_key = { file = \"./x/../key\" }")
+        .replace("folder = \"out\"", "folder = \"../out/./a\"");
+    let file = folder.path().join("scoreline.toml");
+    let config = Config::parse(&text, &file, &env(&[])).unwrap_or_else(|errors| panic!("{errors}"));
+    let feed = config.feeds.values().next().unwrap();
+    assert_eq!(feed.watch.as_ref().unwrap().folder, folder.path().join("in"));
+    assert_eq!(feed.deliver.folder, folder.path().parent().unwrap().join("out/a"));
+    assert_eq!(feed.source.on_success, SourceEnd::Move(folder.path().join("archive")));
+    let shown = &config.effective["endpoints"]["churn"]["api_key"]["file"];
+    assert_eq!(shown.as_str(), folder.path().join("key").to_str());
+}
+
+#[test]
+fn the_effective_config_masks_secrets_shows_where_they_are_kept_and_can_be_read_again() {
+    let text = with("api_key = { env = \"KEY\" }", &format!("api_key = {SECRET:?}"))
+        .replace("services/s/jobs", "services/s/jobs?subscription-key=c2VjcmV0&api-version=2.0");
+    let variable = [("SCORELINE__ENDPOINTS__CHURN__SUBSCRIPTION_KEY", "c2VjcmV0LXR3bw==")];
+    let config = good(&text, &variable);
+    let shown = toml::to_string(&config.effective).unwrap();
+    assert!(!shown.contains("c2Vj"), "{shown}");
+    assert!(!format!("{config:?}").contains("c2Vj"));
+    assert_eq!(config.effective["endpoints"]["churn"]["api_key"].as_str(), Some("***"));
+    let place = &config.effective["storage"]["main"]["connection_string"]["env"];
+    assert_eq!(place.as_str(), Some("STORAGE"));
+    let again = good(&shown, &[]);
+    assert_eq!(again.effective, config.effective);
+    assert_eq!(again.feeds.values().next().unwrap().outputs.len(), 1);
+}

@@ -1,0 +1,382 @@
+//! The HTTP edge, asked as programs and browsers ask it.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::Method;
+use scoreline::clock::SystemClock;
+use scoreline::config::Config;
+use scoreline::daemon::{Daemon, RealWorld, Settings};
+use scoreline::engine::Stop;
+use scoreline::ports::Clock;
+use scoreline::sandbox;
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use crate::rig::{Rig, eventually};
+
+/// What came back.
+struct Answer {
+    status: u16,
+    kind: String,
+    text: String,
+    challenge: Option<String>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// The detail of a problem (RFC 9457) with this status.
+    fn problem(&self, status: u16) -> String {
+        assert_eq!((self.status, self.kind.as_str()), (status, "application/problem+json"));
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        assert!(problem["title"].is_string());
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+async fn ask(method: Method, url: &str, headers: &[(&str, &str)]) -> Answer {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut request = client.request(method, url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.unwrap();
+    let header = |name: &str| Some(answer.headers().get(name)?.to_str().unwrap().to_owned());
+    Answer {
+        status: answer.status().as_u16(),
+        kind: header("content-type").unwrap_or_default(),
+        challenge: header("www-authenticate"),
+        text: answer.text().await.unwrap(),
+    }
+}
+
+/// A daemon with a config of its own.
+struct Own {
+    url: String,
+    stop: Stop,
+    ended: JoinHandle<anyhow::Result<()>>,
+}
+
+async fn start(rig: &Rig, config: &str) -> Own {
+    let config = Config::parse(config, &rig.path("c.toml"), &BTreeMap::new());
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    let world = Arc::new(RealWorld::build(&config).await.unwrap());
+    let daemon = Daemon::start(world, Settings::from(&config)).await.unwrap();
+    let url = format!("http://{}", daemon.address().unwrap());
+    let stop = Stop::default();
+    Own { url, ended: tokio::spawn(daemon.run(stop.clone())), stop }
+}
+
+/// The address of a service that takes calls and never answers.
+pub(crate) fn hanging(listener: &TcpListener) -> String {
+    format!("http://{}/workspaces/w/services/s/jobs", listener.local_addr().unwrap())
+}
+
+async fn look(url: &str) -> Answer {
+    ask(Method::GET, url, &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_is_healthy_and_ready_and_every_metric_is_there_from_the_start() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    eventually("it is ready", || async {
+        look(&format!("{}/readyz", daemon.url)).await.status == 200
+    })
+    .await;
+    assert_eq!(look(&format!("{}/healthz", daemon.url)).await.text, "ok\n");
+    assert_eq!(look(&format!("{}/readyz", daemon.url)).await.text, "ready\n");
+    let metrics = look(&format!("{}/metrics", daemon.url)).await;
+    assert_eq!((metrics.status, metrics.kind.as_str()), (200, "text/plain; version=0.0.4"));
+    let families = families(&metrics.text);
+    let source = include_str!("../../src/metrics.rs");
+    let declared: Vec<_> = source
+        .lines()
+        .filter_map(|line| line.strip_prefix("    pub ")?.split_once(": "))
+        .filter(|(name, _)| !name.contains(' '))
+        .map(|(name, _)| format!("scoreline_{name}"))
+        .chain(["scoreline_build_info".to_owned()])
+        .collect();
+    assert!(declared.len() > 25, "the metrics were found in their source");
+    for name in &declared {
+        assert!(families.iter().any(|(family, _)| family == name), "{name} has no series yet");
+    }
+    for (family, kind) in &families {
+        assert!(declared.contains(family), "{family} is a metric nobody declared");
+        assert_eq!(*kind == "counter", family.ends_with("_total"), "{family}");
+    }
+    daemon.stop().await;
+}
+
+/// The families of a text in Prometheus' format, each with its type; panics where the text is none.
+fn families(text: &str) -> Vec<(String, &str)> {
+    let mut families: Vec<(String, &str)> = Vec::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(!name.is_empty() && !help.is_empty(), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            families.push((name.to_owned(), kind));
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            value.parse::<f64>().unwrap();
+            let name = series.split('{').next().unwrap();
+            let (family, kind) = families.last().unwrap();
+            let suffixes: &[&str] =
+                if *kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            let own = |suffix: &&str| name.strip_suffix(*suffix) == Some(family);
+            assert!(suffixes.iter().any(own), "{line} is in the family {family}");
+        }
+    }
+    families
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_listed_newest_first_filtered_and_in_pages() {
+    let rig = Rig::with(sandbox::Settings {
+        run_time: Duration::ZERO,
+        faults: vec!["run=fail:*1".parse().unwrap()],
+        ..Default::default()
+    })
+    .await;
+    let daemon = rig.start().await;
+    for (n, name) in ["a.csv", "B.csv", "bc.csv", "d.csv", "é%.csv"].into_iter().enumerate() {
+        rig.drop_file(name, "Col2\nThis is a good day\n");
+        daemon.until_ended(n + 1).await;
+    }
+    let list = async |query: &str| {
+        let answer = look(&format!("{}/api/v1/jobs?{query}", daemon.url)).await;
+        assert_eq!((answer.status, answer.kind.as_str()), (200, "application/json"), "{query}");
+        answer.json()
+    };
+    let names = |page: &Value| -> Vec<String> {
+        let jobs = page["jobs"].as_array().unwrap();
+        jobs.iter().map(|job| job["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = list("").await;
+    assert_eq!(names(&all), ["é%.csv", "d.csv", "bc.csv", "B.csv", "a.csv"]);
+    assert_eq!(all["next_cursor"], Value::Null);
+    for (query, wanted) in [
+        ("name=b", &["bc.csv", "B.csv"][..]),
+        ("name=%25", &["é%.csv"]),
+        ("phase=failed", &["a.csv"]),
+        ("phase=succeeded&limit=2", &["é%.csv", "d.csv"]),
+        ("phase=succeeded&name=d", &["d.csv"]),
+        ("phase=running", &[]),
+        ("held=true", &[]),
+        ("held=false&limit=1", &["é%.csv"]),
+        ("feed=f&name=a", &["a.csv"]),
+        ("feed=other", &[]),
+        ("since=2999-01-01T00:00:00Z", &[]),
+        ("since=2001-01-01T00:00:00%2B02:00&name=a", &["a.csv"]),
+    ] {
+        assert_eq!(names(&list(query).await), wanted, "{query}");
+    }
+    let (mut pages, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = list(&format!("limit=2{cursor}")).await;
+        pages.push(names(&page));
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(pages, [vec!["é%.csv", "d.csv"], vec!["bc.csv", "B.csv"], vec!["a.csv"]]);
+    let third = &all["jobs"][2];
+    let since = third["created_at"].as_str().unwrap();
+    let newer = names(&list(&format!("since={since}")).await);
+    assert!(newer.len() >= 3 && !newer.contains(&"a.csv".to_owned()), "{newer:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_shown_with_what_was_promised_and_its_events_tell_its_way() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", "Col2\nThis is a good day\n");
+    let id = daemon.until_ended(1).await[0].id;
+    let job = look(&format!("{}/api/v1/jobs/{id}", daemon.url)).await.json();
+    let promised = [
+        "id",
+        "feed",
+        "name",
+        "phase",
+        "generation",
+        "attempts",
+        "size_bytes",
+        "sha256",
+        "remote_id",
+        "created_at",
+        "updated_at",
+        "finished_at",
+        "held",
+        "error",
+        "outputs",
+    ];
+    for key in promised {
+        assert!(job.get(key).is_some(), "{key} in {job}");
+    }
+    assert_eq!((&job["phase"], &job["size_bytes"]), (&"succeeded".into(), &24.into()));
+    let output = &job["outputs"][0];
+    for key in ["name", "path", "size_bytes", "sha256"] {
+        assert!(output.get(key).is_some(), "{key} in {output}");
+    }
+    assert!(job["created_at"].as_str().unwrap().ends_with('Z'));
+    let events = look(&format!("{}/api/v1/jobs/{id}/events", daemon.url)).await.json();
+    let events = events["events"].as_array().unwrap();
+    let phases: Vec<_> = events.iter().map(|event| event["to"].as_str().unwrap()).collect();
+    let mut changes = phases.clone();
+    changes.dedup();
+    assert_eq!(
+        changes,
+        ["queued", "uploaded", "submitted", "running", "scored", "delivered", "succeeded"]
+    );
+    let revisions: Vec<_> = events.iter().map(|e| e["revision"].as_u64().unwrap()).collect();
+    assert!(revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_answered_is_a_problem_with_its_reason() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    for (path, status, reason) in [
+        ("/api/v1/jobs/nonsense", 400, "no job id"),
+        ("/api/v1/jobs/%FF", 400, "UTF-8"),
+        ("/api/v1/jobs/nonsense/events", 400, "no job id"),
+        ("/api/v1/jobs/01890000-0000-7000-8000-000000000000", 404, "there is no job"),
+        ("/api/v1/jobs/01890000-0000-7000-8000-000000000000/events", 404, "there is no job"),
+        ("/api/v1/nothing", 404, "/api/v1/nothing"),
+        ("/", 404, "nothing at /"),
+        ("/api/v1/jobs?phase=sleeping", 400, "queued"),
+        ("/api/v1/jobs?feed=a/b", 400, "not a name"),
+        ("/api/v1/jobs?limit=0", 400, "from 1 to 1000"),
+        ("/api/v1/jobs?limit=1001", 400, "from 1 to 1000"),
+        ("/api/v1/jobs?limit=many", 400, "limit"),
+        ("/api/v1/jobs?held=perhaps", 400, "held"),
+        ("/api/v1/jobs?since=yesterday", 400, "like 2026"),
+        ("/api/v1/jobs?cursor=5", 400, "no job id"),
+        ("/api/v1/jobs?colour=red", 400, "colour"),
+    ] {
+        let detail = look(&format!("{}{path}", daemon.url)).await.problem(status);
+        assert!(detail.contains(reason), "{path}: {detail}");
+    }
+    let answer = ask(Method::DELETE, &format!("{}/api/v1/jobs", daemon.url), &[]).await;
+    assert!(answer.problem(405).contains("DELETE"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_others_are_turned_away_by_host_and_origin() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    let own = daemon.url.strip_prefix("http://").unwrap();
+    let jobs = format!("{}/api/v1/jobs", daemon.url);
+    for (headers, passes) in [
+        (vec![("host", own)], true),
+        (vec![("host", "localhost")], true),
+        (vec![("host", "evil.example")], false),
+        (vec![("host", "localhost.evil.example:80")], false),
+        (vec![("origin", daemon.url.as_str())], true),
+        (vec![("origin", "http://evil.example")], false),
+        (vec![("origin", "http://localhost:1")], false),
+        (vec![("origin", "null")], false),
+        (vec![("host", "evil.example"), ("origin", "http://evil.example")], false),
+    ] {
+        for path in ["/api/v1/jobs", "/metrics", "/healthz"] {
+            let answer = ask(Method::GET, &jobs.replace("/api/v1/jobs", path), &headers).await;
+            let wanted = if passes { 200 } else { 403 };
+            assert_eq!(answer.status, wanted, "{path} {headers:?}: {}", answer.text);
+            if !passes {
+                answer.problem(403);
+            }
+        }
+    }
+    // Without a Host at all, as only programs from the last century ask.
+    let mut stream = TcpStream::connect(own).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.0 403"), "{text}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tokens_only_their_bearers_are_answered_and_health_stays_open() {
+    let rig = Rig::new().await;
+    let text = format!(
+        "{}\n[[http.tokens]]\nrole = \"read\"\nsecret = \"looker\"\n\
+         [[http.tokens]]\nrole = \"operate\"\nsecret = \"worker\"\n",
+        rig.config_text()
+    );
+    let daemon = start(&rig, &text).await;
+    let url = &daemon.url;
+    let jobs = format!("{url}/api/v1/jobs");
+    for token in ["looker", "worker"] {
+        let shown = format!("Bearer {token}");
+        assert_eq!(ask(Method::GET, &jobs, &[("authorization", &shown)]).await.status, 200);
+    }
+    for wrong in ["Bearer lookers", "Bearer ", "Basic bG9va2Vy", "looker"] {
+        let answer = ask(Method::GET, &jobs, &[("authorization", wrong)]).await;
+        assert!(answer.problem(401).contains("http.tokens"));
+        assert_eq!(answer.challenge.as_deref(), Some("Bearer"));
+        assert!(!answer.text.contains("worker"));
+    }
+    // Whoever has no token does not even learn what there is.
+    for path in ["/api/v1/jobs", "/api/v1/jobs/x", "/api/v1/nothing", "/"] {
+        look(&format!("{url}{path}")).await.problem(401);
+    }
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(look(&format!("{url}{path}")).await.status, 200, "{path}");
+    }
+    // A name of its own is fine with tokens, a foreign origin is not.
+    let shown = ("authorization", "Bearer looker");
+    assert_eq!(ask(Method::GET, &jobs, &[shown, ("host", "scores.lan")]).await.status, 200);
+    let foreign = ("origin", "http://evil.example");
+    ask(Method::GET, &jobs, &[shown, foreign]).await.problem(403);
+    daemon.stop.soft.cancel();
+    daemon.ended.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_stops_a_daemon_is_healthy_not_ready_and_still_answers() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let rig = Rig::new().await;
+    let text = rig.config_text().replace(&rig.sandbox.bes_url(), &hanging(&silent));
+    let daemon = start(&rig, &text).await;
+    rig.drop_file("a.csv", "Col2\nx\n");
+    let call = tokio::task::spawn_blocking(move || silent.accept().unwrap().0).await.unwrap();
+    daemon.stop.soft.cancel();
+    let ready = format!("{}/readyz", daemon.url);
+    eventually("it is not ready", || async { look(&ready).await.status == 503 }).await;
+    assert_eq!(look(&ready).await.text, "stopping\n");
+    assert_eq!(look(&format!("{}/healthz", daemon.url)).await.status, 200);
+    let jobs = look(&format!("{}/api/v1/jobs", daemon.url)).await.json();
+    assert_eq!(jobs["jobs"][0]["phase"], "uploaded");
+    daemon.stop.hard.cancel();
+    daemon.ended.await.unwrap().unwrap();
+    drop(call);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_never_ends_its_request_does_not_keep_a_daemon_from_stopping() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    let address = daemon.url.strip_prefix("http://").unwrap().to_owned();
+    let idle = TcpStream::connect(&address).unwrap();
+    let mut begun = TcpStream::connect(&address).unwrap();
+    begun.write_all(b"GET /healthz HTTP/1.1\r\nHost: loc").unwrap();
+    assert_eq!(look(&format!("{}/healthz", daemon.url)).await.status, 200);
+    let stopped = SystemClock.timeout(Duration::from_mins(1), daemon.stop()).await;
+    assert!(stopped.is_some(), "it still waits");
+    drop((idle, begun));
+}
