@@ -162,7 +162,8 @@ impl Config {
             mistakes: vec![Mistake {
                 path: String::new(),
                 message: format!(
-                    "the file could not be read: {error}; name yours with --config or SCORELINE_CONFIG"
+                    "the file could not be read: {error}; name yours with --config or SCORELINE_CONFIG, or begin with \
+                     `scoreline demo`, which needs none"
                 ),
             }],
         })?;

@@ -189,6 +189,8 @@ impl<W: World> Engine<W> {
         for job in adopted {
             engine.take_in(job);
         }
+        // Before its first round it is not late.
+        engine.pulse.beat(engine.world.clock().boot(), engine.jobs.len(), false);
         engine
     }
 

@@ -313,7 +313,7 @@ fn a_file_that_is_not_there_names_the_way_out() {
     let errors = Config::load(Path::new("/nowhere/scoreline.toml"), &env(&[])).unwrap_err();
     insta::assert_snapshot!(errors, @r"
     /nowhere/scoreline.toml: 1 error
-      the file could not be read: No such file or directory (os error 2); name yours with --config or SCORELINE_CONFIG
+      the file could not be read: No such file or directory (os error 2); name yours with --config or SCORELINE_CONFIG, or begin with `scoreline demo`, which needs none
     ");
 }
 

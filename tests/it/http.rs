@@ -10,8 +10,8 @@ use reqwest::Method;
 use scoreline::clock::SystemClock;
 use scoreline::config::Config;
 use scoreline::daemon::{Daemon, RealWorld, Settings};
-use scoreline::engine::Stop;
-use scoreline::ports::Clock;
+use scoreline::engine::{Engine, Pulse, Stop};
+use scoreline::ports::{Clock, Store, World};
 use scoreline::sandbox;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -113,6 +113,18 @@ async fn a_daemon_is_healthy_and_ready_and_every_metric_is_there_from_the_start(
         assert_eq!(*kind == "counter", family.ends_with("_total"), "{family}");
     }
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_has_not_gone_round_yet_is_not_late() {
+    let rig = Rig::new().await;
+    let world = Arc::new(RealWorld::build(&rig.config()).await.unwrap());
+    let node = world.store().register("n", "default").await.unwrap();
+    let (pulse, before) = (Arc::new(Pulse::default()), SystemClock.boot());
+    let rules = Arc::new(rig.config().rules());
+    let (_incoming, receiver) = tokio::sync::mpsc::channel(1);
+    let _engine = Engine::new(world, rules, node, Vec::new(), receiver, pulse.clone());
+    assert!(pulse.last_beat() + Duration::from_millis(1) >= before);
 }
 
 /// The families of a text in Prometheus' format, each with its type; panics where the text is none.
