@@ -4,16 +4,15 @@
 //! that is no UTF-8 is a name like any other, and only what must be text (a blob's name, a screen) is made so.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 
 use crate::job::{Job, JobId};
+pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 
 /// A configured route: where inputs come from, which endpoint scores them, where outputs go.
@@ -161,42 +160,6 @@ impl Feed {
     }
 }
 
-/// The name of a feed, an endpoint, a storage or a budget: a metric label, a part of blob names, a word in URLs.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Name(Arc<str>);
-
-impl Name {
-    /// The text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for Name {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if text.is_empty() || text.len() > 64 || !text.chars().all(legal) {
-            return Err(format!("{text:?} is not a name: write 1 to 64 of a-z, A-Z, 0-9, - and _"));
-        }
-        Ok(Self(text.into()))
-    }
-}
-
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
-        name.0.as_ref().to_owned()
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// Which files of a folder a feed takes.
 #[derive(Clone, Debug)]
 pub struct Filter {
@@ -255,52 +218,6 @@ impl Globs {
 
     fn match_any(&self, path: &SourcePath) -> bool {
         self.names.is_match(path.file_name()) || self.paths.is_match(path.as_path())
-    }
-}
-
-/// A file's place inside its feed's folder: relative, without `.` or `..`, in the file system's own bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SourcePath(Box<[u8]>);
-
-impl SourcePath {
-    /// `None` when it is empty, absolute, or leads upwards.
-    pub fn new(path: &Path) -> Option<Self> {
-        let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
-        let bytes = path.as_os_str().as_bytes();
-        (inside && !bytes.is_empty() && !bytes.contains(&0)).then(|| Self(bytes.into()))
-    }
-
-    /// From the bytes that a store kept.
-    pub fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
-        Self::new(Path::new(&OsString::from_vec(bytes)))
-    }
-
-    /// The bytes that a store keeps.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// As a relative path.
-    pub fn as_path(&self) -> &Path {
-        Path::new(OsStr::from_bytes(&self.0))
-    }
-
-    /// The last part.
-    pub fn file_name(&self) -> &OsStr {
-        self.as_path().file_name().unwrap_or_default()
-    }
-}
-
-/// For people: what is no UTF-8 is shown by replacement characters.
-impl fmt::Display for SourcePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
-    }
-}
-
-impl fmt::Debug for SourcePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_path(), f)
     }
 }
 
@@ -583,15 +500,6 @@ mod tests {
             ["d/a.scores.csv", "d/a.scores-1.csv", "d/a.scores-12.csv"].map(PathBuf::from)
         );
         assert_eq!(candidate(Path::new("noext"), 1), PathBuf::from("noext-1"));
-    }
-
-    #[test]
-    fn a_source_path_stays_inside_its_folder() {
-        for wrong in ["", "/etc/passwd", "../x", "a/../../x", "."] {
-            assert_eq!(SourcePath::new(Path::new(wrong)), None, "{wrong}");
-        }
-        let odd = SourcePath::from_bytes(b"caf\xe9\n.csv".to_vec()).unwrap();
-        assert_eq!(odd.as_bytes(), b"caf\xe9\n.csv");
     }
 
     #[test]

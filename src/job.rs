@@ -23,7 +23,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::fault::{Blame, Class, Fault, FaultRecord};
-use crate::feed::{Name, SourcePath};
+use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 
 mod identity;

@@ -30,7 +30,7 @@
 //! | 3 engine | [`engine`], [`intake`], [`upkeep`] | claim, act, apply, commit |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`sandbox`] | one technology each |
 //! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
-//! | 0 ground | [`job`], [`feed`], [`fault`], [`retry`], [`wire`] | pure |
+//! | 0 ground | [`job`], [`feed`], [`fault`], [`retry`], [`name`], [`wire`] | pure |
 //!
 //! What is true everywhere:
 //! * Ground never waits, reads no clock and draws no randomness.
@@ -60,6 +60,7 @@ pub mod inbox;
 pub mod intake;
 pub mod job;
 pub mod metrics;
+pub mod name;
 pub mod outbox;
 pub mod ports;
 pub mod retry;

@@ -9,7 +9,7 @@ use super::{
     Redirect, RemoteId, RunResult, Scored, State, Submitted, Uploaded,
 };
 use crate::fault::FaultRecord;
-use crate::feed::{Name, SourcePath};
+use crate::name::{Name, SourcePath};
 
 /// A job as a store keeps it: flat, a field a column.
 #[derive(Clone, Debug, PartialEq)]
