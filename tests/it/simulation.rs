@@ -8,7 +8,7 @@
 //!
 //! `SIMULATION_SEED=n cargo test --test it simulation` repeats one walk, `SIMULATION_WALKS` sets how many there are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn whatever_happens_the_promise_is_kept() {
     if let Some(seed) = number("SIMULATION_SEED") {
         return walk(seed).unwrap_or_else(|broken| panic!("{broken}"));
     }
-    let walks = number("SIMULATION_WALKS").unwrap_or(2000);
+    let walks = number("SIMULATION_WALKS").unwrap_or(1500);
     let run = |seed| {
         let outcome = std::panic::catch_unwind(|| walk(seed));
         let outcome = outcome.unwrap_or_else(|_| Err("it panicked".into()));
@@ -143,8 +143,9 @@ fn walk(seed: u64) -> Result<(), String> {
             files += 1;
         }
         for _ in 0..rng.below(3) {
-            let event = if rng.below(2) == 0 { Event::Stop } else { Event::Kill };
-            events.push((Duration::from_millis(rng.below(90_000)), event));
+            let event =
+                [Event::Stop, Event::Kill, Event::Usurp].into_iter().nth(rng.below(3) as usize);
+            events.push((Duration::from_millis(rng.below(90_000)), event.unwrap()));
         }
         events.sort_by_key(|(at, _)| *at);
         let dropped = live(&land, events, files).await?;
@@ -159,6 +160,8 @@ enum Event {
     /// A soft stop, and another start.
     Stop,
     Kill,
+    /// Another daemon takes the jobs over although this one still lives, and works on them a little while longer.
+    Usurp,
 }
 
 /// Lets daemons live one after the other until all events are over and every job has come to rest; answers what was
@@ -171,9 +174,16 @@ async fn live(
     let mut events = events.into_iter().peekable();
     let mut dropped = Vec::new();
     let mut node = Running::start(land).await;
+    let mut usurped: Option<(Duration, Running)> = None;
     let mut calm_since = Duration::ZERO;
     loop {
         let now = land.clock.boot();
+        if let Some((_, old)) = usurped.take_if(|(until, _)| *until <= now) {
+            // What the old one accepted to the last waits for the next start.
+            old.kill().await;
+            node.kill().await;
+            node = Running::start(land).await;
+        }
         let next = events.peek().map_or(now + Duration::from_secs(5), |(at, _)| *at);
         tokio::select! {
             biased;
@@ -204,8 +214,14 @@ async fn live(
                     node.kill().await;
                     node = Running::start(land).await;
                 }
+                Event::Usurp if usurped.is_some() => {}
+                Event::Usurp => {
+                    let next = Running::start(land).await;
+                    let old = std::mem::replace(&mut node, next);
+                    usurped = Some((now + Duration::from_secs(20), old));
+                }
             }
-        } else if rested(&jobs_of(land).await, files) {
+        } else if usurped.is_none() && rested(&jobs_of(land).await, files) {
             node.stop().await?;
             return Ok(dropped);
         } else if now > calm_since + STALL {
@@ -378,7 +394,9 @@ async fn jobs_of(land: &Land) -> Vec<Job> {
 }
 
 fn rested(jobs: &[Job], files: usize) -> bool {
-    jobs.len() >= files && jobs.iter().all(at_rest)
+    // One that was given back beside its old name is another arrival of the same file.
+    let taken_in: BTreeSet<_> = jobs.iter().map(|job| job.file().inode).collect();
+    taken_in.len() >= files && jobs.iter().all(at_rest)
 }
 
 fn at_rest(job: &Job) -> bool {
