@@ -87,7 +87,9 @@ fn what_the_engine_does_for_a_job_does_not_grow_with_the_jobs_beside_it() {
         let files = (0..jobs).map(|n| format!("{n}.csv")).collect::<Vec<_>>();
         let readings = in_runtime(|| async {
             let land = land_of(setup, Plan::At(0, Fate::Well), false);
-            files.iter().for_each(|name| drop(land.drop_file(name, name)));
+            for name in &files {
+                land.drop_file(name, name);
+            }
             live(&land, Vec::new(), jobs).await.unwrap();
             land.clock.readings()
         });
@@ -118,7 +120,7 @@ fn walk(seed: u64) -> Result<(), String> {
     let unruly = rng.below(2) == 0;
     let setup = Setup {
         seed: rng.below(u64::MAX),
-        in_flight: 1 + rng.below(3) as usize,
+        in_flight: rng.pick(&[1, 2, 3]),
         on_conflict: rng.pick(&[OnConflict::Suffix, OnConflict::Replace, OnConflict::Fail]),
         source: SourceRules {
             on_success: end(&mut rng, "/archive"),
@@ -135,7 +137,7 @@ fn walk(seed: u64) -> Result<(), String> {
     let outcome = in_a_world(setup.clone(), trouble, elsewhere, |land| async move {
         let mut events = Vec::new();
         let mut files = 0;
-        for n in 0..1 + rng.below(10) {
+        for n in 0..=rng.below(9) {
             let at = Duration::from_millis(rng.below(60_000));
             let path = format!("{}/{}.csv", rng.pick(&["a", "b"]), rng.pick(&["x", "y", "z"]));
             let content = if rng.below(20) == 0 { String::new() } else { format!("content {n}") };
@@ -143,9 +145,8 @@ fn walk(seed: u64) -> Result<(), String> {
             files += 1;
         }
         for _ in 0..rng.below(3) {
-            let event =
-                [Event::Stop, Event::Kill, Event::Usurp].into_iter().nth(rng.below(3) as usize);
-            events.push((Duration::from_millis(rng.below(90_000)), event.unwrap()));
+            let event = rng.pick(&[Event::Stop, Event::Kill, Event::Usurp]);
+            events.push((Duration::from_millis(rng.below(90_000)), event));
         }
         events.sort_by_key(|(at, _)| *at);
         let dropped = live(&land, events, files).await?;
@@ -155,6 +156,7 @@ fn walk(seed: u64) -> Result<(), String> {
 }
 
 /// What happens to the daemon from outside.
+#[derive(Clone)]
 enum Event {
     Drop(String, String),
     /// A soft stop, and another start.
