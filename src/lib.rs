@@ -42,8 +42,8 @@
 //!
 //! # Reading order
 //!
-//! `README.md` → this page → [`job`] (the phases) → [`engine`] (the loop) → [`ports`] (the world) → `tests/it/boundaries.rs`
-//! (what a crash at every single point does).
+//! `README.md` → this page → [`job`] (the phases) → [`engine`] (the loop) → [`ports`] (the world) → `tests/it/simulation.rs`
+//! (the promise, held against every way of failing) → `tests/it/boundaries.rs` (a real process killed at every point).
 
 pub mod blobs;
 pub mod cli;

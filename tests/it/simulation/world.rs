@@ -177,8 +177,7 @@ impl Life {
     pub(crate) fn new(land: Arc<Land>) -> Self {
         let feed = &land.feed;
         let (name, endpoint, storage) = (&feed.name, &feed.endpoint, &feed.storage);
-        let [name, endpoint, storage] =
-            [name, endpoint, storage].map(|name| std::slice::from_ref(name));
+        let [name, endpoint, storage] = [name, endpoint, storage].map(std::slice::from_ref);
         let metrics = Metrics::new(name, endpoint, storage);
         Self { land, dead: CancellationToken::new(), known: Mutex::default(), metrics }
     }
@@ -209,7 +208,7 @@ impl Life {
 
     async fn die(&self) {
         self.dead.cancel();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn on_store<T>(
@@ -269,7 +268,7 @@ impl State {
                     Fate::Fatal,
                     if self.unruly { Fate::Permanent } else { Fate::Transient },
                 ];
-                fates[self.rng.below(fates.len() as u64) as usize]
+                self.rng.pick(&fates)
             }
             _ => Fate::Well,
         };
@@ -531,7 +530,11 @@ impl Blobs for Life {
         BlobReference { relative_location: Some(blob.to_owned()), ..BlobReference::default() }
     }
     async fn delete(&self, blob: &str) -> Result<(), Fault> {
-        self.effect(STORAGE, |state| Ok(drop(state.blobs.remove(blob)))).await
+        self.effect(STORAGE, |state| {
+            state.blobs.remove(blob);
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -688,7 +691,7 @@ impl Outbox for Life {
                 Settlement::Leave if *now == source.dropped => return Ok(Settled::Done),
                 Settlement::Move(target) => target.clone(),
                 // Back to where it was dropped, or beside it.
-                Settlement::Leave => (0..)
+                Settlement::Leave => (0..u32::MAX)
                     .map(|n| candidate(&source.dropped, n))
                     .find(|path| !state.disk.contains_key(path))
                     .unwrap(),
