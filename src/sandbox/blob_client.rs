@@ -314,6 +314,9 @@ impl Foreign {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let client = reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
+                // A connection that lay idle may just be closed by the other side. The service would call again, but
+                // here such a call would fail a job for good; so each gets a connection of its own.
+                .pool_max_idle_per_host(0)
                 .build()
                 .map_err(|error| unreachable("NoHttpClient", &error))?;
             let _ = self.0.set(client);
