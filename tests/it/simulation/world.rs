@@ -577,9 +577,7 @@ impl Scorer for Life {
             if committed.is_none_or(|committed| committed.remote_id() != id) {
                 state.broken.push(format!("{} was started before its id was committed", id.0));
             }
-            if state.unruly && state.rng.below(50) == 0 {
-                run.forgotten = true;
-            }
+            run.forgotten |= state.unruly && state.rng.below(50) == 0;
             if run.forgotten {
                 return Ok(StartAnswer::Unknown);
             }
@@ -591,8 +589,9 @@ impl Scorer for Life {
     }
     async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
         self.effect(ENDPOINT, |state| {
-            let State { runs, blobs, .. } = state;
+            let State { runs, blobs, rng, unruly, .. } = state;
             let run = runs.get_mut(&id.0).unwrap();
+            run.forgotten |= *unruly && rng.below(50) == 0;
             if run.forgotten {
                 return Ok(RemoteStatus::Unknown);
             }
