@@ -371,9 +371,11 @@ impl<W: World> Engine<W> {
             self.world.metrics().poll_lateness_seconds.set(now.saturating_sub(due).as_secs_f64());
         }
         slot.stage = Stage::Acting;
-        let (world, feed, job) = (self.world.clone(), slot.feed.clone(), slot.job.clone());
+        let (world, node) = (self.world.clone(), self.node.clone());
+        let (feed, job) = (slot.feed.clone(), slot.job.clone());
         self.acting.spawn(async move {
-            let done = AssertUnwindSafe(perform(&*world, &feed, &job, action)).catch_unwind().await;
+            let done =
+                AssertUnwindSafe(perform(&*world, &node, &feed, &job, action)).catch_unwind().await;
             let outcome = done.unwrap_or_else(|_| {
                 Outcome::Fault(Fault::permanent(
                     Origin::Inbox,

@@ -137,10 +137,12 @@ pub trait Store: Send + Sync + 'static {
         transitions: &[Transition],
     ) -> impl Future<Output = Result<Vec<Committed>, StoreError>> + Send;
 
-    /// Reserves file names: a path belongs to one job's slot, and a slot has one path, for as long as the job is not
-    /// done. A slot that has one already answers it, whatever is asked for. In the order of the reservations.
+    /// Reserves file names for jobs of the node: a path belongs to one job's slot, and a slot has one path, for as long
+    /// as the job is not done. A slot that has one already answers it, whatever is asked for. In the order of the
+    /// reservations.
     fn reserve(
         &self,
+        node: &Node,
         reservations: &[Reservation],
     ) -> impl Future<Output = Result<Vec<Reserved>, StoreError>> + Send;
 
@@ -227,6 +229,8 @@ pub enum Reserved {
     Yours(PathBuf),
     /// Another job has the name.
     Taken,
+    /// The job is done, or another node's by now: nothing is reserved, and nothing may be put anywhere for it.
+    Lost,
 }
 
 /// Which jobs to list.

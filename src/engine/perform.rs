@@ -12,15 +12,16 @@ use crate::job::{
     Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
 };
 use crate::ports::{
-    Access, BlobPlace, Blobs, Clock, Inbox, Outbox, Placed, RemoteStatus, Reservation, Reserved,
-    Scorer, Settled, Settlement, Source, StartAnswer, Store, StoreError, Submission, SubmitAnswer,
-    World,
+    Access, BlobPlace, Blobs, Clock, Inbox, Node, Outbox, Placed, RemoteStatus, Reservation,
+    Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store, StoreError, Submission,
+    SubmitAnswer, World,
 };
 use crate::wire::BlobReference;
 
 /// Does one action for a job and tells what came of it.
 pub(super) async fn perform<W: World>(
     world: &W,
+    node: &Node,
     feed: &Feed,
     job: &Job,
     action: Action,
@@ -31,8 +32,8 @@ pub(super) async fn perform<W: World>(
         Action::Start => start(world, feed, job).await,
         Action::Poll => poll(world, feed, job).await,
         Action::Cancel => cancel(world, feed, job).await,
-        Action::Deliver => deliver(world, feed, job).await,
-        Action::Settle => settle(world, feed, job).await,
+        Action::Deliver => deliver(world, node, feed, job).await,
+        Action::Settle => settle(world, node, feed, job).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
 }
@@ -135,11 +136,16 @@ fn outcome_of(status: RemoteStatus) -> Outcome {
     }
 }
 
-async fn deliver<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+async fn deliver<W: World>(
+    world: &W,
+    node: &Node,
+    feed: &Feed,
+    job: &Job,
+) -> Result<Outcome, Fault> {
     let links = links(world, feed, job).await?;
     let mut outputs = Vec::new();
     for (n, result) in job.results().iter().enumerate() {
-        let (path, content) = deliver_one(world, feed, job, n, result, &links).await?;
+        let (path, content) = deliver_one(world, node, feed, job, n, result, &links).await?;
         outputs.push(Output { name: result.output.clone(), path, content });
     }
     if feed.deliver.marker
@@ -179,6 +185,7 @@ async fn links<W: World>(
 
 async fn deliver_one<W: World>(
     world: &W,
+    node: &Node,
     feed: &Feed,
     job: &Job,
     n: usize,
@@ -215,7 +222,7 @@ async fn deliver_one<W: World>(
     let slot = format!("{}/{}", job.generation(), result.output);
     let mut names = Names::new(&wanted, slot);
     loop {
-        let path = names.reserve(world, job, feed.deliver.on_conflict).await?;
+        let path = names.reserve(world, node, job, feed.deliver.on_conflict).await?;
         match outbox.place(&mut staged, content, &path, false).await? {
             Placed::InPlace => return Ok((path, content)),
             // Somebody else's file took the name between our look and our rename.
@@ -224,7 +231,12 @@ async fn deliver_one<W: World>(
     }
 }
 
-async fn settle<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+async fn settle<W: World>(
+    world: &W,
+    node: &Node,
+    feed: &Feed,
+    job: &Job,
+) -> Result<Outcome, Fault> {
     // A feed that no longer watches a folder has no source to handle.
     let Some(inbox) = world.inbox(&feed.name) else { return Ok(Outcome::Settled(None)) };
     let source = inbox.source_path(job).await?;
@@ -245,7 +257,7 @@ async fn settle<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, 
     let wanted = folder.join(job.path().as_path());
     let mut names = Names::new(&wanted, format!("{}/source", job.generation()));
     loop {
-        let path = names.reserve(world, job, OnConflict::Suffix).await?;
+        let path = names.reserve(world, node, job, OnConflict::Suffix).await?;
         if failed {
             // Before the move: whoever finds the file finds its reason beside it.
             let mut report = path.clone().into_os_string();
@@ -278,6 +290,7 @@ impl<'a> Names<'a> {
     async fn reserve<W: World>(
         &mut self,
         world: &W,
+        node: &Node,
         job: &Job,
         on_conflict: OnConflict,
     ) -> Result<PathBuf, Fault> {
@@ -291,7 +304,7 @@ impl<'a> Names<'a> {
                 continue;
             }
             let reservation = Reservation { job: job.id(), slot: slot.clone(), path };
-            let answers = world.store().reserve(&[reservation]).await;
+            let answers = world.store().reserve(node, &[reservation]).await;
             match answers.map_err(|error| store_away(&error))?.into_iter().next() {
                 Some(Reserved::Yours(path))
                     if on_conflict == OnConflict::Fail && path != self.wanted =>
@@ -299,6 +312,7 @@ impl<'a> Names<'a> {
                     return Err(output_exists(self.wanted));
                 }
                 Some(Reserved::Yours(path)) => return Ok(path),
+                Some(Reserved::Lost) => return Err(lost(job)),
                 Some(Reserved::Taken) | None if on_conflict == OnConflict::Fail => {
                     return Err(output_exists(self.wanted));
                 }
@@ -360,6 +374,15 @@ fn out_of_step(job: &Job) -> Fault {
 
 fn store_away(error: &StoreError) -> Fault {
     Fault::unavailable(Origin::Outbox, "store_away", error.to_string())
+}
+
+/// The next write of the job will be refused, and the job forgotten here.
+fn lost(job: &Job) -> Fault {
+    Fault::unavailable(
+        Origin::Outbox,
+        "job_lost",
+        format!("job {} has moved on elsewhere; nothing was put anywhere for it", job.id()),
+    )
 }
 
 fn output_exists(path: &Path) -> Fault {

@@ -185,19 +185,23 @@ impl Store for ModelStore {
         Ok(transitions.iter().map(|transition| tables.commit(node, transition)).collect())
     }
 
-    async fn reserve(&self, reservations: &[Reservation]) -> Result<Vec<Reserved>, StoreError> {
+    async fn reserve(
+        &self,
+        node: &Node,
+        reservations: &[Reservation],
+    ) -> Result<Vec<Reserved>, StoreError> {
         let mut tables = self.tables();
         let mut answers = Vec::with_capacity(reservations.len());
         for wish in reservations {
             let slot = (wish.job, wish.slot.clone());
-            let live = tables.jobs.get(&wish.job).is_some_and(|row| !row.job.is_done());
+            let row = tables.jobs.get(&wish.job);
+            let ours = row.is_some_and(|row| row.node == Some(node.id) && !row.job.is_done());
             answers.push(match tables.names.get(&slot) {
+                _ if !ours => Reserved::Lost,
                 Some(path) => Reserved::Yours(path.clone()),
                 None if tables.names.values().any(|path| *path == wish.path) => Reserved::Taken,
                 None => {
-                    if live {
-                        tables.names.insert(slot, wish.path.clone());
-                    }
+                    tables.names.insert(slot, wish.path.clone());
                     Reserved::Yours(wish.path.clone())
                 }
             });

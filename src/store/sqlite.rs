@@ -306,12 +306,16 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
-    async fn reserve(&self, reservations: &[Reservation]) -> Result<Vec<Reserved>, StoreError> {
+    async fn reserve(
+        &self,
+        node: &Node,
+        reservations: &[Reservation],
+    ) -> Result<Vec<Reserved>, StoreError> {
         self.bounded("reserve file names", reservations.len(), async {
             let mut write = self.begin().await?;
             let mut answers = Vec::with_capacity(reservations.len());
             for wish in reservations {
-                answers.push(write.reserve(wish).await?);
+                answers.push(write.reserve(node, wish).await?);
             }
             write.commit().await?;
             Ok(answers)
@@ -565,8 +569,13 @@ impl Write<'_> {
         Ok(())
     }
 
-    async fn reserve(&mut self, wish: &Reservation) -> Result<Reserved, Failure> {
+    async fn reserve(&mut self, node: &Node, wish: &Reservation) -> Result<Reserved, Failure> {
         let id = wish.job.to_string();
+        // Whoever lost a job must not put things in places for it, and nothing would ever end such a reservation.
+        let ours = query("SELECT 1 FROM job WHERE id = ?1 AND node = ?2").bind(&id).bind(node.id.0);
+        if ours.fetch_optional(self.on()).await?.is_none() {
+            return Ok(Reserved::Lost);
+        }
         let sql = "SELECT path FROM reservation WHERE job_id = ?1 AND slot = ?2";
         let path: Option<Vec<u8>> =
             query_scalar(sql).bind(&id).bind(&wish.slot).fetch_optional(self.on()).await?;
@@ -578,10 +587,7 @@ impl Write<'_> {
         if taken.fetch_optional(self.on()).await?.is_some() {
             return Ok(Reserved::Taken);
         }
-        // The wish of a job that is done is not kept, for nothing would end it: whoever asks lost the job, and the
-        // next commit says so.
-        let sql = "INSERT INTO reservation (path, job_id, slot) \
-                   SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 FROM job WHERE id = ?2)";
+        let sql = "INSERT INTO reservation (path, job_id, slot) VALUES (?1, ?2, ?3)";
         query(sql).bind(path).bind(&id).bind(&wish.slot).execute(self.on()).await?;
         Ok(Reserved::Yours(wish.path.clone()))
     }

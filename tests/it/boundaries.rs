@@ -300,8 +300,12 @@ impl Store for MinedPart {
     ) -> Result<Vec<Committed>, StoreError> {
         self.bomb.around("commit", self.real.store().commit(node, transitions)).await
     }
-    async fn reserve(&self, reservations: &[Reservation]) -> Result<Vec<Reserved>, StoreError> {
-        self.bomb.around("reserve", self.real.store().reserve(reservations)).await
+    async fn reserve(
+        &self,
+        node: &Node,
+        reservations: &[Reservation],
+    ) -> Result<Vec<Reserved>, StoreError> {
+        self.bomb.around("reserve", self.real.store().reserve(node, reservations)).await
     }
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
         self.real.store().load(ids).await

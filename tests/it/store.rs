@@ -100,7 +100,7 @@ every_store! {
     a_name_belongs_to_one_slot
     a_slot_keeps_its_first_name
     reservations_end_with_their_job
-    a_done_jobs_wish_is_not_kept
+    who_lost_a_job_gets_no_name_for_it
     pages_together_are_the_whole_list
     lists_are_filtered
     what_does_not_exist_is_left_out
@@ -469,10 +469,10 @@ async fn a_name_belongs_to_one_slot(database: &impl Database) {
         wish(&b, "out1", "/out/x-1"),
         wish(&a, "out1", "/out/x"),
     ];
-    let answers = store.reserve(&wishes).await.unwrap();
+    let answers = store.reserve(&node, &wishes).await.unwrap();
     let [x, x1] = ["/out/x", "/out/x-1"].map(|path| Reserved::Yours(path.into()));
     assert_eq!(answers, [x.clone(), Reserved::Taken, Reserved::Taken, x1.clone(), x.clone()]);
-    let again = store.reserve(&wishes).await.unwrap();
+    let again = store.reserve(&node, &wishes).await.unwrap();
     assert_eq!(again, [x.clone(), x1.clone(), Reserved::Taken, x1, x]);
 }
 
@@ -482,31 +482,39 @@ async fn a_slot_keeps_its_first_name(database: &impl Database) {
     let odd = Path::new(std::ffi::OsStr::from_bytes(b"/out/caf\xe9"));
     let first = Reservation { path: odd.to_owned(), ..wish(&job, "out", "") };
     let yours = [Reserved::Yours(odd.to_owned())];
-    assert_eq!(store.reserve(&[first]).await.unwrap(), yours);
-    assert_eq!(store.reserve(&[wish(&job, "out", "/out/other")]).await.unwrap(), yours);
+    assert_eq!(store.reserve(&node, &[first]).await.unwrap(), yours);
+    assert_eq!(store.reserve(&node, &[wish(&job, "out", "/out/other")]).await.unwrap(), yours);
 }
 
 async fn reservations_end_with_their_job(database: &impl Database) {
     let (store, node) = begin(database).await;
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
-    store.reserve(&[wish(&a, "1", "/out/x"), wish(&a, "2", "/out/y")]).await.unwrap();
+    store.reserve(&node, &[wish(&a, "1", "/out/x"), wish(&a, "2", "/out/y")]).await.unwrap();
     let failed = walk(&store, &node, &a, [permanent()]).await;
     let wishes = [wish(&b, "1", "/out/x"), wish(&b, "2", "/out/y")];
-    assert_eq!(store.reserve(&wishes).await.unwrap(), [Reserved::Taken, Reserved::Taken]);
+    assert_eq!(store.reserve(&node, &wishes).await.unwrap(), [Reserved::Taken, Reserved::Taken]);
     walk(&store, &node, &failed, [settled()]).await;
     let yours = ["/out/x", "/out/y"].map(|path| Reserved::Yours(path.into()));
-    assert_eq!(store.reserve(&wishes).await.unwrap(), yours);
+    assert_eq!(store.reserve(&node, &wishes).await.unwrap(), yours);
 }
 
-async fn a_done_jobs_wish_is_not_kept(database: &impl Database) {
+async fn who_lost_a_job_gets_no_name_for_it(database: &impl Database) {
     let (store, node) = begin(database).await;
-    let [done, next, last] = jobs(&store, &node, ["a", "b", "c"]).await;
+    let [done, moved, other] = jobs(&store, &node, ["a", "b", "c"]).await;
+    let lost = [Reserved::Lost];
+    // Done.
     walk(&store, &node, &done, [permanent(), settled()]).await;
-    let yours = [Reserved::Yours("/out/x".into())];
-    assert_eq!(store.reserve(&[wish(&done, "1", "/out/x")]).await.unwrap(), yours);
-    assert_eq!(store.reserve(&[wish(&next, "1", "/out/x")]).await.unwrap(), yours);
-    assert_eq!(store.reserve(&[wish(&done, "1", "/out/x")]).await.unwrap(), [Reserved::Taken]);
-    assert_eq!(store.reserve(&[wish(&last, "1", "/out/x")]).await.unwrap(), [Reserved::Taken]);
+    assert_eq!(store.reserve(&node, &[wish(&done, "1", "/out/x")]).await.unwrap(), lost);
+    // Another node's by now, even if the name was reserved before.
+    let yours = [Reserved::Yours("/out/y".into())];
+    assert_eq!(store.reserve(&node, &[wish(&moved, "1", "/out/y")]).await.unwrap(), yours);
+    let heir = store.register("heir", &node.site).await.unwrap();
+    store.adopt(&heir, &[moved.feed().clone()], &[node.id], 10).await.unwrap();
+    assert_eq!(store.reserve(&node, &[wish(&moved, "1", "/out/y")]).await.unwrap(), lost);
+    assert_eq!(store.reserve(&heir, &[wish(&moved, "1", "/out/z")]).await.unwrap(), yours);
+    // Nothing was kept of what was refused.
+    let x = [Reserved::Yours("/out/x".into())];
+    assert_eq!(store.reserve(&heir, &[wish(&other, "1", "/out/x")]).await.unwrap(), x);
 }
 
 /// Jobs at the ends of all ways, of two feeds, with names of all kinds, accepted a second apart.
@@ -635,7 +643,7 @@ async fn nothing_to_do_is_done(database: &impl Database) {
     store.ping().await.unwrap();
     assert_eq!(store.accept(&node, &[], at(0)).await.unwrap(), []);
     assert_eq!(store.commit(&node, &[]).await.unwrap(), []);
-    assert_eq!(store.reserve(&[]).await.unwrap(), []);
+    assert_eq!(store.reserve(&node, &[]).await.unwrap(), []);
     assert_eq!(store.load(&[]).await.unwrap(), []);
     assert_eq!(everything(&store).await, []);
 }

@@ -398,8 +398,12 @@ impl Store for Life {
     ) -> Result<Vec<Committed>, StoreError> {
         self.on_store(self.land.store.commit(node, transitions)).await
     }
-    async fn reserve(&self, reservations: &[Reservation]) -> Result<Vec<Reserved>, StoreError> {
-        self.on_store(self.land.store.reserve(reservations)).await
+    async fn reserve(
+        &self,
+        node: &Node,
+        reservations: &[Reservation],
+    ) -> Result<Vec<Reserved>, StoreError> {
+        self.on_store(self.land.store.reserve(node, reservations)).await
     }
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
         self.on_store(self.land.store.load(ids)).await
@@ -574,7 +578,8 @@ impl Scorer for Life {
             let run = state.runs.get_mut(&id.0).unwrap();
             let row = self.land.row(run.job);
             let committed = row.as_ref().and_then(|row| row.submitted());
-            if committed.is_none_or(|committed| committed.remote_id() != id) {
+            // A daemon that lost the job may repeat the start of an earlier generation: it is refused.
+            if run.starts == 0 && committed.is_none_or(|committed| committed.remote_id() != id) {
                 state.broken.push(format!("{} was started before its id was committed", id.0));
             }
             run.forgotten |= state.unruly && state.rng.below(50) == 0;

@@ -15,7 +15,7 @@ enum Call {
     Accept { node: usize, paths: Vec<u8> },
     Commit { node: usize, steps: Vec<(usize, usize)> },
     CommitAgain { node: usize },
-    Reserve { job: usize, slot: u8, path: u8 },
+    Reserve { node: usize, job: usize, slot: u8, path: u8 },
 }
 
 fn call() -> impl Strategy<Value = Call> {
@@ -31,8 +31,8 @@ fn call() -> impl Strategy<Value = Call> {
         16 => (node(), prop::collection::vec((0..8_usize, 0..9_usize), 1..4))
             .prop_map(|(node, steps)| Call::Commit { node, steps }),
         2 => node().prop_map(|node| Call::CommitAgain { node }),
-        4 => (0..8_usize, 0..3_u8, 0..4_u8)
-            .prop_map(|(job, slot, path)| Call::Reserve { job, slot, path }),
+        6 => (node(), 0..8_usize, 0..3_u8, 0..4_u8)
+            .prop_map(|(node, job, slot, path)| Call::Reserve { node, job, slot, path }),
     ]
 }
 
@@ -104,11 +104,11 @@ impl<S: Store> Side<S> {
             Call::CommitAgain { node: n } => {
                 format!("{:?}", self.store.commit(node(n), &self.last).await.unwrap())
             }
-            Call::Reserve { job, slot, path } => {
+            Call::Reserve { node: n, job, slot, path } => {
                 let Some(&job) = self.jobs.get(*job) else { return String::new() };
                 let (slot, path) = (slot.to_string(), PathBuf::from(format!("/out/{path}")));
                 let wish = Reservation { job, slot, path };
-                format!("{:?}", self.store.reserve(&[wish]).await.unwrap())
+                format!("{:?}", self.store.reserve(node(n), &[wish]).await.unwrap())
             }
         }
     }
