@@ -218,6 +218,7 @@ async fn live(
                 }
                 Event::Usurp if usurped.is_some() => {}
                 Event::Usurp => {
+                    land.state().usurped = true;
                     let next = Running::start(land).await;
                     let old = std::mem::replace(&mut node, next);
                     usurped = Some((now + Duration::from_secs(20), old));
@@ -365,6 +366,8 @@ async fn check(land: &Arc<Land>, dropped: &[OnDisk]) -> Result<Vec<Job>, String>
             }
             (_, None) => false,
         };
+        // Nothing but a lease can keep a daemon that lost its jobs from moving their files about.
+        let handled = handled || (state.usurped && at.is_some());
         ensure(handled, || format!("the source is at {at:?}, by {end:?}: {job:#?}"))?;
         if !failed {
             for output in job.outputs() {

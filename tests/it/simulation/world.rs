@@ -81,6 +81,8 @@ pub(crate) struct State {
     store_back_at: Duration,
     /// Remote runs end in all ways, and some are forgotten.
     pub(crate) unruly: bool,
+    /// A daemon worked on although its jobs were taken over.
+    pub(crate) usurped: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -123,6 +125,7 @@ impl Land {
             rng,
             plan,
             unruly,
+            usurped: false,
             effects: 0,
             disk: BTreeMap::new(),
             last_inode: 0,
