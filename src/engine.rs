@@ -213,7 +213,11 @@ impl<W: World> Engine<W> {
                 biased;
                 () = stop.hard.cancelled() => return Ok(()),
                 () = stop.soft.cancelled(), if !self.draining => self.draining = true,
-                Some(answer) = self.commit.join_next() => self.committed(joined(answer)),
+                Some(answer) = self.commit.join_next() => match joined(answer) {
+                    Some(answer) => self.committed(answer),
+                    // What was in it is in nobody's hands now, but in the store: the next start finds it there.
+                    None => return Err(StoreError::Unusable("a commit broke off: this is a bug in scoreline".into())),
+                },
                 Some(done) = self.acting.join_next() => self.acted(joined(done)),
                 Some(probed) = self.probes.join_next() => self.probed(joined(probed)),
                 Some(incoming) = self.incoming.recv(), if !self.draining => self.came_in(incoming),
@@ -376,13 +380,7 @@ impl<W: World> Engine<W> {
         self.acting.spawn(async move {
             let done =
                 AssertUnwindSafe(perform(&*world, &node, &feed, &job, action)).catch_unwind().await;
-            let outcome = done.unwrap_or_else(|_| {
-                Outcome::Fault(Fault::permanent(
-                    Origin::Inbox,
-                    "bug",
-                    "the step broke off: this is a bug in scoreline, please report it with the log",
-                ))
-            });
+            let outcome = done.unwrap_or_else(|_| Outcome::Fault(broken_off()));
             (id, action, outcome)
         });
     }
@@ -556,17 +554,8 @@ impl<W: World> Engine<W> {
             if health.probe_due(now) {
                 let (world, side) = (world.clone(), side.clone());
                 self.probes.spawn(async move {
-                    let result = match &side {
-                        Side::Endpoint(name) => match world.scorer(name) {
-                            Some(scorer) => scorer.probe().await,
-                            None => Ok(()),
-                        },
-                        Side::Storage(name) => match world.blobs(name) {
-                            Some(blobs) => blobs.ready().await,
-                            None => Ok(()),
-                        },
-                    };
-                    (side, result)
+                    let probed = AssertUnwindSafe(probe(&*world, &side)).catch_unwind().await;
+                    (side, probed.unwrap_or_else(|_| Err(broken_off())))
                 });
             }
         }
@@ -649,6 +638,29 @@ fn is_limited_by_deadline(phase: Phase) -> bool {
 /// person, for days perhaps, the others go on.
 fn holds_run(job: &Job) -> bool {
     job.phase().is_in_flight() && job.held().is_none()
+}
+
+/// Whether a side that nothing is sent to is well again.
+async fn probe<W: World>(world: &W, side: &Side) -> Result<(), Fault> {
+    match side {
+        Side::Endpoint(name) => match world.scorer(name) {
+            Some(scorer) => scorer.probe().await,
+            None => Ok(()),
+        },
+        Side::Storage(name) => match world.blobs(name) {
+            Some(blobs) => blobs.ready().await,
+            None => Ok(()),
+        },
+    }
+}
+
+/// What a panic of ours is to a job.
+fn broken_off() -> Fault {
+    Fault::permanent(
+        Origin::Inbox,
+        "bug",
+        "the step broke off: this is a bug in scoreline, please report it with the log",
+    )
 }
 
 /// One line a transition.

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::fault::{Blame, Class, Fault, FaultRecord};
+use crate::fault::{Blame, Class, Fault, FaultRecord, Origin};
 use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 
@@ -701,6 +701,13 @@ fn faulted(
         Class::Transient => match &state {
             State::Queued | State::Uploaded(_) => {
                 let counts = fault.blame == Blame::Job && !turn.outage;
+                // A folder that can't be read for days must not fill the history. Nothing has left the machine, so
+                // the next try needs no revision of its own.
+                let known = job.error.as_ref().is_some_and(|error| error.code == fault.code);
+                if !counts && known && fault.origin == Origin::Inbox {
+                    let wait = backoff(turn.tries);
+                    return unchanged(job, state, wait);
+                }
                 job.attempts += u32::from(counts);
                 job.error = Some(fault.record());
                 if job.attempts >= policy.max_attempts {

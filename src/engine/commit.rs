@@ -67,10 +67,9 @@ impl<W: World> Engine<W> {
         });
     }
 
-    pub(super) fn committed(&mut self, answer: Option<CommitAnswer>) {
+    pub(super) fn committed(&mut self, answer: CommitAnswer) {
         match answer {
-            None => {}
-            Some(CommitAnswer::Found(rows)) => {
+            CommitAnswer::Found(rows) => {
                 for (job, owner) in rows {
                     if owner == Some(self.node.id) {
                         self.take_in(job);
@@ -81,7 +80,7 @@ impl<W: World> Engine<W> {
                     }
                 }
             }
-            Some(CommitAnswer::Answered(batch, answers)) => {
+            CommitAnswer::Answered(batch, answers) => {
                 self.store_is(true);
                 for (pending, answer) in batch.into_iter().zip(answers) {
                     match answer {
@@ -97,7 +96,7 @@ impl<W: World> Engine<W> {
                     }
                 }
             }
-            Some(CommitAnswer::Unconfirmed(batch)) => {
+            CommitAnswer::Unconfirmed(batch) => {
                 // Known before the rows are read, which takes as long as the store is away.
                 self.store_is(false);
                 let world = self.world.clone();
@@ -108,7 +107,7 @@ impl<W: World> Engine<W> {
                     CommitAnswer::Read(batch, rows)
                 });
             }
-            Some(CommitAnswer::Read(batch, rows)) => {
+            CommitAnswer::Read(batch, rows) => {
                 let rows: HashMap<_, _> =
                     rows.into_iter().map(|(job, owner)| (job.id(), (job, owner))).collect();
                 let mut again = Vec::new();

@@ -1,7 +1,6 @@
 use uuid::Uuid;
 
 use super::*;
-use crate::fault::Origin;
 
 pub(crate) fn queued(path: &str) -> Job {
     let arrival = Arrival {
@@ -245,6 +244,15 @@ fn every_try_of_an_upload_that_may_have_left_a_blob_gets_a_revision_of_its_own()
     let fault = Fault::unavailable(Origin::Storage, "timeout", "no answer");
     let next = step(job.clone(), Outcome::Fault(fault)).job;
     assert!(next.revision() > job.revision());
+}
+
+#[test]
+fn a_folder_that_cannot_be_read_is_written_down_once() {
+    let denied = || Outcome::Fault(Fault::unavailable(Origin::Inbox, "inbox_denied", "denied"));
+    let first = step(queued("a.csv"), denied());
+    assert!(first.event.is_some());
+    let again = step(first.job.clone(), denied());
+    assert_eq!((again.event, again.job), (None, first.job));
 }
 
 #[test]
