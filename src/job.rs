@@ -362,211 +362,90 @@ pub fn next_action(job: &Job) -> Option<Action> {
 pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Result<Step, Illegal> {
     let from = job.phase();
     let name = outcome.name();
-    let illegal = |state: &State| Illegal { phase: state.phase().name(), outcome: name };
-    let detail;
+    let done = job.is_done();
     // The state is taken out and its successor put in; `Queued` stands in for the moment between.
     let state = std::mem::replace(&mut job.state, State::Queued);
-    job.state = match state {
-        State::Queued => match outcome {
-            Outcome::Uploaded { blob, content } => {
-                detail = Some(format!("{} bytes, sha256 {}", content.size_bytes, content.sha256));
-                State::Uploaded(Uploaded { blob, content })
-            }
-            Outcome::CancelRequested => {
-                detail = None;
-                State::cancelled(State::Queued)
-            }
-            Outcome::DeadlinePassed => {
-                detail = None;
-                job.error = Some(deadline_record());
-                State::failed(State::Queued)
-            }
-            Outcome::Fault(fault) => {
-                return Ok(faulted(job, from, State::Queued, &fault, turn, policy));
-            }
-            _ => return Err(illegal(&State::Queued)),
-        },
-        State::Uploaded(input) => match outcome {
-            Outcome::Submitted { remote_id, redirects } => {
-                detail = Some(format!("remote id {}", remote_id.0));
-                State::Submitted(Submitted { input, remote_id, redirects })
-            }
-            Outcome::Duplicate(of) => {
-                detail = Some(format!("the same content as job {of}"));
-                State::Skipped(Ended::at(State::Uploaded(input)), of)
-            }
-            // It was there once; upload it again, and let a service that never sees it end the attempts.
-            Outcome::InputMissing(fault) => {
-                return Ok(faulted(job, from, State::Queued, &fault, turn, policy));
-            }
-            Outcome::CancelRequested => {
-                detail = None;
-                State::cancelled(State::Uploaded(input))
-            }
-            Outcome::DeadlinePassed => {
-                detail = None;
-                job.error = Some(deadline_record());
-                State::failed(State::Uploaded(input))
-            }
-            Outcome::Fault(fault) => {
-                return Ok(faulted(job, from, State::Uploaded(input), &fault, turn, policy));
-            }
-            _ => return Err(illegal(&State::Uploaded(input))),
-        },
-        State::Submitted(run) => match outcome {
-            Outcome::Started => {
-                job.attempts = 0;
-                job.error = None;
-                job.state = State::Running(run);
-                let wait = Wait::After(policy.poll.wait(0, job.id.seed()));
-                return Ok(Step { wait, ..moved(job, from, name, None, turn) });
-            }
-            // A start may have been sent, so a second id could mean a second run: a person decides.
-            Outcome::RemoteGone => return Ok(gone(job, State::Submitted(run), turn)),
-            Outcome::CancelRequested => {
-                detail = None;
-                State::Cancelling(run, CancelReason::Operator)
-            }
-            Outcome::DeadlinePassed => {
-                detail = None;
-                job.error = Some(deadline_record());
-                State::Cancelling(run, CancelReason::Deadline)
-            }
-            Outcome::Fault(fault) => {
-                return Ok(faulted(job, from, State::Submitted(run), &fault, turn, policy));
-            }
-            _ => return Err(illegal(&State::Submitted(run))),
-        },
-        State::Running(run) => match outcome {
-            Outcome::Pending => return Ok(pending(job, State::Running(run), turn, policy)),
-            Outcome::Finished(results) => {
-                let scored = run.scored(results);
-                detail = Some(format!("{} outputs", scored.results.len()));
-                State::Scored(scored)
-            }
-            Outcome::RemoteFailed(details) => {
-                job.error = Some(FaultRecord {
-                    class: "permanent".into(),
-                    code: "remote_failed".into(),
-                    message: details,
-                });
-                detail = job.error.as_ref().map(|error| error.message.clone());
-                ended_remotely(&mut job, run, policy)
-            }
-            Outcome::RemoteCancelled => {
-                job.error = Some(FaultRecord {
-                    class: "permanent".into(),
-                    code: "remote_cancelled".into(),
-                    message: "the remote run was cancelled by somebody else".into(),
-                });
-                detail = None;
-                ended_remotely(&mut job, run, policy)
-            }
-            Outcome::RemoteGone => return Ok(gone(job, State::Running(run), turn)),
-            Outcome::CancelRequested => {
-                detail = None;
-                State::Cancelling(run, CancelReason::Operator)
-            }
-            Outcome::DeadlinePassed => {
-                detail = None;
-                job.error = Some(deadline_record());
-                State::Cancelling(run, CancelReason::Deadline)
-            }
-            Outcome::Fault(fault) => {
-                return Ok(faulted(job, from, State::Running(run), &fault, turn, policy));
-            }
-            _ => return Err(illegal(&State::Running(run))),
-        },
-        State::Cancelling(run, reason) => match outcome {
-            Outcome::Pending => {
-                return Ok(pending(job, State::Cancelling(run, reason), turn, policy));
-            }
-            // It finished before the wish to stop arrived; the outputs are whole and paid for.
-            Outcome::Finished(results) => {
-                let scored = run.scored(results);
-                detail = Some(format!("{} outputs", scored.results.len()));
-                State::Scored(scored)
-            }
-            Outcome::RemoteCancelled | Outcome::RemoteGone | Outcome::RemoteFailed(_) => {
-                detail = None;
-                let at = State::Cancelling(run, reason);
-                match reason {
-                    CancelReason::Operator => State::cancelled(at),
-                    CancelReason::Deadline => {
-                        job.error = Some(deadline_record());
-                        State::failed(at)
-                    }
-                }
-            }
-            // Already on its way to an end.
-            Outcome::CancelRequested | Outcome::DeadlinePassed => {
-                return Ok(unchanged(job, State::Cancelling(run, reason), Wait::Now));
-            }
-            Outcome::Fault(fault) => {
-                let state = State::Cancelling(run, reason);
-                return Ok(faulted(job, from, state, &fault, turn, policy));
-            }
-            _ => return Err(illegal(&State::Cancelling(run, reason))),
-        },
-        State::Scored(scored) => match outcome {
-            Outcome::Delivered(outputs) => {
-                detail = None;
-                State::Delivered(Delivered { run: scored, outputs })
-            }
-            Outcome::CancelRequested => {
-                detail = None;
-                State::cancelled(State::Scored(scored))
-            }
-            Outcome::DeadlinePassed => {
-                detail = None;
-                job.error = Some(deadline_record());
-                State::failed(State::Scored(scored))
-            }
-            Outcome::Fault(fault) => {
-                return Ok(faulted(job, from, State::Scored(scored), &fault, turn, policy));
-            }
-            _ => return Err(illegal(&State::Scored(scored))),
-        },
-        State::Delivered(delivered) => match outcome {
-            Outcome::Settled(moved_to) => {
-                detail = moved_to.as_ref().map(|path| path.display().to_string());
-                job.source_moved_to = moved_to;
-                State::Succeeded(delivered)
-            }
-            // The outputs are in place: nothing is left to cancel or to give up.
-            Outcome::CancelRequested | Outcome::DeadlinePassed => {
-                return Ok(unchanged(job, State::Delivered(delivered), Wait::Now));
-            }
-            Outcome::Fault(fault) => {
-                return Ok(faulted(job, from, State::Delivered(delivered), &fault, turn, policy));
-            }
-            _ => return Err(illegal(&State::Delivered(delivered))),
-        },
-        state @ State::Succeeded(_) => match outcome {
-            Outcome::CancelRequested | Outcome::DeadlinePassed => {
-                return Ok(unchanged(job, state, Wait::Done));
-            }
-            _ => return Err(illegal(&state)),
-        },
-        mut state @ (State::Failed(_) | State::Cancelled(_) | State::Skipped(..)) => {
-            match outcome {
-                Outcome::Settled(moved_to) => {
-                    detail = moved_to.as_ref().map(|path| path.display().to_string());
-                    job.source_moved_to = moved_to;
-                    state.settle_source();
-                    state
-                }
-                Outcome::CancelRequested | Outcome::DeadlinePassed => {
-                    let wait = if state.is_done() { Wait::Done } else { Wait::Now };
-                    return Ok(unchanged(job, state, wait));
-                }
-                Outcome::Fault(fault) => {
-                    return Ok(faulted(job, from, state, &fault, turn, policy));
-                }
-                _ => return Err(illegal(&state)),
-            }
+    let (state, detail) = match (state, outcome) {
+        // Wherever the job stands.
+        (state, Outcome::CancelRequested) => {
+            return Ok(withdrawn(job, state, CancelReason::Operator, name, turn));
         }
+        (state, Outcome::DeadlinePassed) => {
+            return Ok(withdrawn(job, state, CancelReason::Deadline, name, turn));
+        }
+        (state, Outcome::Fault(fault)) if !done => {
+            return Ok(faulted(job, from, state, &fault, turn, policy));
+        }
+
+        (State::Queued, Outcome::Uploaded { blob, content }) => {
+            let detail = format!("{} bytes, sha256 {}", content.size_bytes, content.sha256);
+            (State::Uploaded(Uploaded { blob, content }), Some(detail))
+        }
+        (State::Uploaded(input), Outcome::Submitted { remote_id, redirects }) => {
+            let detail = format!("remote id {}", remote_id.0);
+            (State::Submitted(Submitted { input, remote_id, redirects }), Some(detail))
+        }
+        (State::Uploaded(input), Outcome::Duplicate(of)) => {
+            let detail = format!("the same content as job {of}");
+            (State::Skipped(Ended::at(State::Uploaded(input)), of), Some(detail))
+        }
+        // It was there once; upload it again, and let a service that never sees it end the attempts.
+        (State::Uploaded(_), Outcome::InputMissing(fault)) => {
+            return Ok(faulted(job, from, State::Queued, &fault, turn, policy));
+        }
+        (State::Submitted(run), Outcome::Started) => (State::Running(run), None),
+        // A start may have been sent, so a second id could mean a second run: a person decides.
+        (state @ (State::Submitted(_) | State::Running(_)), Outcome::RemoteGone) => {
+            return Ok(gone(job, state, turn));
+        }
+        (state @ (State::Running(_) | State::Cancelling(..)), Outcome::Pending) => {
+            return Ok(pending(job, state, turn, policy));
+        }
+        // A run that finished before the wish to stop it arrived is whole and paid for.
+        (State::Running(run) | State::Cancelling(run, _), Outcome::Finished(results)) => {
+            let scored = run.scored(results);
+            let detail = format!("{} outputs", scored.results.len());
+            (State::Scored(scored), Some(detail))
+        }
+        (State::Running(run), Outcome::RemoteFailed(details)) => {
+            job.error = Some(remote_end("remote_failed", &details));
+            (ended_remotely(&mut job, run, policy), Some(details))
+        }
+        (State::Running(run), Outcome::RemoteCancelled) => {
+            let words = "the remote run was cancelled by somebody else";
+            job.error = Some(remote_end("remote_cancelled", words));
+            (ended_remotely(&mut job, run, policy), None)
+        }
+        (
+            state @ State::Cancelling(_, reason),
+            Outcome::RemoteCancelled | Outcome::RemoteGone | Outcome::RemoteFailed(_),
+        ) => {
+            if reason == CancelReason::Deadline {
+                job.error = Some(deadline_record());
+            }
+            (State::ended_by(reason, state), None)
+        }
+        (State::Scored(run), Outcome::Delivered(outputs)) => {
+            (State::Delivered(Delivered { run, outputs }), None)
+        }
+        (State::Delivered(delivered), Outcome::Settled(moved_to)) => {
+            let detail = moved_to.as_ref().map(|path| path.display().to_string());
+            job.source_moved_to = moved_to;
+            (State::Succeeded(delivered), detail)
+        }
+        (
+            mut state @ (State::Failed(_) | State::Cancelled(_) | State::Skipped(..)),
+            Outcome::Settled(moved_to),
+        ) if !done => {
+            let detail = moved_to.as_ref().map(|path| path.display().to_string());
+            job.source_moved_to = moved_to;
+            state.settle_source();
+            (state, detail)
+        }
+
+        (state, _) => return Err(Illegal { phase: state.phase().name(), outcome: name }),
     };
+    job.state = state;
     // An upload that succeeds begins the count anew only when the service has seen it: it may be the second one because
     // the service doesn't find the first.
     if !matches!(job.state, State::Uploaded(_)) || from != Phase::Queued {
@@ -584,7 +463,36 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
     {
         job.error = None;
     }
-    Ok(moved(job, from, name, detail, turn))
+    let mut step = moved(job, from, name, detail, turn);
+    if let State::Running(_) = step.job.state {
+        // A look at once would find what has just begun.
+        step.wait = Wait::After(policy.poll.wait(0, step.job.id.seed()));
+    }
+    Ok(step)
+}
+
+/// An operator or the deadline ends the job, as far as that is still possible.
+fn withdrawn(mut job: Job, state: State, reason: CancelReason, name: &str, turn: Turn) -> Step {
+    let from = state.phase();
+    job.state = match state {
+        State::Queued | State::Uploaded(_) | State::Scored(_) => State::ended_by(reason, state),
+        State::Submitted(run) | State::Running(run) => State::Cancelling(run, reason),
+        // On its way to an end already, or beyond: outputs that are in place are not taken back.
+        state @ (State::Cancelling(..)
+        | State::Delivered(_)
+        | State::Succeeded(_)
+        | State::Failed(_)
+        | State::Cancelled(_)
+        | State::Skipped(..)) => {
+            let wait = if state.is_done() { Wait::Done } else { Wait::Now };
+            return unchanged(job, state, wait);
+        }
+    };
+    job.attempts = 0;
+    if reason == CancelReason::Deadline {
+        job.error = Some(deadline_record());
+    }
+    moved(job, from, name, None, turn)
 }
 
 /// The step that writes the job as it now is.
@@ -748,6 +656,10 @@ fn noted(mut job: Job, state: State, fault: &Fault, wait: Wait, turn: Turn) -> S
     job.state = state;
     job.error = Some(fault.record());
     Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }
+}
+
+fn remote_end(code: &str, message: &str) -> FaultRecord {
+    FaultRecord { class: "permanent".into(), code: code.into(), message: message.into() }
 }
 
 fn deadline_record() -> FaultRecord {

@@ -94,8 +94,11 @@ impl State {
         Self::Failed(Ended::at(at))
     }
 
-    pub(super) fn cancelled(at: Self) -> Self {
-        Self::Cancelled(Ended::at(at))
+    pub(super) fn ended_by(reason: CancelReason, at: Self) -> Self {
+        match reason {
+            CancelReason::Operator => Self::Cancelled(Ended::at(at)),
+            CancelReason::Deadline => Self::Failed(Ended::at(at)),
+        }
     }
 
     pub(super) fn ended(&self) -> Option<&Ended> {
