@@ -4,13 +4,24 @@
 set -eu
 tools=${1:?"the folder to install into"}
 
+# What is missing is installed from Debian's packages where that can be done, else named.
 need() {
-    command -v "$1" >/dev/null 2>&1 || { echo "make test needs $1: $2" >&2; exit 1; }
+    command=$1 packages=$2 elsewhere=$3
+    command -v "$command" >/dev/null 2>&1 && return
+    if command -v apt-get >/dev/null 2>&1; then
+        echo "installing $packages"
+        root=""
+        [ "$(id -u)" = 0 ] || root=sudo
+        # shellcheck disable=SC2086 # several words are several packages
+        $root apt-get install -y --no-install-recommends $packages >/dev/null && return
+    fi
+    echo "make test needs $command: $elsewhere" >&2
+    exit 1
 }
-need cargo "install Rust from https://rustup.rs"
-need cc "install a C compiler (Debian: apt-get install gcc libc6-dev)"
-need node "install Node.js 20 or later (Debian: apt-get install nodejs npm)"
-need npm "install npm (Debian: apt-get install npm)"
+need cc "gcc libc6-dev" "install a C compiler"
+need node "nodejs npm" "install Node.js 20 or later"
+need npm "npm" "install npm"
+command -v cargo >/dev/null 2>&1 || { echo "make test needs Rust: see https://rustup.rs" >&2; exit 1; }
 
 version=3.37.0
 installed=$(sed -n 's/.*"version": "\(.*\)".*/\1/p' "$tools/node_modules/azurite/package.json" 2>/dev/null | head -n 1)

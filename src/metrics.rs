@@ -18,7 +18,6 @@ use crate::job::{Action, Phase};
 pub struct Metrics {
     registry: Registry,
     pub jobs: IntGaugeVec,
-    pub jobs_unowned: IntGauge,
     pub jobs_held: IntGaugeVec,
     pub remote_runs_in_flight: IntGaugeVec,
     pub endpoint_suspended: IntGaugeVec,
@@ -59,7 +58,6 @@ impl Metrics {
         let make = Maker { registry: &registry };
         let metrics = Self {
             jobs: make.gauges("jobs", "Jobs of this node that are not final, by phase.", &["feed", "phase"]),
-            jobs_unowned: make.gauge("jobs_unowned", "Jobs that no node owns."),
             jobs_held: make.gauges("jobs_held", "Jobs that wait for a person.", &["feed"]),
             remote_runs_in_flight: make.gauges(
                 "remote_runs_in_flight",
