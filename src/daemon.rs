@@ -178,7 +178,7 @@ impl<W: World> Daemon<W> {
         let pulse = Arc::new(Pulse::default());
         let http =
             Http::bind(settings.listen, world.clone(), pulse.clone(), settings.tokens).await?;
-        tracing::info!(node = node.id.0, site = %node.site, jobs = adopted.len(),
+        tracing::info!(node = node.id.0, name = %settings.name, site = %node.site, jobs = adopted.len(),
             listen = %http.address()?, feeds = feeds.len(), "ready");
         Ok(Self {
             upkeep: Upkeep::new(world.clone(), settings.state_dir),
@@ -265,6 +265,7 @@ impl<W: World> Daemon<W> {
                 }
             }
         }
+        tracing::info!("stopped");
         failure.map_or(Ok(()), Err)
     }
 }

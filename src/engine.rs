@@ -566,7 +566,7 @@ impl<W: World> Engine<W> {
         let now = self.world.clock().boot();
         let Some(health) = self.health.get_mut(&side) else { return };
         let Some(was) = health.probed(result.as_ref().copied(), now) else {
-            return self.say_closed(&side);
+            return self.show_closed(&side);
         };
         self.pulse.side(side.kind(), side.name(), None);
         let closed_for = now.saturating_sub(was.since);
@@ -582,6 +582,15 @@ impl<W: World> Engine<W> {
         }
     }
 
+    /// What keeps a side closed, for those who look.
+    fn show_closed(&self, side: &Side) {
+        let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
+        self.pulse.side(side.kind(), side.name(), Some(closed.clone()));
+        self.gauge_closed(side, closed.suspended);
+        tracing::debug!(side = %side, error.code = %closed.why.code, "a probe failed: {}", closed.why.message);
+    }
+
+    /// Said once, when it closes; the probes after that are for those who look.
     fn say_closed(&self, side: &Side) {
         let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
         self.pulse.side(side.kind(), side.name(), Some(closed.clone()));
@@ -667,11 +676,13 @@ fn broken_off() -> Fault {
 fn tell(job: &Job, event: &Event) {
     let (id, feed, detail) = (job.id(), job.feed(), event.detail.as_deref().unwrap_or_default());
     let (from, to, outcome) = (event.from.name(), event.to.name(), event.outcome.as_str());
-    let bad = event.to == Phase::Failed || job.held().is_some() || outcome == "fault";
-    if bad {
-        tracing::warn!(job.id = %id, feed = %feed, name = %job.path(), from, to, outcome, "{detail}");
+    // A failed job whose source moves to its place has not failed again.
+    let failed = event.to == Phase::Failed && event.from != Phase::Failed;
+    if failed || outcome == "held" || outcome == "fault" {
+        let code = job.error().map(|error| error.code.as_str());
+        tracing::warn!(job.id = %id, feed = %feed, name = %job.path(), from, to, error.code = code, detail, "{outcome}");
     } else {
-        tracing::info!(job.id = %id, feed = %feed, name = %job.path(), from, to, outcome, "{detail}");
+        tracing::info!(job.id = %id, feed = %feed, name = %job.path(), from, to, detail, "{outcome}");
     }
 }
 

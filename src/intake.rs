@@ -39,7 +39,7 @@ impl<W: World> Intake<W> {
     pub async fn run(self, stop: Stop) -> Result<(), StoreError> {
         let Some(inbox) = self.world.inbox(&self.feed.name) else { return Ok(()) };
         let clock = self.world.clock();
-        let mut troubled = false;
+        let mut troubled: Option<Duration> = None;
         loop {
             let began = clock.boot();
             let looked = tokio::select! {
@@ -50,15 +50,16 @@ impl<W: World> Intake<W> {
             };
             let wait = match looked {
                 Ok(again) => {
-                    if std::mem::take(&mut troubled) {
+                    if troubled.take().is_some() {
                         tracing::info!(feed = %self.feed.name, "the drop folder can be read again");
                     }
                     again.unwrap_or(self.rescan).min(self.rescan)
                 }
                 Err(trouble) => {
-                    // Once, not at every look.
-                    if !std::mem::replace(&mut troubled, true) {
+                    // Now and then, not at every look.
+                    if troubled.is_none_or(|told| told + TROUBLE_REMINDER < began) {
                         tracing::error!(feed = %self.feed.name, "nothing is taken in: {trouble}");
+                        troubled = Some(began);
                     }
                     self.rescan.min(TROUBLE_WAIT)
                 }
@@ -124,6 +125,8 @@ impl<W: World> Intake<W> {
                 let _ = self.engine.send(Incoming::Known(known)).await;
             }
         }
+        // What was ready has a job by now.
+        self.show(&Scan { ready: Vec::new(), ..scan.clone() });
         Ok(scan.again_after)
     }
 
@@ -143,4 +146,5 @@ impl<W: World> Intake<W> {
 const ACCEPT_MAX: usize = 200;
 /// Between looks, however busy the folder is.
 const LOOK_GAP: Duration = Duration::from_millis(20);
+const TROUBLE_REMINDER: Duration = Duration::from_mins(10);
 const TROUBLE_WAIT: Duration = Duration::from_secs(5);

@@ -404,7 +404,8 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
         // A run that finished before the wish to stop it arrived is whole and paid for.
         (State::Running(run) | State::Cancelling(run, _), Outcome::Finished(results)) => {
             let scored = run.scored(results);
-            let detail = format!("{} outputs", scored.results.len());
+            let names: Vec<_> = scored.results.iter().map(|r| r.output.as_str()).collect();
+            let detail = names.join(", ");
             (State::Scored(scored), Some(detail))
         }
         (State::Running(run), Outcome::RemoteFailed(details)) => {
@@ -426,7 +427,8 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
             (State::ended_by(reason, state), None)
         }
         (State::Scored(run), Outcome::Delivered(outputs)) => {
-            (State::Delivered(Delivered { run, outputs }), None)
+            let paths: Vec<_> = outputs.iter().map(|o| o.path.display().to_string()).collect();
+            (State::Delivered(Delivered { run, outputs }), Some(paths.join(", ")))
         }
         (State::Delivered(delivered), Outcome::Settled(moved_to)) => {
             let detail = moved_to.as_ref().map(|path| path.display().to_string());

@@ -107,7 +107,18 @@ async fn run_sandbox(args: &SandboxArgs) -> anyhow::Result<Exit> {
 }
 
 async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
-    let config = load(cli)?;
+    let config = match load(cli) {
+        Err(errors) if cli.json => {
+            let mistakes: Vec<_> = errors
+                .mistakes
+                .iter()
+                .map(|mistake| serde_json::json!({ "key": mistake.path, "message": mistake.message }))
+                .collect();
+            tell_json(&serde_json::json!({ "errors": mistakes }))?;
+            return Ok(Exit::Config);
+        }
+        loaded => loaded?,
+    };
     let findings = if online { check_online(&config).await? } else { Vec::new() };
     let good = findings.iter().all(|finding| finding.trouble.is_none());
     if cli.json {
@@ -139,6 +150,14 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
     Ok(if good { Exit::Done } else { Exit::Unreachable })
 }
 
+/// The end of a long text: the service puts the point of it last.
+fn clipped(text: &str) -> String {
+    const KEPT: usize = 60;
+    let skipped = text.chars().count().saturating_sub(KEPT);
+    let end: String = text.chars().skip(skipped).collect();
+    if skipped > 0 { format!("…{end}") } else { end }
+}
+
 async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
     let config = load(cli)?;
     let applied = SqliteStore::migrate(&config.node.state_dir).await?;
@@ -167,7 +186,9 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
                 .map(|job| {
                     let note = match (&job.held, &job.error) {
                         (Some(held), _) => format!("held: {}", held.code),
-                        (None, Some(error)) => error.code.clone(),
+                        (None, Some(error)) => {
+                            format!("{}: {}", error.code, clipped(&error.message))
+                        }
                         (None, None) => String::new(),
                     };
                     let phase = job.phase.name().to_owned();

@@ -342,7 +342,7 @@ fn error_report(feed: &Feed, job: &Job) -> String {
         "error": job.error(),
         "created_at": job.created_at(),
         "finished_at": job.finished_at(),
-        "next_step": "mend what the error names, then drop a copy of the file into the folder: moved back, it is known",
+        "next_step": "mend what the error names, then drop the mended file into the folder; unchanged and moved back, it would be taken for the one that failed: drop a copy then",
     });
     format!("{report:#}\n")
 }
