@@ -11,6 +11,7 @@ mod daemon;
 mod heavy;
 mod inbox;
 mod outbox;
+mod postgres;
 mod rig;
 mod rights;
 mod samples;

@@ -12,7 +12,7 @@ use scoreline::ports::{
     Accepted, Committed, JobQuery, Node, NodeId, Reservation, Reserved, Store, StoreError,
     Transition,
 };
-use scoreline::store::{Migrate, ModelStore, SqliteStore};
+use scoreline::store::{Migrate, ModelStore, PostgresStore, SqliteStore};
 
 use crate::samples::{
     arrival, arrival_in, at, delivered, finished, name, permanent, settled, step, submitted,
@@ -20,6 +20,7 @@ use crate::samples::{
 };
 
 mod against_the_model;
+mod postgres_alone;
 mod sqlite_alone;
 
 /// A database that can be opened again as another process would, once the one before it is gone.
@@ -58,6 +59,20 @@ impl Database for Sqlite {
     }
 }
 
+struct Postgres(crate::postgres::Database);
+
+impl Database for Postgres {
+    type Store = PostgresStore<SystemClock>;
+
+    fn fresh() -> Self {
+        Self(crate::postgres::Database::fresh())
+    }
+
+    async fn open(&self) -> Self::Store {
+        connect(&self.0).await
+    }
+}
+
 macro_rules! every_store {
     ($($test:ident)*) => {
         mod memory {
@@ -67,6 +82,10 @@ macro_rules! every_store {
         mod sqlite {
             use super::{Database, Sqlite};
             $(#[tokio::test] async fn $test() { super::$test(&Sqlite::fresh()).await; })*
+        }
+        mod postgres {
+            use super::{Database, Postgres};
+            $(#[tokio::test] async fn $test() { super::$test(&Postgres::fresh()).await; })*
         }
     };
 }
@@ -663,6 +682,10 @@ async fn begin<D: Database>(database: &D) -> (D::Store, Node) {
 
 async fn open(dir: &Path) -> Result<SqliteStore<SystemClock>, StoreError> {
     SqliteStore::open(dir, Migrate::Yes, SystemClock).await
+}
+
+async fn connect(database: &crate::postgres::Database) -> PostgresStore<SystemClock> {
+    PostgresStore::connect(database.url(), 5, Migrate::Yes, SystemClock).await.unwrap()
 }
 
 async fn accept<const N: usize>(
