@@ -26,7 +26,9 @@ COMMENT ON COLUMN node.beats IS 'Counted on by the node while it lives; others l
 
 -- Every transition writes to it, so it stays small: a job that is done leaves it. The free space in each page is for the
 -- next version of a row beside the last one (heap-only tuples), which needs no index entry as long as no index names a
--- column that transitions change, neither in its columns nor in a predicate: never a phase, never a due time.
+-- column that transitions change, neither in its columns nor in a predicate: never a phase, never a due time. It is much
+-- because rows grow to more than three times their first length: of 10,000 updates on the way of 2,000 jobs, 98 % were
+-- heap-only at 20, 84 % at 50 and 75 % at 70, and the table took no more room for it.
 CREATE TABLE job (
     id              uuid        NOT NULL PRIMARY KEY,
     site            text        NOT NULL,
@@ -83,7 +85,7 @@ CREATE TABLE job (
     CHECK ((coalesce(ended_at, phase) = 'cancelling') = (cancel_reason IS NOT NULL)),
     CHECK ((coalesce(ended_at, phase) IN ('scored', 'delivered', 'succeeded')) = (results IS NOT NULL)),
     CHECK ((coalesce(ended_at, phase) IN ('delivered', 'succeeded')) = (outputs IS NOT NULL))
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 200);
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 200);
 
 -- Adoption reads the jobs of an owner.
 CREATE INDEX job_owner ON job (node, id);

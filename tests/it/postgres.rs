@@ -18,15 +18,28 @@ pub(crate) struct Database {
 impl Database {
     /// On the server of all tests.
     pub(crate) fn fresh() -> Self {
-        static SERVER: OnceLock<Server> = OnceLock::new();
-        Self::on(SERVER.get_or_init(Server::start))
+        Self::on(Self::server())
+    }
+
+    /// As [`Self::fresh`], made with one more option of `createdb`.
+    pub(crate) fn fresh_with(option: &str) -> Self {
+        Self::made(Self::server(), &["--template=template0", option])
     }
 
     pub(crate) fn on(server: &Server) -> Self {
+        Self::made(server, &["--template=template0"])
+    }
+
+    fn server() -> &'static Server {
+        static SERVER: OnceLock<Server> = OnceLock::new();
+        SERVER.get_or_init(Server::start)
+    }
+
+    fn made(server: &Server, options: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let made = Self { name, socket: server.folder.clone() };
-        made.tool("createdb", &["--template=template0"]);
+        assert!(made.tool("createdb", options), "createdb failed");
         made
     }
 

@@ -115,50 +115,74 @@ macro_rules! state {
     };
 }
 
+/// What a transition's event has beside the job, the node and the revision.
+macro_rules! event_columns {
+    () => {
+        "at, event_generation, from_phase, to_phase, outcome, detail"
+    };
+}
+
 /// Writes transitions of different jobs and answers the ids of those that fitted. $1 is the node.
 ///
-/// One statement, and so one transaction. The rows are locked in the order of their ids first: two batches that share
-/// some never wait for each other. A job that is done moves into the history and takes its reservations along.
+/// One statement, and so one transaction. The rows are locked first, one by one in the order that they come in, which is
+/// that of their ids: two batches that share some never wait for each other in a circle. Once it is locked, a row that
+/// fitted stays so. That inner query with its limit is also what tells the planner how many rows there are; from the
+/// conditions alone it expects a single one, and goes through the whole batch for each. What a row needs travels along
+/// with it, so that nothing is joined but the job. A job that is done moves into the history and takes its reservations
+/// along.
 pub(super) const WRITE: &str = concat!(
-    "WITH input AS ( \
-       SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], $7::timestamptz[], \
-         $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], \
-         $15::text[], $16::bigint[], $17::text[], $18::text[], $19::json[], $20::json[], $21::json[], $22::text[], \
-         $23::text[], $24::boolean[], $25::bytea[], $26::uuid[], $27::boolean[], $28::timestamptz[], \
+    "WITH ours AS MATERIALIZED ( \
+       SELECT i.* FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], \
+         $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[], \
+         $14::text[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::json[], $20::json[], $21::json[], \
+         $22::text[], $23::text[], $24::boolean[], $25::bytea[], $26::uuid[], $27::boolean[], $28::timestamptz[], \
          $29::bigint[], $30::text[], $31::text[], $32::text[], $33::text[]) \
        AS i (id, ",
     state!(""),
-    ", done, at, event_generation, from_phase, to_phase, outcome, detail) \
-     ), ours AS MATERIALIZED ( \
-       SELECT job.id FROM job JOIN input i ON job.id = i.id \
-       WHERE job.node = $1 AND job.revision = i.revision - 1 ORDER BY job.id FOR UPDATE OF job \
+    ", done, ",
+    event_columns!(),
+    "), \
+       LATERAL (SELECT FROM job WHERE id = i.id AND node = $1 AND job.revision = i.revision - 1 LIMIT 1 FOR UPDATE) AS job \
      ), moved_on AS ( \
        UPDATE job SET (",
     state!(""),
     ") = (",
     state!("i."),
-    ") FROM input i JOIN ours ON i.id = ours.id \
-       WHERE NOT i.done AND job.id = i.id AND job.node = $1 AND job.revision = i.revision - 1 RETURNING job.id \
+    ") FROM ours i \
+       WHERE NOT i.done AND job.id = i.id \
+       RETURNING job.id, job.revision, ",
+    event_columns!(),
+    " \
      ), done AS ( \
-       DELETE FROM job USING input i JOIN ours ON i.id = ours.id \
-       WHERE i.done AND job.id = i.id AND job.node = $1 AND job.revision = i.revision - 1 \
+       DELETE FROM job USING ours i \
+       WHERE i.done AND job.id = i.id \
        RETURNING ",
     origin!("job."),
     ", ",
     state!("i."),
+    ", ",
+    event_columns!(),
     " \
      ), kept AS ( \
        INSERT INTO job_history (",
     origin!(""),
     ", ",
     state!(""),
-    ") SELECT * FROM done \
+    ") \
+       SELECT ",
+    origin!(""),
+    ", ",
+    state!(""),
+    " FROM done \
      ), written AS ( \
-       SELECT id FROM moved_on UNION ALL SELECT id FROM done \
+       SELECT * FROM moved_on UNION ALL SELECT id, revision, ",
+    event_columns!(),
+    " FROM done \
      ), noted AS ( \
-       INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
-       SELECT i.id, i.revision, i.at, $1, i.event_generation, i.from_phase, i.to_phase, i.outcome, i.detail \
-       FROM input i JOIN written ON i.id = written.id \
+       INSERT INTO job_event (job_id, revision, node, at, generation, from_phase, to_phase, outcome, detail) \
+       SELECT id, revision, $1, ",
+    event_columns!(),
+    " FROM written \
      ) SELECT id FROM written"
 );
 

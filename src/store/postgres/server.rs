@@ -44,12 +44,14 @@ pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError
             options = options.options([(key, default)]);
         }
     }
-    // The last word is ours: on what an answered commit means, on whose tables are meant, and on plans that would take
-    // longer to compile than to run.
+    // The last word is ours: on what an answered commit means, on whose tables are meant, and on plans: made for
+    // the arrays at hand, for one that was made when the tables were empty or the batch small would be kept and walk
+    // through them row by row; and never compiled, which would take longer than to run them.
     Ok(options.options([
         ("synchronous_commit", "on"),
         ("search_path", "scoreline,pg_temp"),
         ("jit", "off"),
+        ("plan_cache_mode", "force_custom_plan"),
     ]))
 }
 
