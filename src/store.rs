@@ -1,11 +1,12 @@
-//! The databases behind the port [`Store`](crate::ports::Store).
+//! The databases behind the port [`Store`].
 //!
 //! One promise, kept by each in its own way, and one conformance suite (`tests/it/store.rs`) that all of them pass:
 //! [`SqliteStore`] is embedded and serves one node; [`PostgresStore`] is a server's, made for several; [`ModelStore`]
 //! keeps everything in memory and is what the others are held against, and what the simulation runs on. What a job is,
 //! and whether a row makes sense, is known to `job` alone: a store moves records.
 
-use std::path::Path;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Mutex;
 
 use chrono::{DateTime, Utc};
@@ -27,7 +28,7 @@ mod state_dir;
 mod versions;
 
 pub use model::ModelStore;
-pub use postgres::PostgresStore;
+pub use postgres::{PostgresStore, check_url};
 pub use sqlite::SqliteStore;
 
 use state_dir::StateDir;
@@ -41,56 +42,80 @@ pub enum Migrate {
     Check,
 }
 
-/// The store that a config names, with the state folder, which is one daemon's whatever the store is.
+/// Where the store is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The daemon's own folder. The embedded store lives in it.
+    pub state_dir: PathBuf,
+    /// A PostgreSQL server instead of the embedded store.
+    pub server: Option<Server>,
+    /// What opening it does about its schema.
+    pub migrate: Migrate,
+}
+
+/// A PostgreSQL server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; what may follow, and what may be left out, is libpq's.
+    pub url: SecretString,
+    /// Connections at once, at most.
+    pub max_connections: u32,
+}
+
+impl Settings {
+    /// Opens the store, and keeps the state folder for this process.
+    pub async fn open<C: Clock>(&self, clock: C) -> Result<AnyStore<C>, StoreError> {
+        Ok(AnyStore(match &self.server {
+            None => {
+                let store = SqliteStore::open(&self.state_dir, self.migrate, clock).await?;
+                Kind::Sqlite(Box::new(store))
+            }
+            Some(Server { url, max_connections }) => {
+                let state_dir = StateDir::lock(&self.state_dir)?;
+                let store =
+                    PostgresStore::connect(url.clone(), *max_connections, self.migrate, clock);
+                Kind::Postgres(store.await?, state_dir)
+            }
+        }))
+    }
+
+    /// Brings the store to this program's version. Returns the migrations that ran.
+    pub async fn migrate<C: Clock>(&self, clock: C) -> Result<Vec<String>, StoreError> {
+        match &self.server {
+            None => SqliteStore::migrate(&self.state_dir).await,
+            Some(server) => PostgresStore::migrate(&server.url, clock).await,
+        }
+    }
+
+    /// Whether the store can be opened. Changes nothing, and works beside a daemon.
+    pub async fn check<C: Clock>(&self, clock: C) -> Result<(), StoreError> {
+        match &self.server {
+            // Before the first start there is nothing to read.
+            None if !self.state_dir.exists() => Ok(()),
+            None => SqliteStore::open_read_only(&self.state_dir, clock).await?.ping().await,
+            Some(server) => PostgresStore::check(&server.url, self.migrate, clock).await,
+        }
+    }
+}
+
+/// As people are told: without the URL, which holds a secret.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.server {
+            None => write!(f, "store in {}", self.state_dir.display()),
+            Some(_) => f.write_str("store at database.url"),
+        }
+    }
+}
+
+/// The store that settings name, with the state folder, which is one daemon's whatever the store is.
 #[derive(Debug)]
 pub struct AnyStore<C>(Kind<C>);
 
 #[derive(Debug)]
 enum Kind<C> {
-    Sqlite(SqliteStore<C>),
+    Sqlite(Box<SqliteStore<C>>),
     Postgres(PostgresStore<C>, StateDir),
-}
-
-impl<C: Clock> AnyStore<C> {
-    /// Opens the embedded store in the state folder.
-    pub async fn embedded(
-        state_dir: &Path,
-        migrate: Migrate,
-        clock: C,
-    ) -> Result<Self, StoreError> {
-        SqliteStore::open(state_dir, migrate, clock).await.map(|store| Self(Kind::Sqlite(store)))
-    }
-
-    /// Connects to a PostgreSQL server, as [`PostgresStore::connect`] does, and keeps the state folder for itself.
-    pub async fn server(
-        url: SecretString,
-        max_connections: u32,
-        state_dir: &Path,
-        migrate: Migrate,
-        clock: C,
-    ) -> Result<Self, StoreError> {
-        let state_dir = StateDir::lock(state_dir)?;
-        let store = PostgresStore::connect(url, max_connections, migrate, clock).await?;
-        Ok(Self(Kind::Postgres(store, state_dir)))
-    }
-
-    /// The other nodes of the site that are certainly gone, to be asked once, before the node owns anything.
-    ///
-    /// The embedded store is locked by this process: it is everybody else. Of a server's nodes it is those that worked
-    /// in our state folder, which is locked too; the others may be alive elsewhere, and are left alone.
-    pub async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
-        let mut others: Vec<_> =
-            self.others(node).await?.into_iter().map(|(other, _)| other).collect();
-        if let Kind::Postgres(store, state_dir) = &self.0 {
-            let earlier = state_dir.nodes(store.id())?;
-            others.retain(|other| earlier.contains(other));
-            // The earlier ones stay on the list until they are retired: they may own jobs of a feed that comes back.
-            let mut noted = others.clone();
-            noted.push(node.id);
-            state_dir.note_nodes(store.id(), &noted)?;
-        }
-        Ok(others)
-    }
 }
 
 /// The method of the store at hand.
@@ -114,6 +139,22 @@ impl<C: Clock> Store for AnyStore<C> {
 
     async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
         either!(self, store => store.others(node))
+    }
+
+    /// Of a server's nodes it is those that worked in our state folder, which is locked: the others may be alive
+    /// elsewhere, and are left alone.
+    async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        let (store, state_dir) = match &self.0 {
+            Kind::Sqlite(store) => return store.gone(node).await,
+            Kind::Postgres(store, state_dir) => (store, state_dir),
+        };
+        let earlier = state_dir.nodes(store.id())?;
+        let mut gone: Vec<_> = store.others(node).await?.into_iter().map(|(id, _)| id).collect();
+        gone.retain(|id| earlier.contains(id));
+        // They stay on the list until they are retired: they may own jobs of a feed that comes back one day.
+        let noted: Vec<_> = gone.iter().copied().chain([node.id]).collect();
+        state_dir.note_nodes(store.id(), &noted)?;
+        Ok(gone)
     }
 
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {

@@ -38,6 +38,7 @@ mod schema;
 mod server;
 
 use rows::{ACCEPT, KNOWN, REPEATED, WRITE, columns, event, job, text};
+pub use server::check_url;
 use server::{close, failed, open, options};
 
 /// The store on a PostgreSQL server.
@@ -126,7 +127,9 @@ impl<C: Clock> PostgresStore<C> {
     }
 
     async fn session(&self) -> Result<Session, Failure> {
-        Ok(Session { connection: self.pool.acquire().await?, done: false })
+        // Boxed: connecting with TLS is most of what any call's future could ever need room for.
+        let connection = Box::pin(self.pool.acquire()).await?;
+        Ok(Session { connection, done: false })
     }
 }
 
@@ -169,6 +172,11 @@ impl<C: Clock> Store for PostgresStore<C> {
             rows.iter().map(other).collect()
         })
         .await
+    }
+
+    /// Nobody that the server alone could tell: any of them may be alive on another machine.
+    async fn gone(&self, _node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
@@ -316,9 +324,9 @@ impl<C: Clock> Store for PostgresStore<C> {
                 }
             }
             if many {
-                session.commit().await?
+                session.commit().await?;
             } else {
-                session.done()
+                session.done();
             }
             Ok(answers)
         })

@@ -188,6 +188,11 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
+    /// Everybody: this process has the state folder's lock.
+    async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        Ok(self.others(node).await?.into_iter().map(|(other, _)| other).collect())
+    }
+
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         self.bounded("give the node's jobs back", 1000, async {
             let mut write = self.begin().await?;

@@ -60,11 +60,12 @@ impl StateDir {
 
     /// Notes the ids, durably, instead of what was noted before.
     pub(super) fn note_nodes(&self, store: Uuid, nodes: &[NodeId]) -> Result<(), StoreError> {
-        let ids: String = nodes.iter().map(|node| format!("{} ", node.0)).collect();
+        let words: Vec<_> = nodes.iter().map(|node| node.0.to_string()).collect();
+        let text = format!("{store} {} .\n", words.join(" "));
         let (new, file) = (self.path.join(NODES_FILE_NEW), self.path.join(NODES_FILE));
         let write = || {
             let mut written = File::create(&new)?;
-            written.write_all(format!("{store} {ids}.\n").as_bytes())?;
+            written.write_all(text.as_bytes())?;
             written.sync_all()?;
             std::fs::rename(&new, &file)?;
             File::open(&self.path)?.sync_all()

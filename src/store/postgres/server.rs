@@ -9,13 +9,16 @@ use sqlx::{ConnectOptions, Connection, Row, query};
 use super::Failure;
 use crate::ports::StoreError;
 
-/// What the URL says, and what a session needs in order to be right.
-pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
-    // The text itself stays out of every error: it holds the password.
+/// Whether a URL can be read, and if not, why: without the URL, which holds the password.
+pub fn check_url(url: &SecretString) -> Result<(), String> {
+    parse(url).map(drop)
+}
+
+fn parse(url: &SecretString) -> Result<PgConnectOptions, String> {
     let unreadable = |what: String| {
-        StoreError::Unusable(format!(
-            "database.url {what}; write postgres://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for an @ in the password"
-        ))
+        format!(
+            "{what}; write postgres://USER:PASSWORD@HOST:PORT/DATABASE, with %40 for an @ in the password"
+        )
     };
     let url = url.expose_secret();
     let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| SCHEMES.contains(scheme))
@@ -31,8 +34,13 @@ pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError
             return Err(unreadable(format!("has a parameter that is not one of {known}")));
         }
     }
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|error| unreadable(format!("can't be read: {error}")))?;
+    PgConnectOptions::from_str(url).map_err(|error| unreadable(format!("can't be read: {error}")))
+}
+
+/// What the URL says, and what a session needs in order to be right.
+pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+    let options =
+        parse(url).map_err(|what| StoreError::Unusable(format!("database.url {what}")))?;
     let given = options.get_options().unwrap_or_default().to_owned();
     let name = options.get_application_name().unwrap_or("scoreline").to_owned();
     let mut options = options.application_name(&name).disable_statement_logging();
@@ -93,7 +101,8 @@ pub(super) fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError
     let unavailable =
         |cure: &str| StoreError::Unavailable { attempted, cause: format!("{cause}; {cure}") };
     // https://www.postgresql.org/docs/current/errcodes-appendix.html
-    let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default();
+    let code =
+        error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default();
     match (&*code, error) {
         (_, sqlx::Error::Configuration(_)) => unusable("look at database.url"),
         (_, sqlx::Error::PoolTimedOut) => {

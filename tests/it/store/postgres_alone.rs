@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use scoreline::job::Event;
 use scoreline::ports::Clock;
-use scoreline::store::AnyStore;
-use secrecy::{ExposeSecret as _, SecretString};
+use scoreline::store::{Server as ServerSettings, Settings};
+use secrecy::ExposeSecret as _;
 use sqlx::{Row as _, query_scalar};
 
 use super::*;
@@ -586,32 +586,32 @@ async fn a_long_history_is_never_walked_through() {
 async fn of_a_servers_nodes_those_of_our_state_folder_are_gone_and_no_others() {
     let database = Database::fresh();
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let open = |dir: &Path| {
-        let dir = dir.to_owned();
-        let url: SecretString = database.url();
-        async move { AnyStore::server(url, 2, &dir, Migrate::Yes, SystemClock).await }
+    let settings = |database: &Database, dir: &tempfile::TempDir| Settings {
+        state_dir: dir.path().to_owned(),
+        server: Some(ServerSettings { url: database.url(), max_connections: 2 }),
+        migrate: Migrate::Yes,
     };
-    let elsewhere = open(there.path()).await.unwrap();
+    let ours = settings(&database, &here);
+    let elsewhere = settings(&database, &there).open(SystemClock).await.unwrap();
     let other = elsewhere.register("other", "site").await.unwrap();
     assert_eq!(elsewhere.gone(&other).await.unwrap(), []);
     let mut earlier = Vec::new();
     for _ in 0..3 {
-        let store = open(here.path()).await.unwrap();
-        let text = unusable(open(here.path()).await);
+        let store = ours.open(SystemClock).await.unwrap();
+        let text = unusable(ours.open(SystemClock).await);
         assert!(text.contains("another scoreline"), "{text}");
         let node = store.register("a", "site").await.unwrap();
         assert_eq!(store.gone(&node).await.unwrap(), earlier);
         earlier.push(node.id);
     }
-    let store = open(here.path()).await.unwrap();
+    let store = ours.open(SystemClock).await.unwrap();
     let node = store.register("a", "site").await.unwrap();
     store.retire(&Node { id: earlier.remove(0), site: "site".into() }).await.unwrap();
     assert_eq!(store.gone(&node).await.unwrap(), earlier);
     drop(store);
     // The same numbers in another database are somebody else's.
     let second = Database::fresh();
-    let store = AnyStore::server(second.url(), 2, here.path(), Migrate::Yes, SystemClock);
-    let store = store.await.unwrap();
+    let store = settings(&second, &here).open(SystemClock).await.unwrap();
     for _ in 0..5 {
         store.register("x", "site").await.unwrap();
     }
