@@ -25,13 +25,13 @@ use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
 use crate::ports::{Blobs, Clock, Node, Scorer, Store, World};
 use crate::scoring::{Bes, Scoring, bes};
-use crate::store::{Migrate, SqliteStore};
+use crate::store::AnyStore;
 use crate::upkeep::Upkeep;
 
 /// The world as it is: real adapters all over.
 pub struct RealWorld {
     clock: SystemClock,
-    store: SqliteStore<SystemClock>,
+    store: AnyStore<SystemClock>,
     inboxes: BTreeMap<Name, FolderInbox<SystemClock>>,
     blobs: BTreeMap<Name, AzureBlobs>,
     scorers: BTreeMap<Name, Scoring<SystemClock>>,
@@ -56,12 +56,11 @@ impl RealWorld {
                 inboxes.insert(name.clone(), inbox);
             }
         }
-        let migrate = if config.migrate { Migrate::Yes } else { Migrate::Check };
         Ok(Self {
             clock,
             blobs: blobs(config)?,
             scorers: scorers(config, &metrics)?,
-            store: SqliteStore::open(&config.node.state_dir, migrate, clock).await?,
+            store: config.store.open(clock).await?,
             inboxes,
             outbox: FolderOutbox::new(),
             metrics,
@@ -71,7 +70,7 @@ impl RealWorld {
 
 impl World for RealWorld {
     type Clock = SystemClock;
-    type Store = SqliteStore<SystemClock>;
+    type Store = AnyStore<SystemClock>;
     type Inbox = FolderInbox<SystemClock>;
     type Blobs = AzureBlobs;
     type Scorer = Scoring<SystemClock>;
@@ -150,8 +149,7 @@ impl<W: World> Daemon<W> {
     pub async fn start(world: Arc<W>, settings: Settings) -> anyhow::Result<Self> {
         let store = world.store();
         let node = store.register(&settings.name, &settings.site).await?;
-        // The embedded store is locked by this process, so whoever else is known to it is gone.
-        let dead: Vec<_> = store.others(&node).await?.into_iter().map(|(id, _)| id).collect();
+        let dead = store.gone(&node).await?;
         let feeds: Vec<_> = settings.rules.feeds.keys().cloned().collect();
         let mut adopted = Vec::new();
         loop {
@@ -278,14 +276,8 @@ pub struct Finding {
 pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let mut add = |what: String, trouble: Option<String>| findings.push(Finding { what, trouble });
-    let state_dir = &config.node.state_dir;
-    let store = match SqliteStore::open_read_only(state_dir, SystemClock).await {
-        // Before the first start there is nothing to read.
-        _ if !state_dir.exists() => Ok(()),
-        Ok(store) => store.ping().await,
-        Err(error) => Err(error),
-    };
-    add(format!("store in {}", state_dir.display()), store.err().map(|error| error.to_string()));
+    let store = config.store.check(SystemClock).await;
+    add(config.store.to_string(), store.err().map(|error| error.to_string()));
     for (name, blobs) in blobs(config)? {
         add(format!("storage {name}"), blobs.ready().await.err().map(|fault| fault.to_string()));
     }

@@ -22,7 +22,6 @@ use scoreline::engine::Stop;
 use scoreline::http::{EventBody, JobBody, JobsBody};
 use scoreline::ports::StoreError;
 use scoreline::sandbox::{self, Gateway, Sandbox};
-use scoreline::store::SqliteStore;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -122,9 +121,9 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
 
 async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
     let config = load(cli)?;
-    let applied = SqliteStore::migrate(&config.node.state_dir).await?;
+    let applied = config.store.migrate(SystemClock).await?;
     if applied.is_empty() {
-        println!("the store in {} is up to date", config.node.state_dir.display());
+        println!("the {} is up to date", config.store);
     }
     for migration in applied {
         println!("applied {migration}");

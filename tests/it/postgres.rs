@@ -1,13 +1,21 @@
 //! A real PostgreSQL server: a private one for all tests of the process, a database for each test.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use secrecy::SecretString;
+use scoreline::clock::SystemClock;
+use scoreline::config::Config;
+use scoreline::ports::{Accepted, Store as _};
+use scoreline::store::Migrate;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+
+use crate::rig::Rig;
+use crate::samples::{arrival_in, at};
 
 /// A database that no other test has, removed at the end of the test.
 pub(crate) struct Database {
@@ -55,7 +63,6 @@ impl Database {
 
     /// A connection for what an operator with a database tool does.
     pub(crate) async fn connection(&self) -> PgConnection {
-        use secrecy::ExposeSecret as _;
         let options: sqlx::postgres::PgConnectOptions = self.url().expose_secret().parse().unwrap();
         options.options([("search_path", "scoreline")]).connect().await.unwrap()
     }
@@ -157,6 +164,60 @@ fn programs() -> PathBuf {
     folders.into_iter().find(has_all).expect(
         "these tests need a real PostgreSQL server: `make test` installs it (Debian: apt-get install postgresql)",
     )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_works_with_a_server_and_leaves_the_jobs_of_others_alone() {
+    let database = Database::fresh();
+    let rig = Rig::new().await;
+    let rig = rig.storage(&format!("[database]\nurl = {:?}\n", database.url().expose_secret()));
+    let here = rig.config().store;
+    let mut there = here.clone();
+    there.state_dir = rig.path("state of another host");
+    // Two daemons that were killed, one in our state folder.
+    let mut owners = Vec::new();
+    for (settings, path) in [(&here, "ours"), (&there, "theirs")] {
+        let store = settings.open(SystemClock).await.unwrap();
+        let node = store.register("x", "default").await.unwrap();
+        store.gone(&node).await.unwrap();
+        let accepted = store.accept(&node, &[arrival_in("f", path)], at(0)).await.unwrap();
+        let [Accepted::New(job)] = &accepted[..] else { panic!("{accepted:?}") };
+        owners.push((job.id(), node.id));
+    }
+    let daemon = rig.start().await;
+    rig.drop_file("good day.csv", "Col2\nThis is a good day\n");
+    // The file, and the job that was taken over: it fails, for its source was never there.
+    daemon.until_ended(2).await;
+    assert_eq!(rig.files("out").keys().collect::<Vec<_>>(), ["good day.scores.csv"]);
+    let store = daemon.world.clone();
+    let owner_of = async |n: usize| {
+        let loaded = scoreline::ports::World::store(&*store).load(&[owners[n].0]).await.unwrap();
+        loaded[0].1
+    };
+    assert_ne!(owner_of(0).await, Some(owners[0].1), "ours was taken over");
+    assert_eq!(owner_of(1).await, Some(owners[1].1), "theirs may be alive");
+    daemon.stop().await;
+    assert_eq!(owner_of(1).await, Some(owners[1].1));
+}
+
+#[test]
+fn a_config_names_a_server_without_showing_its_password() {
+    let parse = |database: &str| {
+        let env = BTreeMap::from([("DB".to_owned(), "postgres://u:s3cret@h/db".to_owned())]);
+        Config::parse(&format!("[database]\n{database}"), Path::new("x.toml"), &env)
+    };
+    let config = parse("url = { env = 'DB' }\nmax_connections = 7\nmigrate = false").unwrap();
+    let server = config.store.server.as_ref().unwrap();
+    assert_eq!(server.url.expose_secret(), "postgres://u:s3cret@h/db");
+    assert_eq!((server.max_connections, config.store.migrate), (7, Migrate::Check));
+    let shown = format!("{config:?} {} {}", config.store, config.effective);
+    assert!(!shown.contains("s3cret"), "{shown}");
+    assert!(parse("").unwrap().store.server.is_none());
+
+    let wrong = parse("url = 'mysql://u:s3cret@h/db'\nmax_connections = 1").unwrap_err();
+    let paths: Vec<_> = wrong.mistakes.iter().map(|mistake| mistake.path.as_str()).collect();
+    assert_eq!(paths, ["database.url", "database.max_connections"]);
+    assert!(!wrong.to_string().contains("s3cret"), "{wrong}");
 }
 
 /// Runs the server until stdin ends. A static is never dropped, but the pipe closes when the test process ends, however
