@@ -194,6 +194,40 @@ async fn a_call_that_is_kept_waiting_is_unavailable() {
 }
 
 #[tokio::test]
+async fn a_call_that_failed_in_the_middle_leaves_nothing_half_done_to_the_next() {
+    let database = Database::fresh();
+    let url = database.url_as("scoreline", "&options=-c%20statement_timeout%3D50ms");
+    let store = PostgresStore::connect(url, 1, Migrate::Yes, SystemClock).await.unwrap();
+    let node = store.register("a", "site").await.unwrap();
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    let mut other = database.connection().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE reservation").execute(&mut other).await.unwrap();
+    // It has begun a transaction and holds the job.
+    unavailable(store.reserve(&[wish(&a, "1", "/out/x")]).await);
+    walk(&store, &node, &a, [permanent()]).await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    let yours = [Reserved::Yours("/out/x".into())];
+    assert_eq!(store.reserve(&[wish(&b, "1", "/out/x")]).await.unwrap(), yours);
+    let elsewhere = connect(&database).await;
+    assert_eq!(load(&elsewhere, a.id()).await.unwrap().0.phase(), Phase::Failed);
+}
+
+#[tokio::test]
+async fn adoption_passes_over_what_somebody_else_has_locked() {
+    let database = Database::fresh();
+    let store = connect(&database).await;
+    let dead = store.register("dead", "site").await.unwrap();
+    let [a, b, c] = jobs(&store, &dead, ["a", "b", "c"]).await.map(|job| job.id());
+    let mut other = database.connection().await;
+    let lock = format!("BEGIN; SELECT FROM job WHERE id = '{a}' FOR UPDATE");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut other).await.unwrap();
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, &[dead.id], 2).await, [b, c]);
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(adopt(&store, &me, &[dead.id], 2).await, [a]);
+}
+
+#[tokio::test]
 async fn a_call_whose_time_is_over_is_given_up() {
     #[derive(Clone)]
     struct Impatient;
