@@ -25,5 +25,5 @@ lint: ## Format and lints, as CI demands them
 fmt: ## Format the code
 	cargo fmt
 
-tools: ## Install what the tests need: Azurite from npm
+tools: ## Install what the tests need: Azurite from npm, PostgreSQL from apt
 	@sh scripts/tools.sh $(TOOLS)

@@ -19,6 +19,7 @@ use crate::feed::{
 };
 use crate::retry::{Backoff, Policy, Span};
 use crate::scoring::ServiceUrl;
+use crate::store::{self, Migrate};
 
 mod reader;
 
@@ -27,8 +28,8 @@ mod reader;
 pub struct Config {
     /// This daemon.
     pub node: NodeConfig,
-    /// Whether the daemon may bring the store to its version.
-    pub migrate: bool,
+    /// Where the store is.
+    pub store: store::Settings,
     /// The HTTP server.
     pub http: HttpConfig,
     /// Logs.
@@ -239,7 +240,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     document.include("node", node.finish());
 
     let mut database = document.table("database");
-    let migrate = database.flag("migrate", true);
+    let store = read_store(&mut database, node_config.state_dir.clone());
     document.include("database", database.finish());
 
     let http = read_http(&mut document);
@@ -275,7 +276,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
 
     Some(Config {
         node: node_config,
-        migrate,
+        store,
         http: http?,
         log,
         storages: storages.into_iter().filter_map(|(name, s)| Some((name, s?))).collect(),
@@ -284,6 +285,22 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
         warnings: Vec::new(),
         effective: document.finish(),
     })
+}
+
+fn read_store(database: &mut Reader<'_>, state_dir: PathBuf) -> store::Settings {
+    let migrate = if database.flag("migrate", true) { Migrate::Yes } else { Migrate::Check };
+    let url = database.secret("url");
+    // Without a server there are no connections to speak of.
+    let server = url.map(|url| {
+        if let Err(what) = store::check_url(&url) {
+            database.error("url", what);
+        }
+        store::Server { url, max_connections: database.number("max_connections", 10, 2) }
+    });
+    if server.is_none() {
+        database.number("max_connections", 10, 2);
+    }
+    store::Settings { state_dir, server, migrate }
 }
 
 fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {

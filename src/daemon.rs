@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
 use crate::ports::{Clock, Node, Store, World};
 use crate::scoring::{Bes, Scoring, bes};
-use crate::store::{Migrate, SqliteStore};
+use crate::store::AnyStore;
 use crate::upkeep::Upkeep;
 
 mod online;
@@ -35,7 +35,7 @@ pub use online::{Finding, check_online};
 /// The world as it is: real adapters all over.
 pub struct RealWorld {
     clock: SystemClock,
-    store: SqliteStore<SystemClock>,
+    store: AnyStore<SystemClock>,
     inboxes: BTreeMap<Name, FolderInbox<SystemClock>>,
     blobs: BTreeMap<Name, AzureBlobs>,
     scorers: BTreeMap<Name, Scoring<SystemClock>>,
@@ -60,12 +60,11 @@ impl RealWorld {
                 inboxes.insert(name.clone(), inbox);
             }
         }
-        let migrate = if config.migrate { Migrate::Yes } else { Migrate::Check };
         Ok(Self {
             clock,
             blobs: blobs(config)?,
             scorers: scorers(config, &metrics)?,
-            store: SqliteStore::open(&config.node.state_dir, migrate, clock).await?,
+            store: config.store.open(clock).await?,
             inboxes,
             outbox: FolderOutbox::new(),
             metrics,
@@ -75,7 +74,7 @@ impl RealWorld {
 
 impl World for RealWorld {
     type Clock = SystemClock;
-    type Store = SqliteStore<SystemClock>;
+    type Store = AnyStore<SystemClock>;
     type Inbox = FolderInbox<SystemClock>;
     type Blobs = AzureBlobs;
     type Scorer = Scoring<SystemClock>;
@@ -154,8 +153,7 @@ impl<W: World> Daemon<W> {
     pub async fn start(world: Arc<W>, settings: Settings) -> anyhow::Result<Self> {
         let store = world.store();
         let node = store.register(&settings.name, &settings.site).await?;
-        // The embedded store is locked by this process, so whoever else is known to it is gone.
-        let dead: Vec<_> = store.others(&node).await?.into_iter().map(|(id, _)| id).collect();
+        let dead = store.gone(&node).await?;
         let feeds: Vec<_> = settings.rules.feeds.keys().cloned().collect();
         let mut adopted = Vec::new();
         loop {

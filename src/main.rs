@@ -23,7 +23,6 @@ use scoreline::engine::Stop;
 use scoreline::http::{EventBody, JobBody, JobsBody};
 use scoreline::ports::StoreError;
 use scoreline::sandbox::{self, Gateway, Sandbox};
-use scoreline::store::SqliteStore;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -160,13 +159,24 @@ fn clipped(text: &str) -> String {
 
 async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
     let config = load(cli)?;
-    let applied = SqliteStore::migrate(&config.node.state_dir).await?;
+    let applied = config.store.migrate(SystemClock).await?;
     if cli.json {
         tell_json(&serde_json::json!({ "applied": applied }))?;
     } else if applied.is_empty() {
-        tell(&format!("the store in {} is up to date\n", config.node.state_dir.display()))?;
+        tell(&format!(
+            "the {} is up to date
+",
+            config.store
+        ))?;
     } else {
-        tell(&format!("applied {}\n", applied.join("\napplied ")))?;
+        tell(&format!(
+            "applied {}
+",
+            applied.join(
+                "
+applied "
+            )
+        ))?;
     }
     Ok(Exit::Done)
 }

@@ -105,6 +105,10 @@ pub trait Store: Send + Sync + 'static {
         node: &Node,
     ) -> impl Future<Output = Result<Vec<(NodeId, u64)>, StoreError>> + Send;
 
+    /// The other nodes of the site that are certainly dead, whatever their beats say. To be asked once, by a node that
+    /// owns nothing yet.
+    fn gone(&self, node: &Node) -> impl Future<Output = Result<Vec<NodeId>, StoreError>> + Send;
+
     /// Forgets the node and gives its jobs back; returns how many.
     fn retire(&self, node: &Node) -> impl Future<Output = Result<u64, StoreError>> + Send;
 

@@ -1,17 +1,37 @@
-//! The databases behind the port [`Store`](crate::ports::Store).
+//! The databases behind the port [`Store`].
 //!
 //! One promise, kept by each in its own way, and one conformance suite (`tests/it/store.rs`) that all of them pass:
-//! [`SqliteStore`] is embedded and serves one node; [`ModelStore`] keeps everything in memory and is what the others
-//! are held against, and what the simulation runs on. What a job is, and whether a row makes sense, is known to `job`
-//! alone: a store moves records.
+//! [`SqliteStore`] is embedded and serves one node; [`PostgresStore`] is a server's, made for several; [`ModelStore`]
+//! keeps everything in memory and is what the others are held against, and what the simulation runs on. What a job is,
+//! and whether a row makes sense, is known to `job` alone: a store moves records.
 
-use crate::ports::NodeId;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use chrono::{DateTime, Utc};
+use secrecy::SecretString;
+use uuid::{ContextV7, Timestamp, Uuid};
+
+use crate::feed::Name;
+use crate::job::{Arrival, Event, Job, JobId};
+use crate::ports::{
+    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Reservation, Reserved,
+    Store, StoreError, Transition,
+};
 
 mod model;
+mod postgres;
+mod row;
 mod sqlite;
+mod state_dir;
+mod versions;
 
 pub use model::ModelStore;
+pub use postgres::{PostgresStore, check_url};
 pub use sqlite::SqliteStore;
+
+use state_dir::StateDir;
 
 /// What opening a store does about its schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +42,201 @@ pub enum Migrate {
     Check,
 }
 
+/// Where the store is.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The daemon's own folder. The embedded store lives in it.
+    pub state_dir: PathBuf,
+    /// A PostgreSQL server instead of the embedded store.
+    pub server: Option<Server>,
+    /// What opening it does about its schema.
+    pub migrate: Migrate,
+}
+
+/// A PostgreSQL server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; what may follow, and what may be left out, is libpq's.
+    pub url: SecretString,
+    /// Connections at once, at most.
+    pub max_connections: u32,
+}
+
+impl Settings {
+    /// Opens the store, and keeps the state folder for this process.
+    pub async fn open<C: Clock>(&self, clock: C) -> Result<AnyStore<C>, StoreError> {
+        Ok(AnyStore(match &self.server {
+            None => {
+                let store = SqliteStore::open(&self.state_dir, self.migrate, clock).await?;
+                Kind::Sqlite(Box::new(store))
+            }
+            Some(Server { url, max_connections }) => {
+                let state_dir = StateDir::lock(&self.state_dir)?;
+                let store =
+                    PostgresStore::connect(url.clone(), *max_connections, self.migrate, clock);
+                Kind::Postgres(store.await?, state_dir)
+            }
+        }))
+    }
+
+    /// Brings the store to this program's version. Returns the migrations that ran.
+    pub async fn migrate<C: Clock>(&self, clock: C) -> Result<Vec<String>, StoreError> {
+        match &self.server {
+            None => SqliteStore::migrate(&self.state_dir).await,
+            Some(server) => PostgresStore::migrate(&server.url, clock).await,
+        }
+    }
+
+    /// Whether the store can be opened. Changes nothing, and works beside a daemon.
+    pub async fn check<C: Clock>(&self, clock: C) -> Result<(), StoreError> {
+        match &self.server {
+            // Before the first start there is nothing to read.
+            None if !SqliteStore::is_in(&self.state_dir) => Ok(()),
+            None => SqliteStore::open_read_only(&self.state_dir, clock).await?.ping().await,
+            Some(server) => PostgresStore::check(&server.url, self.migrate, clock).await,
+        }
+    }
+}
+
+/// As people are told: without the URL, which holds a secret.
+impl fmt::Display for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.server {
+            None => write!(f, "store in {}", self.state_dir.display()),
+            Some(_) => f.write_str("store at database.url"),
+        }
+    }
+}
+
+/// The store that settings name, with the state folder, which is one daemon's whatever the store is.
+#[derive(Debug)]
+pub struct AnyStore<C>(Kind<C>);
+
+#[derive(Debug)]
+enum Kind<C> {
+    Sqlite(Box<SqliteStore<C>>),
+    Postgres(PostgresStore<C>, StateDir),
+}
+
+/// The method of the store at hand.
+macro_rules! either {
+    ($self:ident, $store:ident => $call:expr) => {
+        match &$self.0 {
+            Kind::Sqlite($store) => $call.await,
+            Kind::Postgres($store, _) => $call.await,
+        }
+    };
+}
+
+impl<C: Clock> Store for AnyStore<C> {
+    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
+        either!(self, store => store.register(label, site))
+    }
+
+    async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
+        either!(self, store => store.beat(node))
+    }
+
+    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+        either!(self, store => store.others(node))
+    }
+
+    /// Of a server's nodes it is those that worked in our state folder, which is locked: the others may be alive
+    /// elsewhere, and are left alone.
+    async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        let (store, state_dir) = match &self.0 {
+            Kind::Sqlite(store) => return store.gone(node).await,
+            Kind::Postgres(store, state_dir) => (store, state_dir),
+        };
+        let earlier = state_dir.nodes(store.id())?;
+        let mut gone: Vec<_> = store.others(node).await?.into_iter().map(|(id, _)| id).collect();
+        gone.retain(|id| earlier.contains(id));
+        // They stay on the list until they are retired: they may own jobs of a feed that comes back one day.
+        let noted: Vec<_> = gone.iter().copied().chain([node.id]).collect();
+        state_dir.note_nodes(store.id(), &noted)?;
+        Ok(gone)
+    }
+
+    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
+        either!(self, store => store.retire(node))
+    }
+
+    async fn adopt(
+        &self,
+        node: &Node,
+        feeds: &[Name],
+        dead: &[NodeId],
+        limit: usize,
+    ) -> Result<Adopted, StoreError> {
+        either!(self, store => store.adopt(node, feeds, dead, limit))
+    }
+
+    async fn accept(
+        &self,
+        node: &Node,
+        arrivals: &[Arrival],
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Accepted>, StoreError> {
+        either!(self, store => store.accept(node, arrivals, now))
+    }
+
+    async fn commit(
+        &self,
+        node: &Node,
+        transitions: &[Transition],
+    ) -> Result<Vec<Committed>, StoreError> {
+        either!(self, store => store.commit(node, transitions))
+    }
+
+    async fn reserve(
+        &self,
+        node: &Node,
+        reservations: &[Reservation],
+    ) -> Result<Vec<Reserved>, StoreError> {
+        either!(self, store => store.reserve(node, reservations))
+    }
+
+    async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
+        either!(self, store => store.load(ids))
+    }
+
+    async fn list(&self, query: &JobQuery) -> Result<JobPage, StoreError> {
+        either!(self, store => store.list(query))
+    }
+
+    async fn events(&self, id: JobId) -> Result<Vec<Event>, StoreError> {
+        either!(self, store => store.events(id))
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        either!(self, store => store.ping())
+    }
+}
+
 /// Why a node that the store doesn't know gets nothing: what it owned would never be anybody's again.
 fn forgotten(node: NodeId) -> String {
     format!("the store doesn't know node {} any more; a new registration mends that", node.0)
+}
+
+/// Gives jobs their ids. Those of one process rise, however fast they are made and wherever the clock jumps.
+#[derive(Debug)]
+struct Ids(Mutex<ContextV7>);
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self(Mutex::new(ContextV7::new()))
+    }
+}
+
+impl Ids {
+    fn next(&self, now: DateTime<Utc>) -> JobId {
+        let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
+        let time = Timestamp::from_unix(&self.0, seconds, now.timestamp_subsec_nanos());
+        JobId::new(Uuid::new_v7(time))
+    }
+}
+
+/// A limit as SQL counts.
+fn signed(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
 }

@@ -10,8 +10,7 @@ use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::feed::{Feed, SourceEnd};
 use crate::metrics::Metrics;
-use crate::ports::{Blobs, Scorer, Store};
-use crate::store::SqliteStore;
+use crate::ports::{Blobs, Scorer};
 
 /// One thing that `check --online` looked at.
 #[derive(Debug)]
@@ -29,16 +28,14 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let mut add = |what: String, trouble: Option<String>| findings.push(Finding { what, trouble });
     let state_dir = &config.node.state_dir;
     let state = Place { path: state_dir.clone(), needs: READ | WRITE, is_made: true };
-    let trouble = match state.trouble().await {
-        Some(trouble) => Some(trouble),
-        // Before the first start there is nothing to read.
-        None if !SqliteStore::is_in(state_dir) => None,
-        None => match SqliteStore::open_read_only(state_dir, SystemClock).await {
-            Ok(store) => store.ping().await.err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string()),
-        },
-    };
-    add(format!("store in {}", state_dir.display()), trouble);
+    let state = state.trouble().await;
+    if config.store.server.is_some() {
+        add(format!("state in {}", state_dir.display()), state.clone());
+    }
+    let store = config.store.check(SystemClock).await.err().map(|error| error.to_string());
+    // A store in the state folder can't be better than the folder.
+    let folder = state.filter(|_| config.store.server.is_none());
+    add(config.store.to_string(), folder.or(store));
     for (name, blobs) in blobs(config)? {
         add(format!("storage {name}"), blobs.ready().await.err().map(|fault| fault.to_string()));
     }

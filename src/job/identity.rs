@@ -16,6 +16,11 @@ impl JobId {
         Self(uuid)
     }
 
+    /// As a store that knows UUIDs has it.
+    pub fn uuid(self) -> Uuid {
+        self.0
+    }
+
     /// As text has it.
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text).ok().map(Self)

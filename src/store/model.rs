@@ -86,6 +86,11 @@ impl Store for ModelStore {
         Ok(others.map(|(id, beats)| (*id, beats.count)).collect())
     }
 
+    /// Anybody may hold a clone.
+    async fn gone(&self, _node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         let mut tables = self.tables();
         tables.nodes.remove(&node.id);

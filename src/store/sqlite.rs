@@ -7,13 +7,9 @@
 //! The connection is taken out of its mutex for a write and put back by a commit alone. After an error, or when the
 //! caller went away in the middle, it is dropped, which rolls back: SQLite ends a transaction by itself on some errors
 //! (a full disk) and not on others, and a connection that doesn't know where it stands must not be used again.
-//!
-//! A file lock keeps the state folder for one daemon. SQLite's own locks would let two of them share the database,
-//! but not the folders that they both believe to be theirs.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,9 +23,10 @@ use sqlx::{
     query_scalar,
 };
 use tokio::sync::{Mutex, MutexGuard};
-use uuid::{ContextV7, Timestamp, Uuid};
 
-use super::{Migrate, forgotten};
+use super::row::{Unreadable, cancel_reason_name, json};
+use super::state_dir::StateDir;
+use super::{Ids, Migrate, forgotten, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Phase};
 use crate::ports::{
@@ -40,27 +37,26 @@ use crate::ports::{
 mod rows;
 mod schema;
 
-use rows::{Unreadable, by_arrival, by_event, cancel_reason_name, columns, event, job, json};
+use rows::{by_arrival, by_event, columns, event, job};
 
 /// The embedded store.
 #[derive(Debug)]
 pub struct SqliteStore<C> {
     clock: C,
-    /// Ids of one process rise, however fast they are made and wherever the clock jumps.
-    ids: std::sync::Mutex<ContextV7>,
+    ids: Ids,
     /// `None` inside: to be connected by the next write.
     writer: Mutex<Option<SqliteConnection>>,
     /// How the writer connects; `None`: this store only reads.
     writable: Option<SqliteConnectOptions>,
     readers: SqlitePool,
     /// Held as long as the store lives.
-    _lock: Option<File>,
+    _state_dir: Option<StateDir>,
 }
 
 impl<C: Clock> SqliteStore<C> {
     /// Opens the database in the state folder, making both if they aren't there yet, and keeps the folder for itself.
     pub async fn open(state_dir: &Path, migrate: Migrate, clock: C) -> Result<Self, StoreError> {
-        let lock = lock(state_dir)?;
+        let lock = StateDir::lock(state_dir)?;
         let options = writable(state_dir);
         let mut connection = connect(&options, state_dir).await?;
         match migrate {
@@ -72,11 +68,11 @@ impl<C: Clock> SqliteStore<C> {
         let readers = readers(state_dir);
         Ok(Self {
             clock,
-            ids: std::sync::Mutex::new(ContextV7::new()),
+            ids: Ids::default(),
             writer: Mutex::new(Some(connection)),
             writable: Some(options),
             readers,
-            _lock: Some(lock),
+            _state_dir: Some(lock),
         })
     }
 
@@ -88,11 +84,11 @@ impl<C: Clock> SqliteStore<C> {
         close(connection).await;
         Ok(Self {
             clock,
-            ids: std::sync::Mutex::new(ContextV7::new()),
+            ids: Ids::default(),
             writer: Mutex::new(None),
             writable: None,
             readers: readers(state_dir),
-            _lock: None,
+            _state_dir: None,
         })
     }
 
@@ -139,12 +135,6 @@ impl<C: Clock> SqliteStore<C> {
         query("BEGIN IMMEDIATE").execute(&mut connection).await?;
         Ok(Write { slot, connection })
     }
-
-    fn id(&self, now: DateTime<Utc>) -> JobId {
-        let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
-        let time = Timestamp::from_unix(&self.ids, seconds, now.timestamp_subsec_nanos());
-        JobId::new(Uuid::new_v7(time))
-    }
 }
 
 impl SqliteStore<()> {
@@ -156,7 +146,7 @@ impl SqliteStore<()> {
     /// Brings the database in the state folder to this program's version, making both if they aren't there yet.
     /// Returns the migrations that ran.
     pub async fn migrate(state_dir: &Path) -> Result<Vec<String>, StoreError> {
-        let _lock = lock(state_dir)?;
+        let _lock = StateDir::lock(state_dir)?;
         let mut connection = connect(&writable(state_dir), state_dir).await?;
         let ran = schema::migrate(&mut connection).await?;
         close(connection).await;
@@ -201,6 +191,11 @@ impl<C: Clock> Store for SqliteStore<C> {
             rows.iter().map(other).collect()
         })
         .await
+    }
+
+    /// Everybody: this process has the state folder's lock.
+    async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        Ok(self.others(node).await?.into_iter().map(|(other, _)| other).collect())
     }
 
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
@@ -281,7 +276,7 @@ impl<C: Clock> Store for SqliteStore<C> {
             write.require(node, ATTEMPTED).await?;
             let mut answers = Vec::with_capacity(arrivals.len());
             for arrival in arrivals {
-                answers.push(write.accept(node, arrival, self.id(now), now).await?);
+                answers.push(write.accept(node, arrival, self.ids.next(now), now).await?);
             }
             write.commit().await?;
             Ok(answers)
@@ -633,36 +628,6 @@ fn filter(sql: &mut QueryBuilder<Sqlite>, wanted: &JobQuery) {
     }
 }
 
-fn signed(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
-}
-
-/// Keeps the state folder, made if need be, for as long as the file is open.
-fn lock(state_dir: &Path) -> Result<File, StoreError> {
-    let shown = state_dir.display();
-    let unusable = |what: &str, error: &std::io::Error| {
-        StoreError::Unusable(format!(
-            "the state folder {shown} can't be {what}: {error}; state_dir must be a local folder that this user may \
-             write to"
-        ))
-    };
-    std::fs::create_dir_all(state_dir).map_err(|error| unusable("made", &error))?;
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(state_dir.join(LOCK_FILE))
-        .map_err(|error| unusable("written to", &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Unusable(format!(
-            "another scoreline works in the state folder {shown}: stop that one first, or give this one a state_dir \
-             of its own"
-        ))),
-        Err(TryLockError::Error(error)) => Err(unusable("locked", &error)),
-    }
-}
-
 fn writable(state_dir: &Path) -> SqliteConnectOptions {
     options(state_dir)
         .create_if_missing(true)
@@ -733,7 +698,6 @@ fn words(error: &sqlx::Error) -> String {
 }
 
 const DATABASE_FILE: &str = "scoreline.db";
-const LOCK_FILE: &str = "lock";
 
 /// Lists and audits must not wait for one another; more would only fight for the disk.
 const READERS: u32 = 4;

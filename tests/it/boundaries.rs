@@ -273,6 +273,9 @@ impl Store for MinedPart {
     async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
         self.real.store().others(node).await
     }
+    async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        self.real.store().gone(node).await
+    }
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         self.bomb.around("retire", self.real.store().retire(node)).await
     }

@@ -15,6 +15,7 @@ mod heavy;
 mod http;
 mod inbox;
 mod outbox;
+mod postgres;
 mod rig;
 mod rights;
 mod samples;

@@ -25,6 +25,7 @@ pub(crate) struct Rig {
     feed: String,
     endpoint: String,
     storage: String,
+    database: String,
 }
 
 impl Rig {
@@ -44,6 +45,7 @@ impl Rig {
             feed: String::new(),
             endpoint: String::new(),
             storage: String::new(),
+            database: String::new(),
         };
         std::fs::create_dir(rig.path("in")).unwrap();
         rig
@@ -74,6 +76,13 @@ impl Rig {
     pub(crate) fn storage(mut self, lines: &str) -> Self {
         self.storage += lines;
         self.storage.push('\n');
+        self
+    }
+
+    /// Keys for `[database]`.
+    pub(crate) fn database(mut self, lines: &str) -> Self {
+        self.database += lines;
+        self.database.push('\n');
         self
     }
 
@@ -117,9 +126,14 @@ impl Rig {
             &self.feed,
         );
         format!(
-            "[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n\
+            "[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n{}\
              [storage.s]\n{storage}[endpoints.e]\n{endpoint}[feeds.f]\n{feed}",
             quoted(&self.path("state")),
+            if self.database.is_empty() {
+                String::new()
+            } else {
+                format!("[database]\n{}", self.database)
+            },
         )
     }
 

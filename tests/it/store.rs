@@ -12,7 +12,7 @@ use scoreline::ports::{
     Accepted, Committed, JobQuery, Node, NodeId, Reservation, Reserved, Store, StoreError,
     Transition,
 };
-use scoreline::store::{Migrate, ModelStore, SqliteStore};
+use scoreline::store::{Migrate, ModelStore, PostgresStore, SqliteStore};
 
 use crate::samples::{
     arrival, arrival_in, at, delivered, finished, name, permanent, settled, step, submitted,
@@ -20,6 +20,7 @@ use crate::samples::{
 };
 
 mod against_the_model;
+mod postgres_alone;
 mod sqlite_alone;
 
 /// A database that can be opened again as another process would, once the one before it is gone.
@@ -58,6 +59,20 @@ impl Database for Sqlite {
     }
 }
 
+struct Postgres(crate::postgres::Database);
+
+impl Database for Postgres {
+    type Store = PostgresStore<SystemClock>;
+
+    fn fresh() -> Self {
+        Self(crate::postgres::Database::fresh())
+    }
+
+    async fn open(&self) -> Self::Store {
+        connect(&self.0).await
+    }
+}
+
 macro_rules! every_store {
     ($($test:ident)*) => {
         mod memory {
@@ -67,6 +82,10 @@ macro_rules! every_store {
         mod sqlite {
             use super::{Database, Sqlite};
             $(#[tokio::test] async fn $test() { super::$test(&Sqlite::fresh()).await; })*
+        }
+        mod postgres {
+            use super::{Database, Postgres};
+            $(#[tokio::test] async fn $test() { super::$test(&Postgres::fresh()).await; })*
         }
     };
 }
@@ -86,6 +105,7 @@ every_store! {
     a_repeated_write_is_stale_once_the_job_went_on
     a_different_write_of_the_same_revision_is_no_repetition
     one_stale_write_does_not_keep_others_from_being_done
+    writes_of_one_job_in_one_call_follow_each_other
     adoption_takes_what_is_free_or_of_the_dead
     adoption_takes_only_given_feeds_and_its_own_site
     adoption_takes_the_oldest_first_up_to_its_limit
@@ -292,6 +312,21 @@ async fn one_stale_write_does_not_keep_others_from_being_done(database: &impl Da
     let phases: Vec<_> = everything(&store).await.iter().map(Job::phase).collect();
     assert_eq!(phases, [Phase::Failed, Phase::Uploaded, Phase::Uploaded]);
     assert_eq!(load(&store, b.id()).await, Some((moved, Some(node.id))));
+}
+
+async fn writes_of_one_job_in_one_call_follow_each_other(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    let first = step(&a, permanent());
+    let last = step(&first.job, settled());
+    let batch =
+        [first.clone(), step(&a, uploaded()), step(&b, uploaded()), last.clone(), first, last];
+    let answers = store.commit(&node, &batch).await.unwrap();
+    let [done, stale] = [Committed::Done, Committed::Stale];
+    assert_eq!(answers, [done, stale, done, done, stale, done]);
+    assert_eq!(load(&store, a.id()).await, Some((batch[3].job.clone(), None)));
+    assert_eq!(load(&store, b.id()).await, Some((batch[2].job.clone(), Some(node.id))));
+    assert_eq!(store.events(a.id()).await.unwrap().len(), 3);
 }
 
 async fn adoption_takes_what_is_free_or_of_the_dead(database: &impl Database) {
@@ -671,6 +706,10 @@ async fn begin<D: Database>(database: &D) -> (D::Store, Node) {
 
 async fn open(dir: &Path) -> Result<SqliteStore<SystemClock>, StoreError> {
     SqliteStore::open(dir, Migrate::Yes, SystemClock).await
+}
+
+async fn connect(database: &crate::postgres::Database) -> PostgresStore<SystemClock> {
+    PostgresStore::connect(database.url(), 5, Migrate::Yes, SystemClock).await.unwrap()
 }
 
 async fn accept<const N: usize>(

@@ -374,6 +374,9 @@ impl Store for Life {
     async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
         self.on_store(self.land.store.others(node)).await
     }
+    async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        self.land.store.gone(node).await
+    }
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         self.on_store(self.land.store.retire(node)).await
     }

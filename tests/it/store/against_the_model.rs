@@ -1,4 +1,4 @@
-//! SQLite and the model take the same walks and give the same answers.
+//! Each database and the model take the same walks and give the same answers.
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -161,24 +161,34 @@ impl<S: Store> Side<S> {
     }
 }
 
-#[test]
-fn sqlite_answers_every_walk_as_the_model_does() {
+/// Takes random walks, each on a database of its own.
+fn walk_beside_the_model<D: Database>(cases: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let config = Config { cases: 24, failure_persistence: None, ..Config::default() };
+    let config = Config { cases, failure_persistence: None, ..Config::default() };
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let calls = prop::collection::vec(call(), 1..120);
     let walk = |calls: Vec<Call>| {
         runtime.block_on(async {
-            let dir = tempfile::tempdir().unwrap();
-            let mut sqlite = Side::new(open(dir.path()).await.unwrap()).await;
+            let database = D::fresh();
+            let mut side = Side::new(database.open().await).await;
             let mut model = Side::new(ModelStore::new()).await;
             for call in calls {
-                let (theirs, ours) = (model.perform(&call).await, sqlite.perform(&call).await);
+                let (theirs, ours) = (model.perform(&call).await, side.perform(&call).await);
                 prop_assert_eq!(theirs, ours, "{:?}", call);
             }
-            prop_assert_eq!(model.all().await, sqlite.all().await);
+            prop_assert_eq!(model.all().await, side.all().await);
             Ok(())
         })
     };
     TestRunner::new_with_rng(config, rng).run(&calls, walk).unwrap();
+}
+
+#[test]
+fn sqlite_answers_every_walk_as_the_model_does() {
+    walk_beside_the_model::<Sqlite>(24);
+}
+
+#[test]
+fn postgres_answers_every_walk_as_the_model_does() {
+    walk_beside_the_model::<Postgres>(24);
 }
