@@ -5,23 +5,33 @@ set -eu
 tools=${1:?"the folder to install into"}
 
 # What is missing is installed from Debian's packages where that can be done, else named.
-need() {
-    command=$1 packages=$2 elsewhere=$3
-    command -v "$command" >/dev/null 2>&1 && return
-    if command -v apt-get >/dev/null 2>&1; then
-        echo "installing $packages"
-        root=""
-        [ "$(id -u)" = 0 ] || root=sudo
-        # shellcheck disable=SC2086 # several words are several packages
-        $root apt-get install -y --no-install-recommends $packages >/dev/null && return
-    fi
-    echo "make test needs $command: $elsewhere" >&2
+install() {
+    root=
+    [ "$(id -u)" = 0 ] || root=sudo
+    echo "installing $*"
+    apt() { $root env DEBIAN_FRONTEND=noninteractive apt-get -qq "$@" >/dev/null; }
+    apt install -y --no-install-recommends "$@" || { apt update && apt install -y --no-install-recommends "$@"; }
+}
+missing() {
+    echo "make test needs $1" >&2
     exit 1
 }
-need cc "gcc libc6-dev" "install a C compiler"
-need node "nodejs npm" "install Node.js 20 or later"
-need npm "npm" "install npm"
-command -v cargo >/dev/null 2>&1 || { echo "make test needs Rust: see https://rustup.rs" >&2; exit 1; }
+has() {
+    command -v "$1" >/dev/null 2>&1
+}
+has_postgres() {
+    has initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
+}
+
+has cargo || missing "Rust: see https://rustup.rs"
+if has apt-get; then
+    has cc || install gcc libc6-dev || true
+    has npm || install nodejs npm || true
+    has_postgres || install postgresql || true
+fi
+has cc || missing "a C compiler"
+has npm || missing "Node.js 20 or later, with npm"
+has_postgres || missing "a PostgreSQL server, 13 or later, with initdb and pg_ctl on the PATH"
 
 version=3.37.0
 installed=$(sed -n 's/.*"version": "\(.*\)".*/\1/p' "$tools/node_modules/azurite/package.json" 2>/dev/null | head -n 1)
@@ -29,23 +39,4 @@ if [ "$installed" != "$version" ]; then
     echo "installing azurite $version into $tools"
     mkdir -p "$tools"
     npm install --silent --no-audit --no-fund --prefix "$tools" "azurite@$version"
-fi
-
-has_postgres() {
-    command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
-}
-if ! has_postgres; then
-    command -v apt-get >/dev/null 2>&1 || {
-        echo "make test needs a PostgreSQL server, 13 or later, with initdb and pg_ctl on the PATH" >&2
-        exit 1
-    }
-    root=
-    if [ "$(id -u)" != 0 ]; then
-        need sudo "or install PostgreSQL yourself (Debian: apt-get install postgresql)"
-        root=sudo
-    fi
-    echo "installing postgresql with apt-get"
-    $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql ||
-        { $root apt-get update -q && $root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q postgresql; }
-    has_postgres || { echo "make test needs initdb: look at what apt-get said" >&2; exit 1; }
 fi
