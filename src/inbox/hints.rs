@@ -108,6 +108,19 @@ impl Hints {
         watching.failed = false;
     }
 
+    /// The folder itself can't be looked into. What comes back under its name may even have its number, and still has no
+    /// watch; that of the old one tells so too late.
+    pub(super) fn forget_all(&self) {
+        let mut watching = locked(&self.watching);
+        let known: Vec<PathBuf> = locked(&self.watched).drain().map(|(path, _)| path).collect();
+        for path in known {
+            if let Some(watcher) = &mut watching.watcher {
+                // It is mostly gone from there too.
+                drop(watcher.unwatch(&path));
+            }
+        }
+    }
+
     fn add(&self, watching: &mut Watching, folder: &Path) -> notify::Result<()> {
         let watcher = match &mut watching.watcher {
             Some(watcher) => watcher,

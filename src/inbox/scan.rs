@@ -121,6 +121,7 @@ impl<C: Clock> Scanner<C> {
     }
 
     fn unreadable(&self, error: Errno) -> Fault {
+        self.hints.forget_all();
         let folder = self.watch.folder.display();
         let (code, cure) = match error {
             Errno::NOENT | Errno::NOTDIR => (
