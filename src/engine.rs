@@ -568,7 +568,6 @@ impl<W: World> Engine<W> {
         let Some(was) = health.probed(result.as_ref().copied(), now) else {
             return self.show_closed(&side);
         };
-        self.pulse.side(side.kind(), side.name(), None);
         let closed_for = now.saturating_sub(was.since);
         tracing::info!(side = %side, seconds = closed_for.as_secs(), "answers again; its jobs go on");
         self.gauge_closed(&side, false);
@@ -585,7 +584,6 @@ impl<W: World> Engine<W> {
     /// What keeps a side closed, for those who look.
     fn show_closed(&self, side: &Side) {
         let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
-        self.pulse.side(side.kind(), side.name(), Some(closed.clone()));
         self.gauge_closed(side, closed.suspended);
         tracing::debug!(side = %side, error.code = %closed.why.code, "a probe failed: {}", closed.why.message);
     }
@@ -593,7 +591,6 @@ impl<W: World> Engine<W> {
     /// Said once, when it closes; the probes after that are for those who look.
     fn say_closed(&self, side: &Side) {
         let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
-        self.pulse.side(side.kind(), side.name(), Some(closed.clone()));
         if closed.suspended {
             tracing::error!(side = %side, error.code = %closed.why.code, "suspended: {}; its jobs wait, and it is probed until it answers", closed.why.message);
         } else {

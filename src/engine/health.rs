@@ -148,13 +148,6 @@ impl Health {
         }
     }
 
-    /// An operator says that it is mended: a probe is due at once.
-    pub fn probe_now(&mut self, now: Duration) {
-        if let Some(Trouble::Closed(closed)) = &mut self.trouble {
-            closed.probe_at = now;
-        }
-    }
-
     /// What keeps it closed.
     pub fn closed(&self) -> Option<&Closed> {
         match &self.trouble {
@@ -286,13 +279,5 @@ mod tests {
         health.succeeded();
         health.faulted(job(1), &fatal(), now);
         assert!(health.next_probe().unwrap() < now + at(2), "a success forgives");
-    }
-
-    #[test]
-    fn an_operators_word_brings_the_probe_forward() {
-        let mut health = Health::new(1);
-        health.faulted(job(1), &fatal(), at(0));
-        health.probe_now(at(0));
-        assert!(health.probe_due(at(0)));
     }
 }

@@ -1,12 +1,7 @@
-//! What the engine lets others see of itself while it works: for health checks, and for people.
+//! What the engine lets others see of itself while it works: for health checks.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-
-use super::health::Closed;
-use crate::feed::Name;
 
 /// The engine's signs of life.
 #[derive(Debug, Default)]
@@ -15,7 +10,6 @@ pub struct Pulse {
     jobs: AtomicUsize,
     draining: AtomicBool,
     store_away: AtomicBool,
-    closed: Mutex<BTreeMap<(&'static str, Name), Closed>>,
 }
 
 impl Pulse {
@@ -27,14 +21,6 @@ impl Pulse {
 
     pub(super) fn store_is(&self, well: bool) {
         self.store_away.store(!well, Ordering::Relaxed);
-    }
-
-    pub(super) fn side(&self, kind: &'static str, name: &Name, closed: Option<Closed>) {
-        let mut all = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        match closed {
-            Some(closed) => all.insert((kind, name.clone()), closed),
-            None => all.remove(&(kind, name.clone())),
-        };
     }
 
     /// The boot-clock time at which the engine last went round.
@@ -55,10 +41,5 @@ impl Pulse {
     /// Whether its last write went wrong.
     pub fn store_away(&self) -> bool {
         self.store_away.load(Ordering::Relaxed)
-    }
-
-    /// The endpoints and storages to which nothing is sent, and why.
-    pub fn closed(&self) -> BTreeMap<(&'static str, Name), Closed> {
-        self.closed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
