@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
 use crate::config::{Config, EndpointConfig, Token};
-use crate::engine::{Engine, Pulse, Rules, Stop};
+use crate::engine::{Engine, Lease, Pulse, Rules, Stop, Tenure};
 use crate::feed::Name;
 use crate::http::Http;
 use crate::inbox::FolderInbox;
@@ -23,7 +23,7 @@ use crate::intake::Intake;
 use crate::job::Job;
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
-use crate::ports::{Clock, Node, Store, World};
+use crate::ports::{Clock, NodeId, Store, World};
 use crate::scoring::{Bes, Scoring, bes};
 use crate::store::AnyStore;
 use crate::upkeep::Upkeep;
@@ -107,8 +107,8 @@ impl World for RealWorld {
 pub struct Daemon<W: World> {
     world: Arc<W>,
     rules: Arc<Rules>,
-    node: Node,
-    adopted: Vec<Job>,
+    tenure: Tenure<W::Clock>,
+    adopted: Vec<(Job, Option<NodeId>)>,
     http: Http<W>,
     pulse: Arc<Pulse>,
     upkeep: Upkeep<W>,
@@ -157,7 +157,7 @@ impl<W: World> Daemon<W> {
         let feeds: Vec<_> = settings.rules.feeds.keys().cloned().collect();
         let mut adopted = Vec::new();
         loop {
-            let found = store.adopt(&node, &feeds, &dead, ADOPT_MAX).await?;
+            let found = store.adopt(&node, &feeds, ADOPT_MAX).await?;
             for corrupt in &found.corrupt {
                 tracing::error!(job.id = %corrupt.id, "a job was left alone: {corrupt}");
             }
@@ -173,17 +173,18 @@ impl<W: World> Daemon<W> {
             .jobs_adopted_total
             .with_label_values(&[reason])
             .inc_by(u64::try_from(adopted.len()).unwrap_or_default());
+        let tenure = Tenure { node, lease: Lease::forever(world.clock().clone()) };
         let pulse = Arc::new(Pulse::default());
         let http =
             Http::bind(settings.listen, world.clone(), pulse.clone(), settings.tokens).await?;
-        tracing::info!(node = node.id.0, name = %settings.name, site = %node.site, jobs = adopted.len(),
+        tracing::info!(node = tenure.node.id.0, name = %settings.name, site = %settings.site, jobs = adopted.len(),
             listen = %http.address()?, feeds = feeds.len(), "ready");
         Ok(Self {
             upkeep: Upkeep::new(world.clone(), settings.state_dir),
             rules: Arc::new(settings.rules),
             grace: settings.grace,
             world,
-            node,
+            tenure,
             adopted,
             http,
             pulse,
@@ -203,14 +204,14 @@ impl<W: World> Daemon<W> {
         let engine = Engine::new(
             self.world.clone(),
             self.rules.clone(),
-            self.node.clone(),
+            self.tenure.clone(),
             self.adopted,
             receiver,
             self.pulse,
         );
         for feed in self.rules.feeds.values() {
             let intake =
-                Intake::new(self.world.clone(), feed.clone(), self.node.clone(), sender.clone());
+                Intake::new(self.world.clone(), feed.clone(), self.tenure.clone(), sender.clone());
             if let Some(intake) = intake {
                 let stop = stop.clone();
                 services

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Action, Event, Job, JobId, Outcome, Phase, Step, Turn, Wait, apply, next_action};
-use crate::ports::{Blobs, Clock, Node, Scorer, Store, StoreError, Transition, World};
+use crate::ports::{Blobs, Clock, NodeId, Scorer, Store, StoreError, Transition, World};
 
 use self::commit::{CommitAnswer, Pending};
 use self::health::{Gate, Health};
@@ -36,10 +36,12 @@ use self::perform::perform;
 
 mod commit;
 pub mod health;
+pub mod lease;
 mod limits;
 mod perform;
 mod pulse;
 
+pub use lease::{Lease, Tenure};
 pub use pulse::Pulse;
 
 /// What the engine goes by, from the config.
@@ -96,7 +98,7 @@ pub enum Incoming {
 pub struct Engine<W: World> {
     world: Arc<W>,
     rules: Arc<Rules>,
-    node: Node,
+    tenure: Tenure<W::Clock>,
     incoming: mpsc::Receiver<Incoming>,
     pulse: Arc<Pulse>,
 
@@ -123,6 +125,8 @@ struct Slot {
     tries: u32,
     holds_run: bool,
     entered: Duration,
+    /// Who had it before and gave nothing back.
+    left_by: Option<NodeId>,
 }
 
 /// Where a job is.
@@ -147,8 +151,8 @@ impl<W: World> Engine<W> {
     pub fn new(
         world: Arc<W>,
         rules: Arc<Rules>,
-        node: Node,
-        adopted: Vec<Job>,
+        tenure: Tenure<W::Clock>,
+        adopted: Vec<(Job, Option<NodeId>)>,
         incoming: mpsc::Receiver<Incoming>,
         pulse: Arc<Pulse>,
     ) -> Self {
@@ -168,7 +172,7 @@ impl<W: World> Engine<W> {
             draining: false,
             world,
             rules,
-            node,
+            tenure,
             incoming,
             pulse,
         };
@@ -186,8 +190,8 @@ impl<W: World> Engine<W> {
             engine.lanes.insert(Lane::Deliveries(name.clone()), permits(limits.deliveries));
         }
         engine.lanes.insert(Lane::Settlements, permits(limits.settlements));
-        for job in adopted {
-            engine.take_in(job);
+        for (job, left_by) in adopted {
+            engine.take_in(job, left_by);
         }
         // Before its first round it is not late.
         engine.pulse.beat(engine.world.clock().boot(), engine.jobs.len(), false);
@@ -234,7 +238,7 @@ impl<W: World> Engine<W> {
                 self.came_in(incoming);
             }
         }
-        self.world.store().retire(&self.node).await.map(|_| ())
+        self.world.store().retire(&self.tenure.node).await.map(|_| ())
     }
 
     /// Everything that can be done without waiting.
@@ -271,14 +275,14 @@ impl<W: World> Engine<W> {
 
     fn came_in(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job)),
+            Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, None)),
             Incoming::Known(ids) => {
                 self.unread.extend(ids.into_iter().filter(|id| !self.jobs.contains_key(id)));
             }
         }
     }
 
-    fn take_in(&mut self, job: Job) {
+    fn take_in(&mut self, job: Job, left_by: Option<NodeId>) {
         let id = job.id();
         if job.is_done() || self.jobs.contains_key(&id) {
             return;
@@ -294,7 +298,7 @@ impl<W: World> Engine<W> {
         }
         self.count(&job, 1);
         let entered = self.world.clock().boot();
-        let slot = Slot { job, feed, stage: Stage::Still, tries: 0, holds_run, entered };
+        let slot = Slot { job, feed, stage: Stage::Still, tries: 0, holds_run, entered, left_by };
         self.jobs.insert(id, slot);
         self.wait(id, Wait::Now);
     }
@@ -375,11 +379,12 @@ impl<W: World> Engine<W> {
             self.world.metrics().poll_lateness_seconds.set(now.saturating_sub(due).as_secs_f64());
         }
         slot.stage = Stage::Acting;
-        let (world, node) = (self.world.clone(), self.node.clone());
+        let (world, tenure, left_by) = (self.world.clone(), self.tenure.clone(), slot.left_by);
         let (feed, job) = (slot.feed.clone(), slot.job.clone());
         self.acting.spawn(async move {
-            let done =
-                AssertUnwindSafe(perform(&*world, &node, &feed, &job, action)).catch_unwind().await;
+            let done = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, left_by, action))
+                .catch_unwind()
+                .await;
             let outcome = done.unwrap_or_else(|_| Outcome::Fault(broken_off()));
             (id, action, outcome)
         });
@@ -460,14 +465,17 @@ impl<W: World> Engine<W> {
             }
             Ok(Step { job, wait, event: Some(event) }) => {
                 slot.stage = Stage::Committing;
-                self.outbox.push_back(Pending { transition: Transition { job, event }, wait });
+                self.outbox.push_back(Pending {
+                    transition: Transition { job, event, run: None, answers: None },
+                    wait,
+                });
             }
         }
     }
 
     /// A transition is in the store: from here on the job stands where it says.
     fn moved_on(&mut self, pending: Pending) {
-        let Pending { transition: Transition { job, event }, wait } = pending;
+        let Pending { transition: Transition { job, event, .. }, wait } = pending;
         let (id, now) = (job.id(), self.world.clock().boot());
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         let feed = slot.feed.clone();

@@ -18,7 +18,7 @@ use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OWN_FOLDER, SourcePath, Watch, candidate};
 use crate::folder::{Folder, Stamp, off_thread, user};
 use crate::job::{FileIdentity, Job, JobId};
-use crate::ports::{Clock, Inbox, Scan, Source, SourcePlace};
+use crate::ports::{Clock, Inbox, Permit, Scan, Source, SourcePlace};
 
 mod hints;
 mod scan;
@@ -75,14 +75,20 @@ impl<C: Clock> Inbox for FolderInbox<C> {
         self.scanner.accepted(path, file);
     }
 
-    async fn take(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Result<(), Fault> {
-        let dropped = self.dropped(job, path, file);
-        off_thread(Origin::Inbox, move || dropped.take()).await
+    async fn take<P: Permit>(
+        &self,
+        job: JobId,
+        path: &SourcePath,
+        file: FileIdentity,
+        permit: &P,
+    ) -> Result<(), Fault> {
+        let (dropped, permit) = (self.dropped(job, path, file), permit.clone());
+        off_thread(Origin::Inbox, move || dropped.take(&permit)).await
     }
 
-    async fn open(&self, job: &Job) -> Result<FolderSource, Fault> {
-        let dropped = self.dropped_for(job);
-        off_thread(Origin::Inbox, move || dropped.open()).await
+    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<FolderSource, Fault> {
+        let (dropped, permit) = (self.dropped_for(job), permit.clone());
+        off_thread(Origin::Inbox, move || dropped.open(&permit)).await
     }
 
     async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
@@ -149,7 +155,7 @@ struct Dropped {
 }
 
 impl Dropped {
-    fn take(&self) -> Result<(), Fault> {
+    fn take<P: Permit>(&self, permit: &P) -> Result<(), Fault> {
         let root = self.root()?;
         let failed = |error| self.failed(error);
         if let Some((work, stamp)) = self.in_work(&root).map_err(failed)? {
@@ -174,14 +180,20 @@ impl Dropped {
         if !found.is_file() || found.inode != self.file.inode {
             return Err(self.replaced());
         }
-        self.move_to_work(&root, &folder)
+        self.move_to_work(&root, &folder, permit)
     }
 
-    fn move_to_work(&self, root: &Folder, folder: &Folder) -> Result<(), Fault> {
+    fn move_to_work<P: Permit>(
+        &self,
+        root: &Folder,
+        folder: &Folder,
+        permit: &P,
+    ) -> Result<(), Fault> {
         let name = self.path.file_name();
         let failed = |error| self.failed(error);
         let job = self.job.to_string();
         for _ in 0..MOVE_TRIES {
+            permit.ensure(Origin::Inbox)?;
             let moved = root
                 .ensure(OWN_FOLDER.as_ref())
                 .and_then(|own| own.ensure("work".as_ref()))
@@ -209,8 +221,8 @@ impl Dropped {
         Err(self.failed(Errno::NOENT))
     }
 
-    fn open(&self) -> Result<FolderSource, Fault> {
-        self.take()?;
+    fn open<P: Permit>(&self, permit: &P) -> Result<FolderSource, Fault> {
+        self.take(permit)?;
         let root = self.root()?;
         let name = self.path.file_name();
         let (folder, path, found) = match self.in_work(&root).map_err(|e| self.failed(e))? {

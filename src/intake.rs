@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::engine::{Incoming, Stop};
+use crate::engine::{Incoming, Stop, Tenure};
 use crate::feed::Feed;
 use crate::job::Arrival;
 use crate::metrics::INBOX_STATES;
-use crate::ports::{Accepted, Clock, Inbox, Node, Scan, Store, StoreError, World};
+use crate::ports::{Accepted, Clock, Inbox, Scan, Store, StoreError, World};
 
 /// The intake of one feed with a drop folder.
 pub struct Intake<W: World> {
     world: Arc<W>,
     feed: Arc<Feed>,
-    node: Node,
+    tenure: Tenure<W::Clock>,
     rescan: Duration,
     engine: mpsc::Sender<Incoming>,
 }
@@ -28,11 +28,11 @@ impl<W: World> Intake<W> {
     pub fn new(
         world: Arc<W>,
         feed: Arc<Feed>,
-        node: Node,
+        tenure: Tenure<W::Clock>,
         engine: mpsc::Sender<Incoming>,
     ) -> Option<Self> {
         let rescan = feed.watch.as_ref()?.rescan;
-        Some(Self { world, feed, node, rescan, engine })
+        Some(Self { world, feed, tenure, rescan, engine })
     }
 
     /// Looks and takes in, until it is stopped.
@@ -102,7 +102,8 @@ impl<W: World> Intake<W> {
                     deadline_at: now + self.feed.policy.deadline,
                 })
                 .collect();
-            let accepted = self.world.store().accept(&self.node, &arrivals, now).await;
+            let accepted =
+                self.world.store().accept(&self.tenure.node, &arrivals, usize::MAX, now).await;
             let (mut jobs, mut known) = (Vec::new(), Vec::new());
             for (arrival, accepted) in arrivals.iter().zip(accepted.map_err(|e| e.to_string())?) {
                 inbox.accepted(&arrival.path, arrival.file);
@@ -111,11 +112,14 @@ impl<W: World> Intake<W> {
                         tracing::info!(job.id = %job.id(), feed = %self.feed.name, name = %job.path(),
                             bytes = arrival.file.size_bytes, "accepted");
                         // What goes wrong here is met again, and told, when the file is opened.
-                        if let Err(fault) = inbox.take(job.id(), job.path(), job.file()).await {
+                        if let Err(fault) =
+                            inbox.take(job.id(), job.path(), job.file(), &self.tenure.lease).await
+                        {
                             tracing::debug!(job.id = %job.id(), feed = %self.feed.name, "not taken yet: {fault}");
                         }
                         jobs.push(*job);
                     }
+                    Accepted::Free(_) => {}
                     Accepted::Known(id) => known.push(id),
                 }
             }

@@ -30,6 +30,7 @@ mod identity;
 mod phase;
 mod record;
 mod state;
+mod want;
 
 pub use identity::{Content, FileIdentity, JobId, RemoteId, Sha256};
 pub use phase::{Action, Phase};
@@ -38,6 +39,7 @@ pub use state::{
     CancelReason, Delivered, Ended, Hold, Output, Redirect, ResultPlace, RunResult, Scored, State,
     Submitted, Uploaded,
 };
+pub use want::Want;
 
 /// One arrival's way through the phases.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,8 +100,8 @@ pub enum Outcome {
     Settled(Option<PathBuf>),
     /// Something outside went wrong.
     Fault(Fault),
-    /// An operator wants the job cancelled.
-    CancelRequested,
+    /// An operator wants something.
+    Wished(Want),
     /// The job's deadline has passed.
     DeadlinePassed,
 }
@@ -120,7 +122,7 @@ impl Outcome {
             Self::Delivered(_) => "delivered",
             Self::Settled(_) => "settled",
             Self::Fault(_) => "fault",
-            Self::CancelRequested => "cancel_requested",
+            Self::Wished(want) => want.name(),
             Self::DeadlinePassed => "deadline_passed",
         }
     }
@@ -317,6 +319,12 @@ impl Job {
         self.state.is_done()
     }
 
+    /// Whether one of the endpoint's runs is taken. A held job's run may be one that is gone for good; while it waits
+    /// for a person, for days perhaps, the others go on.
+    pub fn holds_run(&self) -> bool {
+        self.phase().is_in_flight() && self.held.is_none()
+    }
+
     /// The input in blob storage, once it is there.
     pub fn uploaded(&self) -> Option<&Uploaded> {
         self.state.uploaded()
@@ -367,7 +375,7 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
     let state = std::mem::replace(&mut job.state, State::Queued);
     let (state, detail) = match (state, outcome) {
         // Wherever the job stands.
-        (state, Outcome::CancelRequested) => {
+        (state, Outcome::Wished(Want::Cancel)) => {
             return Ok(withdrawn(job, state, CancelReason::Operator, name, turn));
         }
         (state, Outcome::DeadlinePassed) => {

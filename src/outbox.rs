@@ -23,8 +23,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use crate::fault::{Fault, Origin};
 use crate::feed::candidate;
 use crate::folder::{Folder, Stamp, errno, off_thread, open_or_make, user};
-use crate::job::{Content, JobId, Sha256};
-use crate::ports::{Outbox, Placed, Settled, Settlement, SourcePlace};
+use crate::job::{Content, Sha256};
+use crate::ports::{NodeId, Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
 
 /// The folders of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,13 +40,24 @@ impl FolderOutbox {
 impl Outbox for FolderOutbox {
     type Staged = StagedFile;
 
-    async fn stage(&self, target: &Path, job: JobId, output: usize) -> Result<StagedFile, Fault> {
+    async fn stage(
+        &self,
+        target: &Path,
+        of: Part,
+        left_by: Option<NodeId>,
+    ) -> Result<StagedFile, Fault> {
         let target = target.to_owned();
         off_thread(Origin::Outbox, move || {
             let (folder, _) = made(&target)?;
-            let name = OsString::from(format!(".{job}.{output}{UNFINISHED}"));
+            let name = part_name(of);
             let path = target.with_file_name(&name);
             let failed = |error| fault("begin", &path, error);
+            if let Some(node) = left_by {
+                match folder.remove(&part_name(Part { node, ..of })) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
             let file = folder.create(&name).map_err(failed)?;
             let stamp = file.metadata().map_err(|error| failed(errno(&error)))?;
             Ok(StagedFile {
@@ -71,12 +82,13 @@ impl Outbox for FolderOutbox {
         .await
     }
 
-    async fn place(
+    async fn place<P: Permit>(
         &self,
         staged: &mut StagedFile,
         content: Content,
         target: &Path,
         replace: bool,
+        permit: &P,
     ) -> Result<Placed, Fault> {
         let Some(temporary) = staged.temporary.clone() else { return Ok(Placed::InPlace) };
         let path = staged.path.clone();
@@ -96,22 +108,24 @@ impl Outbox for FolderOutbox {
                 ),
             ));
         }
-        let target = target.to_owned();
-        let placed =
-            off_thread(Origin::Outbox, move || place(&temporary, content, &target, replace))
-                .await?;
+        let (target, permit) = (target.to_owned(), permit.clone());
+        let placed = off_thread(Origin::Outbox, move || {
+            place(&temporary, content, &target, replace, &permit)
+        })
+        .await?;
         if placed == Placed::InPlace {
             staged.temporary = None;
         }
         Ok(placed)
     }
 
-    async fn write(&self, path: &Path, text: &str) -> Result<(), Fault> {
-        let (path, text) = (path.to_owned(), text.to_owned());
+    async fn write<P: Permit>(&self, path: &Path, text: &str, permit: &P) -> Result<(), Fault> {
+        let (path, text, permit) = (path.to_owned(), text.to_owned(), permit.clone());
         off_thread(Origin::Outbox, move || {
             let (folder, name) = made(&path)?;
             // The name itself may leave no room for more.
             let temporary = unfinished_name(name);
+            permit.ensure(Origin::Outbox)?;
             let written = folder.create(&temporary).and_then(|mut file| {
                 file.write_all(text.as_bytes()).map_err(|error| errno(&error))?;
                 rustix::fs::fsync(&file)?;
@@ -126,16 +140,22 @@ impl Outbox for FolderOutbox {
         .await
     }
 
-    async fn settle(&self, source: &SourcePlace, end: &Settlement) -> Result<Settled, Fault> {
-        let (source, end) = (source.clone(), end.clone());
+    async fn settle<P: Permit>(
+        &self,
+        source: &SourcePlace,
+        end: &Settlement,
+        permit: &P,
+    ) -> Result<Settled, Fault> {
+        let (source, end, permit) = (source.clone(), end.clone(), permit.clone());
         off_thread(Origin::Outbox, move || {
+            permit.ensure(Origin::Outbox)?;
             let settled = match &source.now {
                 None => Settled::Done,
                 Some(now) => match end {
-                    Settlement::Move(target) => move_file(now, &target)?,
+                    Settlement::Move(target) => move_file(now, &target, &permit)?,
                     Settlement::Delete => delete(now)?,
                     Settlement::Leave if *now == source.dropped => Settled::Done,
-                    Settlement::Leave => give_back(now, &source.dropped)?,
+                    Settlement::Leave => give_back(now, &source.dropped, &permit)?,
                 },
             };
             if settled == Settled::Done
@@ -207,11 +227,16 @@ impl Temporary {
     }
 }
 
-fn place(
+fn part_name(of: Part) -> OsString {
+    format!(".{}.{}.{}{UNFINISHED}", of.job, of.output, of.node.0).into()
+}
+
+fn place<P: Permit>(
     temporary: &Temporary,
     content: Content,
     target: &Path,
     replace: bool,
+    permit: &P,
 ) -> Result<Placed, Fault> {
     let (folder, name) = made(target)?;
     let failed = |error| fault("give an output its name", target, error);
@@ -225,6 +250,7 @@ fn place(
             ),
         ));
     }
+    permit.ensure(Origin::Outbox)?;
     let renamed = if replace {
         temporary.folder.rename_over(&temporary.name, &folder, name)
     } else {
@@ -245,7 +271,7 @@ fn place(
 }
 
 /// Gives a source its last place, without overwriting.
-fn move_file(from: &Path, to: &Path) -> Result<Settled, Fault> {
+fn move_file<P: Permit>(from: &Path, to: &Path, permit: &P) -> Result<Settled, Fault> {
     let failed = |error| fault("move a source to", to, error);
     let Some((source, name, stamp)) = found(from)? else { return Ok(Settled::Done) };
     let (folder, new) = made(to)?;
@@ -264,7 +290,7 @@ fn move_file(from: &Path, to: &Path) -> Result<Settled, Fault> {
             _ => return Ok(Settled::Taken),
         },
         Err(Errno::XDEV) => {
-            if copy_over(from, &source, name, &folder, new, to)? == Settled::Taken {
+            if copy_over((from, &source, name), (to, &folder, new), permit)? == Settled::Taken {
                 return Ok(Settled::Taken);
             }
         }
@@ -276,13 +302,10 @@ fn move_file(from: &Path, to: &Path) -> Result<Settled, Fault> {
 }
 
 /// Moves across file systems: copy, make durable, check, and only then delete.
-fn copy_over(
-    from: &Path,
-    source: &Folder,
-    name: &OsStr,
-    folder: &Folder,
-    new: &OsStr,
-    to: &Path,
+fn copy_over<P: Permit>(
+    (from, source, name): (&Path, &Folder, &OsStr),
+    (to, folder, new): (&Path, &Folder, &OsStr),
+    permit: &P,
 ) -> Result<Settled, Fault> {
     let failed = |error| fault("move a source to", to, error);
     let broken = |error: io::Error| failed(errno(&error));
@@ -306,6 +329,10 @@ fn copy_over(
         let copied = copy(&mut file, &stamp, folder, &temporary).and_then(|whole| {
             if !whole {
                 return Ok(false);
+            }
+            // It may have taken minutes.
+            if !permit.holds() {
+                return Err(Errno::CANCELED);
             }
             folder.rename_new(&temporary, folder, new)?;
             folder.sync()?;
@@ -331,6 +358,7 @@ fn copy_over(
             }
         }
     }
+    permit.ensure(Origin::Outbox)?;
     // Only what was copied is deleted.
     match source.stamp(name).map_err(failed)? {
         Some(now) if now.is_same_file(&stamp) && now.identity() == stamp.identity() => {
@@ -382,9 +410,9 @@ fn delete(path: &Path) -> Result<Settled, Fault> {
 }
 
 /// Moves a source back to where it was dropped; when the name is in use again, beside it.
-fn give_back(now: &Path, dropped: &Path) -> Result<Settled, Fault> {
+fn give_back<P: Permit>(now: &Path, dropped: &Path, permit: &P) -> Result<Settled, Fault> {
     for n in 0..CANDIDATES {
-        if move_file(now, &candidate(dropped, n))? == Settled::Done {
+        if move_file(now, &candidate(dropped, n), permit)? == Settled::Done {
             return Ok(Settled::Done);
         }
     }

@@ -11,10 +11,10 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Origin};
 use crate::feed::{Name, SourcePath};
 use crate::job::{
-    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult,
+    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Want,
 };
 use crate::metrics::Metrics;
 use crate::wire::BlobReference;
@@ -83,12 +83,31 @@ pub trait Clock: Clone + Send + Sync + 'static {
     }
 }
 
+/// Leave to act, asked for right before anything that can't be taken back: a node that was stopped in the middle of
+/// something, for longer than its lease, must not finish it when it goes on.
+pub trait Permit: Clone + Send + Sync + 'static {
+    /// Whether the node may still act.
+    fn holds(&self) -> bool;
+
+    /// The same as a fault of no job's own.
+    fn ensure(&self, origin: Origin) -> Result<(), Fault> {
+        if self.holds() {
+            return Ok(());
+        }
+        let text = "the node's lease had run out when it was about to act; it is tried again by whoever has the job";
+        Err(Fault::unavailable(origin, "lease_lapsed", text))
+    }
+}
+
 /// The database of jobs: the truth about every one of them.
 ///
 /// Made for several nodes: a job belongs to one node at a time, every write names the node and the revision it follows
 /// on, and one that no longer fits changes nothing. Each write of a job and its event are one transaction. Calls are
 /// bounded in time by the adapter.
 pub trait Store: Send + Sync + 'static {
+    /// Whether other nodes may work on it at the same time. One that is a single process's needs no beats.
+    fn is_shared(&self) -> bool;
+
     /// Makes a node known, under an id that was never used before.
     fn register(
         &self,
@@ -96,10 +115,11 @@ pub trait Store: Send + Sync + 'static {
         site: &str,
     ) -> impl Future<Output = Result<Node, StoreError>> + Send;
 
-    /// Counts the node's beat on; `false` when the store doesn't know the node any more.
+    /// Counts the node's beat on; `false` when it is fenced off, or the store doesn't know it any more: it has to go on
+    /// under a new id.
     fn beat(&self, node: &Node) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// The other nodes of the site, with the number of their beats.
+    /// The other nodes of the site that are not fenced off, with the number of their beats.
     fn others(
         &self,
         node: &Node,
@@ -109,28 +129,65 @@ pub trait Store: Send + Sync + 'static {
     /// owns nothing yet.
     fn gone(&self, node: &Node) -> impl Future<Output = Result<Vec<NodeId>, StoreError>> + Send;
 
+    /// Fences a node off: from here on it neither beats nor accepts nor adopts nor scans, and its jobs are free for
+    /// adoption. With `beats` only if it has not beaten since; that and its beat exclude each other. Answers whether
+    /// the node is fenced off now, or gone.
+    fn fence(
+        &self,
+        node: NodeId,
+        beats: Option<u64>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
     /// Forgets the node and gives its jobs back; returns how many.
     fn retire(&self, node: &Node) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Makes the node the owner of up to `limit` jobs that are not done, of its site and of `feeds`, that are free or
-    /// belong to one of `dead`; oldest first. Adoption is a write: the revision goes up, so that nothing the job's
+    /// How many jobs of the node's site have no owner that lives.
+    fn unowned(
+        &self,
+        node: &Node,
+        feeds: &[Name],
+    ) -> impl Future<Output = Result<Unowned, StoreError>> + Send;
+
+    /// Makes the node the owner of up to `limit` live jobs, of its site and of `feeds`, that are free or belong to a
+    /// node that is fenced off; oldest first. Adoption is a write: the revision goes up, so that nothing the job's
     /// last owner still has on its way can be mistaken for the new owner's.
     fn adopt(
         &self,
         node: &Node,
         feeds: &[Name],
-        dead: &[NodeId],
         limit: usize,
     ) -> impl Future<Output = Result<Adopted, StoreError>> + Send;
 
-    /// Makes jobs of arrivals, owned by the node. An arrival that is known (the same feed, path and file in the same
-    /// site, however long ago) makes no second job. Answers in the order of the arrivals.
+    /// Which of the feeds' folders this node is to scan: one node at a time scans a folder, from when it asked first
+    /// until it is fenced off or retires.
+    fn claim(
+        &self,
+        node: &Node,
+        feeds: &[Name],
+    ) -> impl Future<Output = Result<Vec<Name>, StoreError>> + Send;
+
+    /// Makes jobs of arrivals. An arrival that is known (the same feed, path and file in the same site, however long
+    /// ago) makes no second job. The first `ours` of the new ones are the node's, the others free for adoption. Answers
+    /// in the order of the arrivals.
     fn accept(
         &self,
         node: &Node,
         arrivals: &[Arrival],
+        ours: usize,
         now: DateTime<Utc>,
     ) -> impl Future<Output = Result<Vec<Accepted>, StoreError>> + Send;
+
+    /// Lets jobs of the node begin remote runs at an endpoint, as far as `limit` runs over all nodes allow it. Answers
+    /// those that may, the first ones first. A job that may keeps its run until a transition's
+    /// [`run`](Transition::run) says that it has none, or until it is done; if asked for again it may at once. While
+    /// other nodes wait for runs too, a node gets no more than its share of them.
+    fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
 
     /// Writes transitions, all in one transaction, each only if the job is still the node's at the revision before.
     /// Answers in the order of the transitions. After an error nobody knows what was written: read again. A job that
@@ -149,6 +206,37 @@ pub trait Store: Send + Sync + 'static {
         node: &Node,
         reservations: &[Reservation],
     ) -> impl Future<Output = Result<Vec<Reserved>, StoreError>> + Send;
+
+    /// Notes what an operator wants of a job, instead of what was wanted before, if the job's generation is the one
+    /// given. The owner finds it by [`wishes`](Self::wishes). A job that is done comes back among the live ones for it.
+    fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> impl Future<Output = Result<Wished, StoreError>> + Send;
+
+    /// What operators want of the node's jobs and was not answered yet by a transition.
+    fn wishes(
+        &self,
+        node: &Node,
+    ) -> impl Future<Output = Result<Vec<(JobId, Want)>, StoreError>> + Send;
+
+    /// The node's jobs, with their revisions.
+    fn owned(
+        &self,
+        node: &Node,
+    ) -> impl Future<Output = Result<Vec<(JobId, u64)>, StoreError>> + Send;
+
+    /// Tells all nodes that an endpoint asked to be left alone for a time.
+    fn pause(
+        &self,
+        endpoint: &Name,
+        time: Duration,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The pauses that were told after this one; each endpoint's last.
+    fn pauses(&self, after: u64) -> impl Future<Output = Result<Vec<Pause>, StoreError>> + Send;
 
     /// Reads jobs with their owners, live or done; those that don't exist are left out.
     fn load(
@@ -179,11 +267,20 @@ pub struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub i64);
 
+/// How many jobs wait for an owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unowned {
+    /// Of any feed.
+    pub all: u64,
+    /// Of the feeds that were asked for.
+    pub adoptable: u64,
+}
+
 /// What an adoption brought.
 #[derive(Debug, Default)]
 pub struct Adopted {
-    /// The jobs.
-    pub jobs: Vec<Job>,
+    /// The jobs, each with its last owner if that gave nothing back: it may have left half a file somewhere.
+    pub jobs: Vec<(Job, Option<NodeId>)>,
     /// Rows that make no sense: owned now, so that they are not met again and again, and left alone.
     pub corrupt: Vec<Corrupt>,
 }
@@ -191,8 +288,10 @@ pub struct Adopted {
 /// What became of an arrival.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Accepted {
-    /// A job of ours.
+    /// A new job, of ours.
     New(Box<Job>),
+    /// A new job, for whoever adopts it.
+    Free(Box<Job>),
     /// This job has it already.
     Known(JobId),
 }
@@ -204,6 +303,10 @@ pub struct Transition {
     pub job: Job,
     /// The event.
     pub event: Event,
+    /// The endpoint whose run the job holds from here on, if it holds one.
+    pub run: Option<Name>,
+    /// The wish that this answers: it is taken back from the store, if no other has come meanwhile.
+    pub answers: Option<Want>,
 }
 
 /// What became of a transition.
@@ -213,6 +316,28 @@ pub enum Committed {
     Done,
     /// The job is no longer the node's, or not at that revision: nothing was written.
     Stale,
+}
+
+/// What became of an operator's wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wished {
+    /// It is noted; the job's owner will answer it.
+    Noted,
+    /// There is no such job.
+    Unknown,
+    /// The job is in this generation by now.
+    Generation(u32),
+}
+
+/// An endpoint asked to be left alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pause {
+    /// Rises with each pause that is told, of whatever endpoint.
+    pub serial: u64,
+    /// Who asked.
+    pub endpoint: Name,
+    /// For how long, from when it was told.
+    pub time: Duration,
 }
 
 /// A wish for a file name.
@@ -298,15 +423,20 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// Moves an accepted file into the work folder, if the feed moves sources; nothing when it is there already. A
     /// file that is no longer the accepted one is left where it is (`source_replaced`, `source_missing`).
-    fn take(
+    fn take<P: Permit>(
         &self,
         job: JobId,
         path: &SourcePath,
         file: FileIdentity,
+        permit: &P,
     ) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Opens the job's source for reading, taking it first if that is still to be done.
-    fn open(&self, job: &Job) -> impl Future<Output = Result<Self::Source, Fault>> + Send;
+    fn open<P: Permit>(
+        &self,
+        job: &Job,
+        permit: &P,
+    ) -> impl Future<Output = Result<Self::Source, Fault>> + Send;
 
     /// Where the job's source is now: in the work folder or where it was dropped.
     fn source_path(&self, job: &Job) -> impl Future<Output = Result<SourcePlace, Fault>> + Send;
@@ -477,12 +607,14 @@ pub trait Outbox: Send + Sync + 'static {
     /// A file that is being written, beside the place it will have.
     type Staged: AsyncWrite + Unpin + Send;
 
-    /// Begins a file under a hidden name in the folder of `target`, making the folder when it is missing.
+    /// Begins a file under a hidden name in the folder of `target`, making the folder when it is missing. The name is
+    /// the node's own, and what the job's last owner may have left under its own name is removed first: that one can't
+    /// give it a name any more.
     fn stage(
         &self,
         target: &Path,
-        job: JobId,
-        output: usize,
+        of: Part,
+        left_by: Option<NodeId>,
     ) -> impl Future<Output = Result<Self::Staged, Fault>> + Send;
 
     /// Whether a name is in use.
@@ -490,24 +622,42 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Gives a staged file its name, durably: fsync, rename, fsync of the folder. Without `replace` no file is
     /// overwritten: one with the same content is ours from before a crash, another one keeps the name.
-    fn place(
+    fn place<P: Permit>(
         &self,
         staged: &mut Self::Staged,
         content: Content,
         target: &Path,
         replace: bool,
+        permit: &P,
     ) -> impl Future<Output = Result<Placed, Fault>> + Send;
 
     /// Writes a small file whole, replacing what has the name.
-    fn write(&self, path: &Path, text: &str) -> impl Future<Output = Result<(), Fault>> + Send;
+    fn write<P: Permit>(
+        &self,
+        path: &Path,
+        text: &str,
+        permit: &P,
+    ) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Does with a source what is to be done at the end of its job. A move never overwrites, and across file systems
     /// it is copy, fsync, check, delete.
-    fn settle(
+    fn settle<P: Permit>(
         &self,
         source: &SourcePlace,
         end: &Settlement,
+        permit: &P,
     ) -> impl Future<Output = Result<Settled, Fault>> + Send;
+}
+
+/// Whose file is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The job.
+    pub job: JobId,
+    /// Which of its outputs.
+    pub output: usize,
+    /// Who writes it.
+    pub node: NodeId,
 }
 
 /// What became of a staged file.

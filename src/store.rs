@@ -8,20 +8,22 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::feed::Name;
-use crate::job::{Arrival, Event, Job, JobId};
+use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Reservation, Reserved,
-    Store, StoreError, Transition,
+    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation,
+    Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod model;
 mod postgres;
+mod quota;
 mod row;
 mod sqlite;
 mod state_dir;
@@ -129,6 +131,13 @@ macro_rules! either {
 }
 
 impl<C: Clock> Store for AnyStore<C> {
+    fn is_shared(&self) -> bool {
+        match &self.0 {
+            Kind::Sqlite(store) => store.is_shared(),
+            Kind::Postgres(store, _) => store.is_shared(),
+        }
+    }
+
     async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
         either!(self, store => store.register(label, site))
     }
@@ -157,6 +166,53 @@ impl<C: Clock> Store for AnyStore<C> {
         Ok(gone)
     }
 
+    async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
+        either!(self, store => store.fence(node, beats))
+    }
+
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        either!(self, store => store.unowned(node, feeds))
+    }
+
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        either!(self, store => store.claim(node, feeds))
+    }
+
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        either!(self, store => store.admit(node, endpoint, jobs, limit))
+    }
+
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        either!(self, store => store.wish(id, want, generation))
+    }
+
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, Want)>, StoreError> {
+        either!(self, store => store.wishes(node))
+    }
+
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        either!(self, store => store.owned(node))
+    }
+
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        either!(self, store => store.pause(endpoint, time))
+    }
+
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        either!(self, store => store.pauses(after))
+    }
+
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         either!(self, store => store.retire(node))
     }
@@ -165,19 +221,19 @@ impl<C: Clock> Store for AnyStore<C> {
         &self,
         node: &Node,
         feeds: &[Name],
-        dead: &[NodeId],
         limit: usize,
     ) -> Result<Adopted, StoreError> {
-        either!(self, store => store.adopt(node, feeds, dead, limit))
+        either!(self, store => store.adopt(node, feeds, limit))
     }
 
     async fn accept(
         &self,
         node: &Node,
         arrivals: &[Arrival],
+        ours: usize,
         now: DateTime<Utc>,
     ) -> Result<Vec<Accepted>, StoreError> {
-        either!(self, store => store.accept(node, arrivals, now))
+        either!(self, store => store.accept(node, arrivals, ours, now))
     }
 
     async fn commit(

@@ -34,7 +34,7 @@ impl<W: World> Engine<W> {
         if !self.commit.is_empty() {
             return;
         }
-        let (world, node) = (self.world.clone(), self.node.clone());
+        let (world, node) = (self.world.clone(), self.tenure.node.clone());
         // First, since there may be something to write at every turn for hours.
         if !self.unread.is_empty() && !self.draining {
             let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
@@ -71,8 +71,8 @@ impl<W: World> Engine<W> {
         match answer {
             CommitAnswer::Found(rows) => {
                 for (job, owner) in rows {
-                    if owner == Some(self.node.id) {
-                        self.take_in(job);
+                    if owner == Some(self.tenure.node.id) {
+                        self.take_in(job, None);
                     } else if job.source_moved_to().is_some() {
                         // Not taken for another arrival: after a crash it may be the same one.
                         tracing::warn!(job.id = %job.id(), feed = %job.feed(), name = %job.path(),
@@ -118,18 +118,18 @@ impl<W: World> Engine<W> {
                         // It was written, and only the answer was lost.
                         Some((row, owner))
                             if row.revision() == wanted
-                                && (row.is_done() || *owner == Some(self.node.id)) =>
+                                && (row.is_done() || *owner == Some(self.tenure.node.id)) =>
                         {
                             self.moved_on(pending);
                         }
                         Some((row, Some(owner)))
-                            if *owner == self.node.id && row.revision() + 1 == wanted =>
+                            if *owner == self.tenure.node.id && row.revision() + 1 == wanted =>
                         {
                             again.push(pending);
                         }
-                        Some((row, Some(owner))) if *owner == self.node.id => {
+                        Some((row, Some(owner))) if *owner == self.tenure.node.id => {
                             self.forget(id);
-                            self.take_in(row.clone());
+                            self.take_in(row.clone(), None);
                         }
                         _ => self.forget(id),
                     }

@@ -6,41 +6,65 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::lease::{Lease, Tenure};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, candidate};
 use crate::job::{
     Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
 };
 use crate::ports::{
-    Access, BlobPlace, Blobs, Clock, Inbox, Node, Outbox, Placed, RemoteStatus, Reservation,
-    Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store, StoreError, Submission,
-    SubmitAnswer, World,
+    Access, BlobPlace, Blobs, Clock, Inbox, Node, NodeId, Outbox, Part, Permit, Placed,
+    RemoteStatus, Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store,
+    StoreError, Submission, SubmitAnswer, World,
 };
 use crate::wire::BlobReference;
 
 /// Does one action for a job and tells what came of it.
+///
+/// A node whose lease has run out only looks. What can't be taken back asks for the lease right before it happens, and
+/// a call that makes the service do something ends with the lease at the latest: it may have been heard then, as with
+/// any answer that is lost. Transfers ask for nothing, since what they write has a name of its own.
 pub(super) async fn perform<W: World>(
     world: &W,
-    node: &Node,
+    tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
+    left_by: Option<NodeId>,
     action: Action,
 ) -> Outcome {
+    let lease = &tenure.lease;
     let outcome = match action {
-        Action::Upload => upload(world, feed, job).await,
-        Action::Submit => submit(world, feed, job).await,
-        Action::Start => start(world, feed, job).await,
+        Action::Upload => upload(world, lease, feed, job).await,
+        Action::Submit => within(world, lease, submit(world, feed, job)).await,
+        Action::Start => within(world, lease, start(world, feed, job)).await,
         Action::Poll => poll(world, feed, job).await,
-        Action::Cancel => cancel(world, feed, job).await,
-        Action::Deliver => deliver(world, node, feed, job).await,
-        Action::Settle => settle(world, node, feed, job).await,
+        Action::Cancel => within(world, lease, cancel(world, feed, job)).await,
+        Action::Deliver => deliver(world, tenure, feed, job, left_by).await,
+        Action::Settle => settle(world, tenure, feed, job).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
 }
 
-async fn upload<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+/// Makes a call for as long as the lease lasts.
+async fn within<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    call: impl Future<Output = Result<Outcome, Fault>> + Send,
+) -> Result<Outcome, Fault> {
+    lease.ensure(Origin::Endpoint)?;
+    let done = world.clock().timeout(lease.remaining(), call).await;
+    // Only the time can be over, and then this says so.
+    done.unwrap_or_else(|| lease.ensure(Origin::Endpoint).map(|()| Outcome::Pending))
+}
+
+async fn upload<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    feed: &Feed,
+    job: &Job,
+) -> Result<Outcome, Fault> {
     let inbox = world.inbox(&feed.name).ok_or_else(|| unconfigured(feed, "watch"))?;
-    let mut source = inbox.open(job).await?;
+    let mut source = inbox.open(job, lease).await?;
     if job.file().size_bytes == 0 {
         // The service would fail it after minutes; a file that grows later is another arrival.
         source.unchanged().await?;
@@ -138,14 +162,17 @@ fn outcome_of(status: RemoteStatus) -> Outcome {
 
 async fn deliver<W: World>(
     world: &W,
-    node: &Node,
+    tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
+    left_by: Option<NodeId>,
 ) -> Result<Outcome, Fault> {
     let links = links(world, feed, job).await?;
     let mut outputs = Vec::new();
     for (n, result) in job.results().iter().enumerate() {
-        let (path, content) = deliver_one(world, node, feed, job, n, result, &links).await?;
+        let part = Part { job: job.id(), output: n, node: tenure.node.id };
+        let delivering = Delivering { world, tenure, feed, job, part, left_by };
+        let (path, content) = delivering.one(result, &links).await?;
         outputs.push(Output { name: result.output.clone(), path, content });
     }
     if feed.deliver.marker
@@ -155,17 +182,8 @@ async fn deliver<W: World>(
         name.push(".done");
         let folder = first.path.parent().unwrap_or(&feed.deliver.folder);
         let names: Vec<_> = outputs.iter().map(|o| o.path.display().to_string()).collect();
-        world
-            .outbox()
-            .write(
-                &folder.join(name),
-                &(names.join(
-                    "
-",
-                ) + "
-"),
-            )
-            .await?;
+        let text = names.join("\n") + "\n";
+        world.outbox().write(&folder.join(name), &text, &tenure.lease).await?;
     }
     Ok(Outcome::Delivered(outputs))
 }
@@ -183,60 +201,71 @@ async fn links<W: World>(
     scorer(world, feed)?.links(run.remote_id()).await
 }
 
-async fn deliver_one<W: World>(
-    world: &W,
-    node: &Node,
-    feed: &Feed,
-    job: &Job,
-    n: usize,
-    result: &RunResult,
-    links: &[(String, BlobReference)],
-) -> Result<(PathBuf, Content), Fault> {
-    let place = match &result.place {
-        ResultPlace::Ours(blob) => BlobPlace::Ours(blob),
-        ResultPlace::Elsewhere(_) => {
-            let link = links.iter().find(|(output, _)| *output == result.output);
-            BlobPlace::Link(link.map(|(_, link)| link).ok_or_else(|| {
-                Fault::permanent(
-                    Origin::Endpoint,
-                    "output_missing",
-                    format!("the service no longer names its output {}", result.output),
-                )
-            })?)
+/// One output on its way.
+struct Delivering<'a, W: World> {
+    world: &'a W,
+    tenure: &'a Tenure<W::Clock>,
+    feed: &'a Feed,
+    job: &'a Job,
+    part: Part,
+    left_by: Option<NodeId>,
+}
+
+impl<W: World> Delivering<'_, W> {
+    async fn one(
+        &self,
+        result: &RunResult,
+        links: &[(String, BlobReference)],
+    ) -> Result<(PathBuf, Content), Fault> {
+        let Self { world, tenure, feed, job, part, left_by } = *self;
+        let lease = &tenure.lease;
+        let place = match &result.place {
+            ResultPlace::Ours(blob) => BlobPlace::Ours(blob),
+            ResultPlace::Elsewhere(_) => {
+                let link = links.iter().find(|(output, _)| *output == result.output);
+                BlobPlace::Link(link.map(|(_, link)| link).ok_or_else(|| {
+                    Fault::permanent(
+                        Origin::Endpoint,
+                        "output_missing",
+                        format!("the service no longer names its output {}", result.output),
+                    )
+                })?)
+            }
+        };
+        let wanted =
+            feed.deliver.folder.join(feed.output_path(job, &result.output, result.place.blob()));
+        let outbox = world.outbox();
+        let mut staged = outbox.stage(&wanted, part, left_by).await?;
+        let content = blobs(world, feed)?.download(place, &mut staged).await?;
+        world
+            .metrics()
+            .downloaded_bytes_total
+            .with_label_values(&[feed.name.as_str()])
+            .inc_by(content.size_bytes);
+        if feed.deliver.on_conflict == OnConflict::Replace {
+            outbox.place(&mut staged, content, &wanted, true, lease).await?;
+            return Ok((wanted, content));
         }
-    };
-    let wanted =
-        feed.deliver.folder.join(feed.output_path(job, &result.output, result.place.blob()));
-    let outbox = world.outbox();
-    let mut staged = outbox.stage(&wanted, job.id(), n).await?;
-    let content = blobs(world, feed)?.download(place, &mut staged).await?;
-    world
-        .metrics()
-        .downloaded_bytes_total
-        .with_label_values(&[feed.name.as_str()])
-        .inc_by(content.size_bytes);
-    if feed.deliver.on_conflict == OnConflict::Replace {
-        outbox.place(&mut staged, content, &wanted, true).await?;
-        return Ok((wanted, content));
-    }
-    let slot = format!("{}/{}", job.generation(), result.output);
-    let mut names = Names::new(&wanted, slot);
-    loop {
-        let path = names.reserve(world, node, job, feed.deliver.on_conflict).await?;
-        match outbox.place(&mut staged, content, &path, false).await? {
-            Placed::InPlace => return Ok((path, content)),
-            // Somebody else's file took the name between our look and our rename.
-            Placed::Taken => names.give_up(&path, feed.deliver.on_conflict)?,
+        let slot = format!("{}/{}", job.generation(), result.output);
+        let mut names = Names::new(&wanted, slot);
+        loop {
+            let path = names.reserve(world, &tenure.node, job, feed.deliver.on_conflict).await?;
+            match outbox.place(&mut staged, content, &path, false, lease).await? {
+                Placed::InPlace => return Ok((path, content)),
+                // Somebody else's file took the name between our look and our rename.
+                Placed::Taken => names.give_up(&path, feed.deliver.on_conflict)?,
+            }
         }
     }
 }
 
 async fn settle<W: World>(
     world: &W,
-    node: &Node,
+    tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
 ) -> Result<Outcome, Fault> {
+    let lease = &tenure.lease;
     // A feed that no longer watches a folder has no source to handle.
     let Some(inbox) = world.inbox(&feed.name) else { return Ok(Outcome::Settled(None)) };
     let source = inbox.source_path(job).await?;
@@ -249,7 +278,7 @@ async fn settle<W: World>(
         SourceEnd::Move(folder) => (Settlement::Move(PathBuf::new()), Some(folder)),
     };
     let Some(folder) = folder else {
-        return match outbox.settle(&source, &settlement).await? {
+        return match outbox.settle(&source, &settlement, lease).await? {
             Settled::Done => Ok(Outcome::Settled(None)),
             Settled::Taken => Err(taken(&source.dropped)),
         };
@@ -257,14 +286,14 @@ async fn settle<W: World>(
     let wanted = folder.join(job.path().as_path());
     let mut names = Names::new(&wanted, format!("{}/source", job.generation()));
     loop {
-        let path = names.reserve(world, node, job, OnConflict::Suffix).await?;
+        let path = names.reserve(world, &tenure.node, job, OnConflict::Suffix).await?;
         if failed {
             // Before the move: whoever finds the file finds its reason beside it.
             let mut report = path.clone().into_os_string();
             report.push(".error.json");
-            outbox.write(Path::new(&report), &error_report(feed, job)).await?;
+            outbox.write(Path::new(&report), &error_report(feed, job), lease).await?;
         }
-        match outbox.settle(&source, &Settlement::Move(path.clone())).await? {
+        match outbox.settle(&source, &Settlement::Move(path.clone()), lease).await? {
             Settled::Done => return Ok(Outcome::Settled(source.now.is_some().then_some(path))),
             Settled::Taken => names.give_up(&path, OnConflict::Suffix)?,
         }

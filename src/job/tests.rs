@@ -66,7 +66,7 @@ fn every_state() -> Vec<(&'static str, Job)> {
         ("uploaded", way(vec![uploaded()])),
         ("submitted", way(vec![uploaded(), submitted()])),
         ("running", way(to_running())),
-        ("cancelling", way(with(to_running(), vec![Outcome::CancelRequested]))),
+        ("cancelling", way(with(to_running(), vec![Outcome::Wished(Want::Cancel)]))),
         ("cancelling (deadline)", way(with(to_running(), vec![Outcome::DeadlinePassed]))),
         ("scored", way(with(to_running(), vec![finished()]))),
         ("delivered", way(with(to_running(), vec![finished(), delivered()]))),
@@ -76,7 +76,7 @@ fn every_state() -> Vec<(&'static str, Job)> {
         ),
         ("failed", way(vec![permanent()])),
         ("failed, settled", way(vec![permanent(), Outcome::Settled(Some("/failed/a.csv".into()))])),
-        ("cancelled", way(vec![Outcome::CancelRequested])),
+        ("cancelled", way(vec![Outcome::Wished(Want::Cancel)])),
         ("skipped", way(vec![uploaded(), Outcome::Duplicate(queued("b").id())])),
     ]
 }
@@ -114,7 +114,7 @@ fn every_outcome() -> Vec<(&'static str, Outcome)> {
         ),
         ("permanent", fault(Fault::permanent)),
         ("fatal", fault(Fault::fatal)),
-        ("cancel requested", Outcome::CancelRequested),
+        ("cancel requested", Outcome::Wished(Want::Cancel)),
         ("deadline passed", Outcome::DeadlinePassed),
     ]
 }

@@ -4,18 +4,20 @@
 //! single step under that lock. The same calls give the same answers and the same ids, and nothing waits, so a
 //! simulation can repeat a run from its seed. Clones share the data, as the connections to a database do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::quota::{Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
-use crate::job::{Arrival, Event, Job, JobId};
+use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Committed, JobPage, JobQuery, Node, NodeId, Reservation, Reserved, Store,
-    StoreError, Transition,
+    Accepted, Adopted, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation, Reserved,
+    Store, StoreError, Transition, Unowned, Wished,
 };
 
 /// A store in memory.
@@ -31,6 +33,14 @@ struct Tables {
     arrivals: BTreeMap<ArrivalKey, JobId>,
     events: BTreeMap<JobId, Vec<(NodeId, Event)>>,
     names: BTreeMap<(JobId, String), PathBuf>,
+    /// The endpoint whose run a job holds.
+    runs: BTreeMap<JobId, Name>,
+    /// How many jobs of a node were not admitted when it last asked, and its beats then.
+    waiting: BTreeMap<(Name, NodeId), (usize, u64)>,
+    /// Who scans a feed's folder.
+    scanners: BTreeMap<(String, Name), NodeId>,
+    pauses: BTreeMap<Name, Pause>,
+    last_pause: u64,
     /// The latest time that a caller told: the model has no clock of its own.
     told: DateTime<Utc>,
 }
@@ -39,6 +49,7 @@ struct Tables {
 struct Beats {
     site: String,
     count: u64,
+    fenced: bool,
 }
 
 #[derive(Debug)]
@@ -46,6 +57,9 @@ struct Row {
     job: Job,
     site: String,
     node: Option<NodeId>,
+    want: Option<Want>,
+    /// Done, and nobody wants anything of it: no longer among the live ones.
+    history: bool,
 }
 
 /// Site, feed, path, inode, size in bytes, time of the last write in nanoseconds.
@@ -64,25 +78,33 @@ impl ModelStore {
 }
 
 impl Store for ModelStore {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn register(&self, _label: &str, site: &str) -> Result<Node, StoreError> {
         let mut tables = self.tables();
         tables.last_node += 1;
         let id = NodeId(tables.last_node);
-        tables.nodes.insert(id, Beats { site: site.to_owned(), count: 0 });
+        tables.nodes.insert(id, Beats { site: site.to_owned(), count: 0, fenced: false });
         Ok(Node { id, site: site.to_owned() })
     }
 
     async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
         let mut tables = self.tables();
-        let Some(beats) = tables.nodes.get_mut(&node.id) else { return Ok(false) };
-        beats.count += 1;
+        match tables.nodes.get_mut(&node.id) {
+            Some(beats) if !beats.fenced => beats.count += 1,
+            _ => return Ok(false),
+        }
         Ok(true)
     }
 
     async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
         let tables = self.tables();
-        let others =
-            tables.nodes.iter().filter(|(id, beats)| **id != node.id && beats.site == node.site);
+        let others = tables
+            .nodes
+            .iter()
+            .filter(|(id, beats)| **id != node.id && beats.site == node.site && !beats.fenced);
         Ok(others.map(|(id, beats)| (*id, beats.count)).collect())
     }
 
@@ -91,9 +113,23 @@ impl Store for ModelStore {
         Ok(Vec::new())
     }
 
+    async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
+        let mut tables = self.tables();
+        let Some(there) = tables.nodes.get_mut(&node) else { return Ok(true) };
+        there.fenced |= beats.is_none_or(|beats| beats == there.count);
+        let fenced = there.fenced;
+        if fenced {
+            tables.scanners.retain(|_, scanner| *scanner != node);
+            tables.forget_the_dead();
+        }
+        Ok(fenced)
+    }
+
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         let mut tables = self.tables();
         tables.nodes.remove(&node.id);
+        tables.scanners.retain(|_, scanner| *scanner != node.id);
+        tables.waiting.retain(|(_, waits), _| *waits != node.id);
         let mut given_back = 0;
         for row in tables.jobs.values_mut().filter(|row| row.node == Some(node.id)) {
             row.node = None;
@@ -102,24 +138,31 @@ impl Store for ModelStore {
         Ok(given_back)
     }
 
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        let tables = self.tables();
+        let free = |row: &&Row| row.site == node.site && tables.is_free(row);
+        let adoptable = |row: &&Row| free(row) && feeds.contains(row.job.feed());
+        let all = tables.jobs.values().filter(free).count() as u64;
+        Ok(Unowned { all, adoptable: tables.jobs.values().filter(adoptable).count() as u64 })
+    }
+
     async fn adopt(
         &self,
         node: &Node,
         feeds: &[Name],
-        dead: &[NodeId],
         limit: usize,
     ) -> Result<Adopted, StoreError> {
         let mut tables = self.tables();
         tables.require(node, "adopt jobs")?;
+        let free = |(_, row): &(&JobId, &Row)| {
+            row.site == node.site && tables.is_free(row) && feeds.contains(row.job.feed())
+        };
+        let found: Vec<_> =
+            tables.jobs.iter().filter(free).take(limit).map(|(id, _)| *id).collect();
         let Tables { jobs, events, told, .. } = &mut *tables;
         let mut adopted = Adopted::default();
-        let free = |row: &&mut Row| {
-            !row.job.is_done()
-                && row.site == node.site
-                && feeds.contains(row.job.feed())
-                && row.node.is_none_or(|owner| dead.contains(&owner))
-        };
-        for row in jobs.values_mut().filter(free).take(limit) {
+        for id in found {
+            let Some(row) = jobs.get_mut(&id) else { continue };
             let mut record = row.job.record();
             record.revision += 1;
             record.updated_at = *told;
@@ -141,16 +184,28 @@ impl Store for ModelStore {
             };
             events.entry(job.id()).or_default().push((node.id, event));
             row.job = job.clone();
-            row.node = Some(node.id);
-            adopted.jobs.push(job);
+            let left_by = row.node.replace(node.id);
+            adopted.jobs.push((job, left_by));
         }
+        tables.forget_the_dead();
         Ok(adopted)
+    }
+
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        let mut tables = self.tables();
+        tables.require(node, "claim feeds")?;
+        let mut claim = |feed: &&Name| {
+            let key = (node.site.clone(), (*feed).clone());
+            *tables.scanners.entry(key).or_insert(node.id) == node.id
+        };
+        Ok(feeds.iter().filter(|feed| claim(feed)).cloned().collect())
     }
 
     async fn accept(
         &self,
         node: &Node,
         arrivals: &[Arrival],
+        mut ours: usize,
         now: DateTime<Utc>,
     ) -> Result<Vec<Accepted>, StoreError> {
         let mut tables = self.tables();
@@ -174,11 +229,56 @@ impl Store for ModelStore {
             let job = Job::accepted(counted_id(tables.last_job), arrival, now);
             tables.arrivals.insert(key, job.id());
             tables.events.insert(job.id(), vec![(node.id, job.accepted_event())]);
-            let row = Row { job: job.clone(), site: node.site.clone(), node: Some(node.id) };
+            let owner = (ours > 0).then_some(node.id);
+            ours = ours.saturating_sub(1);
+            let site = node.site.clone();
+            let row = Row { job: job.clone(), site, node: owner, want: None, history: false };
             tables.jobs.insert(job.id(), row);
-            answers.push(Accepted::New(Box::new(job)));
+            let job = Box::new(job);
+            answers.push(if owner.is_some() { Accepted::New(job) } else { Accepted::Free(job) });
         }
         Ok(answers)
+    }
+
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        let mut tables = self.tables();
+        tables.require(node, "admit jobs")?;
+        let tables = &mut *tables;
+        let owner = |id: &JobId| tables.jobs.get(id).and_then(|row: &Row| row.node);
+        let held = || tables.runs.iter().filter(|(_, of)| *of == endpoint).map(|(id, _)| owner(id));
+        let lives = |id: &NodeId| tables.nodes.get(id).is_some_and(|beats| !beats.fenced);
+        // Whoever has not asked for a few beats waits no more.
+        let waits = |((of, id), (count, at)): (&(Name, NodeId), &(usize, u64))| {
+            let recent =
+                tables.nodes.get(id).is_some_and(|b| !b.fenced && b.count < at + STILL_WAITS);
+            (of == endpoint && *id != node.id && *count > 0 && recent).then_some(*id)
+        };
+        let waiting: BTreeSet<NodeId> = tables.waiting.iter().filter_map(waits).collect();
+        let holding = held().flatten().filter(|id| *id != node.id && lives(id));
+        let quota = Quota {
+            limit,
+            used: held().count(),
+            mine: held().filter(|owner| *owner == Some(node.id)).count(),
+            others_waiting: waiting.len(),
+            others: holding.chain(waiting.iter().copied()).collect::<BTreeSet<_>>().len(),
+        };
+        let ours = |id: &&JobId| owner(id) == Some(node.id);
+        let known: Vec<_> = jobs.iter().filter(ours).copied().collect();
+        let (mut admitted, new): (Vec<_>, Vec<_>) =
+            known.iter().copied().partition(|id| tables.runs.contains_key(id));
+        let granted: Vec<_> = new.iter().copied().take(quota.grants()).collect();
+        let left = new.len() - granted.len();
+        tables.runs.extend(granted.iter().map(|id| (*id, endpoint.clone())));
+        let beats = tables.nodes.get(&node.id).map_or(0, |beats| beats.count);
+        tables.waiting.insert((endpoint.clone(), node.id), (left, beats));
+        admitted.extend(granted);
+        Ok(admitted)
     }
 
     async fn commit(
@@ -212,6 +312,50 @@ impl Store for ModelStore {
             });
         }
         Ok(answers)
+    }
+
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        let mut tables = self.tables();
+        let Some(row) = tables.jobs.get_mut(&id) else { return Ok(Wished::Unknown) };
+        if generation.is_some_and(|wanted| wanted != row.job.generation()) {
+            return Ok(Wished::Generation(row.job.generation()));
+        }
+        row.want = Some(want.clone());
+        row.history = false;
+        Ok(Wished::Noted)
+    }
+
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, Want)>, StoreError> {
+        let tables = self.tables();
+        let ours = tables.jobs.values().filter(|row| row.node == Some(node.id));
+        Ok(ours.filter_map(|row| Some((row.job.id(), row.want.clone()?))).collect())
+    }
+
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        let tables = self.tables();
+        let ours = tables.jobs.values().filter(|row| row.node == Some(node.id));
+        Ok(ours.map(|row| (row.job.id(), row.job.revision())).collect())
+    }
+
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        let mut tables = self.tables();
+        tables.last_pause += 1;
+        let pause = Pause { serial: tables.last_pause, endpoint: endpoint.clone(), time };
+        tables.pauses.insert(endpoint.clone(), pause);
+        Ok(())
+    }
+
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        let tables = self.tables();
+        let mut told: Vec<_> =
+            tables.pauses.values().filter(|pause| pause.serial > after).cloned().collect();
+        told.sort_by_key(|pause| pause.serial);
+        Ok(told)
     }
 
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
@@ -252,24 +396,47 @@ impl Store for ModelStore {
 impl Tables {
     /// A job of a node that is forgotten would never be anybody's again.
     fn require(&self, node: &Node, attempted: &'static str) -> Result<(), StoreError> {
-        if self.nodes.contains_key(&node.id) {
+        if self.nodes.get(&node.id).is_some_and(|beats| !beats.fenced) {
             Ok(())
         } else {
             Err(StoreError::Unavailable { attempted, cause: super::forgotten(node.id) })
         }
     }
 
+    /// Live, and nobody's who lives.
+    fn is_free(&self, row: &Row) -> bool {
+        let fenced = |id: NodeId| self.nodes.get(&id).is_none_or(|beats| beats.fenced);
+        !row.history && row.node.is_none_or(fenced)
+    }
+
+    /// A node that is fenced off is kept for as long as it owns anything.
+    fn forget_the_dead(&mut self) {
+        let Self { nodes, jobs, waiting, .. } = self;
+        let owns = |id: &NodeId| jobs.values().any(|row| row.node == Some(*id));
+        nodes.retain(|id, beats| !beats.fenced || owns(id));
+        waiting.retain(|(_, id), _| nodes.contains_key(id));
+    }
+
     fn commit(&mut self, node: &Node, transition: &Transition) -> Committed {
-        let Transition { job, event } = transition;
+        let Transition { job, event, run, answers } = transition;
         let Some(row) = self.jobs.get_mut(&job.id()) else { return Committed::Stale };
         let history = self.events.entry(job.id()).or_default();
         if row.node == Some(node.id) && row.job.revision() + 1 == job.revision() {
             self.told = self.told.max(event.at);
             history.push((node.id, event.clone()));
             row.job = job.clone();
+            if answers.is_some() && row.want == *answers {
+                row.want = None;
+            }
+            match run {
+                Some(endpoint) => self.runs.insert(job.id(), endpoint.clone()),
+                None => self.runs.remove(&job.id()),
+            };
             if job.is_done() {
-                row.node = None;
                 self.names.retain(|(owner, _), _| *owner != job.id());
+                row.history = row.want.is_none();
+                // With another wish still to be answered it stays among the live ones, for anybody.
+                row.node = None;
             }
             return Committed::Done;
         }

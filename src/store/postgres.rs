@@ -27,10 +27,10 @@ use uuid::Uuid;
 use super::row::Unreadable;
 use super::{Ids, Migrate, forgotten, signed};
 use crate::feed::Name;
-use crate::job::{Arrival, Event, Job, JobId};
+use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Reservation, Reserved,
-    Store, StoreError, Transition,
+    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation,
+    Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod rows;
@@ -134,6 +134,10 @@ impl<C: Clock> PostgresStore<C> {
 }
 
 impl<C: Clock> Store for PostgresStore<C> {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
         let now = self.clock.now();
         self.bounded("register the node", 1, async {
@@ -179,6 +183,53 @@ impl<C: Clock> Store for PostgresStore<C> {
         Ok(Vec::new())
     }
 
+    async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
+        unfinished((node, beats))
+    }
+
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        unfinished((node, feeds))
+    }
+
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        unfinished((node, feeds))
+    }
+
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        unfinished((node, endpoint, jobs, limit))
+    }
+
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        unfinished((id, want, generation))
+    }
+
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, Want)>, StoreError> {
+        unfinished((node,))
+    }
+
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        unfinished((node,))
+    }
+
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        unfinished((endpoint, time))
+    }
+
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        unfinished((after,))
+    }
+
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         self.bounded("give the node's jobs back", 1000, async {
             let mut session = self.session().await?;
@@ -200,7 +251,6 @@ impl<C: Clock> Store for PostgresStore<C> {
         &self,
         node: &Node,
         feeds: &[Name],
-        dead: &[NodeId],
         limit: usize,
     ) -> Result<Adopted, StoreError> {
         const ATTEMPTED: &str = "adopt jobs";
@@ -226,7 +276,7 @@ impl<C: Clock> Store for PostgresStore<C> {
         self.bounded(ATTEMPTED, limit, async {
             let mut session = self.session().await?;
             let feeds: Vec<_> = feeds.iter().map(Name::as_str).collect();
-            let dead: Vec<_> = dead.iter().map(|id| id.0).collect();
+            let dead: Vec<i64> = Vec::new();
             let rows = query(ADOPT).bind(node.id.0).bind(text(&node.site)).bind(feeds).bind(dead);
             let rows = rows.bind(signed(limit)).bind(now).fetch_all(session.on()).await?;
             if rows.is_empty() {
@@ -236,7 +286,7 @@ impl<C: Clock> Store for PostgresStore<C> {
             let mut adopted = Adopted::default();
             for row in &rows {
                 match job(row) {
-                    Ok(job) => adopted.jobs.push(job),
+                    Ok(job) => adopted.jobs.push((job, None)),
                     Err(Unreadable::Corrupt(corrupt)) => adopted.corrupt.push(corrupt),
                     Err(unreadable) => unreadable.log(),
                 }
@@ -250,6 +300,7 @@ impl<C: Clock> Store for PostgresStore<C> {
         &self,
         node: &Node,
         arrivals: &[Arrival],
+        ours: usize,
         now: DateTime<Utc>,
     ) -> Result<Vec<Accepted>, StoreError> {
         const ATTEMPTED: &str = "accept arrivals";
@@ -288,7 +339,7 @@ impl<C: Clock> Store for PostgresStore<C> {
                 let answer = answers.get_mut(&arrival_key(arrival))?;
                 // Whoever comes second in one call finds the first one's job.
                 let again = match answer {
-                    Accepted::New(job) => Accepted::Known(job.id()),
+                    Accepted::New(job) | Accepted::Free(job) => Accepted::Known(job.id()),
                     Accepted::Known(id) => Accepted::Known(*id),
                 };
                 Some(std::mem::replace(answer, again))
@@ -696,3 +747,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 const ROW_LIMIT: Duration = Duration::from_millis(1);
 const MIGRATION_LIMIT: Duration = Duration::from_mins(10);
 const RESERVE_TRIES: usize = 5;
+
+fn unfinished<T, A>(_: A) -> Result<T, StoreError> {
+    Err(StoreError::Unusable("unfinished".into()))
+}

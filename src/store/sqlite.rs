@@ -28,10 +28,10 @@ use super::row::{Unreadable, cancel_reason_name, json};
 use super::state_dir::StateDir;
 use super::{Ids, Migrate, forgotten, signed};
 use crate::feed::Name;
-use crate::job::{Arrival, Event, Job, JobId, Phase};
+use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Reservation, Reserved,
-    Store, StoreError, Transition,
+    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation,
+    Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod rows;
@@ -155,6 +155,10 @@ impl SqliteStore<()> {
 }
 
 impl<C: Clock> Store for SqliteStore<C> {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
         let now = self.clock.now().timestamp_micros();
         self.bounded("register the node", 1, async {
@@ -198,6 +202,53 @@ impl<C: Clock> Store for SqliteStore<C> {
         Ok(self.others(node).await?.into_iter().map(|(other, _)| other).collect())
     }
 
+    async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
+        unfinished((node, beats))
+    }
+
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        unfinished((node, feeds))
+    }
+
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        unfinished((node, feeds))
+    }
+
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        unfinished((node, endpoint, jobs, limit))
+    }
+
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        unfinished((id, want, generation))
+    }
+
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, Want)>, StoreError> {
+        unfinished((node,))
+    }
+
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        unfinished((node,))
+    }
+
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        unfinished((endpoint, time))
+    }
+
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        unfinished((after,))
+    }
+
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         self.bounded("give the node's jobs back", 1000, async {
             let mut write = self.begin().await?;
@@ -215,7 +266,6 @@ impl<C: Clock> Store for SqliteStore<C> {
         &self,
         node: &Node,
         feeds: &[Name],
-        dead: &[NodeId],
         limit: usize,
     ) -> Result<Adopted, StoreError> {
         const ATTEMPTED: &str = "adopt jobs";
@@ -226,7 +276,7 @@ impl<C: Clock> Store for SqliteStore<C> {
             let feeds = json(feeds);
             let mut ids: Vec<String> = Vec::new();
             // One look for each owner: each reads its part of the index in the order of ids, and stops at the limit.
-            for owner in [None].into_iter().chain(dead.iter().map(|id| Some(id.0))) {
+            for owner in [None].into_iter().chain(std::iter::empty::<Option<i64>>()) {
                 let sql = "SELECT id FROM job WHERE node IS ?1 AND site = ?2 \
                            AND feed IN (SELECT value FROM json_each(?3)) ORDER BY id LIMIT ?4";
                 let found = query_scalar(sql).bind(owner).bind(&node.site).bind(&feeds);
@@ -252,12 +302,12 @@ impl<C: Clock> Store for SqliteStore<C> {
             let mut adopted = Adopted::default();
             for row in &rows {
                 match job(row) {
-                    Ok(job) => adopted.jobs.push(job),
+                    Ok(job) => adopted.jobs.push((job, None)),
                     Err(Unreadable::Corrupt(corrupt)) => adopted.corrupt.push(corrupt),
                     Err(unreadable) => unreadable.log(),
                 }
             }
-            adopted.jobs.sort_unstable_by_key(Job::id);
+            adopted.jobs.sort_unstable_by_key(|(job, _)| job.id());
             adopted.corrupt.sort_unstable_by_key(|corrupt| corrupt.id);
             Ok(adopted)
         })
@@ -268,6 +318,7 @@ impl<C: Clock> Store for SqliteStore<C> {
         &self,
         node: &Node,
         arrivals: &[Arrival],
+        ours: usize,
         now: DateTime<Utc>,
     ) -> Result<Vec<Accepted>, StoreError> {
         const ATTEMPTED: &str = "accept arrivals";
@@ -476,7 +527,7 @@ impl Write<'_> {
     async fn transition(
         &mut self,
         node: &Node,
-        Transition { job, event }: &Transition,
+        Transition { job, event, .. }: &Transition,
     ) -> Result<Committed, Failure> {
         let record = job.record();
         let id = record.id.to_string();
@@ -713,3 +764,7 @@ const SQLITE_NOTADB: u32 = 26;
 
 #[cfg(test)]
 mod tests;
+
+fn unfinished<T, A>(_: A) -> Result<T, StoreError> {
+    Err(StoreError::Unusable("unfinished".into()))
+}

@@ -98,7 +98,7 @@ pub(crate) fn ways() -> Vec<(&'static str, Vec<Outcome>)> {
         ("submitted, held", vec![uploaded(), submitted(), Outcome::RemoteGone]),
         ("running", beyond(vec![])),
         ("running, held", beyond(vec![permanent()])),
-        ("cancelling", beyond(vec![Outcome::CancelRequested])),
+        ("cancelling", beyond(vec![Outcome::Wished(Want::Cancel)])),
         ("cancelling by the deadline", beyond(vec![Outcome::DeadlinePassed])),
         ("scored", beyond(vec![finished()])),
         ("delivered", beyond(vec![finished(), delivered()])),
@@ -107,11 +107,11 @@ pub(crate) fn ways() -> Vec<(&'static str, Vec<Outcome>)> {
         ("failed", vec![permanent()]),
         ("failed, settled", vec![permanent(), settled()]),
         ("failed when scored", beyond(vec![finished(), permanent(), settled()])),
-        ("cancelled", vec![Outcome::CancelRequested]),
-        ("cancelled, settled", vec![Outcome::CancelRequested, settled()]),
+        ("cancelled", vec![Outcome::Wished(Want::Cancel)]),
+        ("cancelled, settled", vec![Outcome::Wished(Want::Cancel), settled()]),
         (
             "cancelled when running",
-            beyond(vec![Outcome::CancelRequested, Outcome::RemoteCancelled, settled()]),
+            beyond(vec![Outcome::Wished(Want::Cancel), Outcome::RemoteCancelled, settled()]),
         ),
         (
             "failed by the deadline",

@@ -295,7 +295,7 @@ async fn a_different_write_of_the_same_revision_is_no_repetition(database: &impl
     let written = walk(&store, &node, &job, [uploaded()]).await;
     let content = Content { size_bytes: 4, sha256: Sha256([4; 32]) };
     let other = Outcome::Uploaded { blob: "churn/1/in.csv".into(), content };
-    for outcome in [permanent(), Outcome::CancelRequested, other] {
+    for outcome in [permanent(), Outcome::Wished(Want::Cancel), other] {
         let answer = store.commit(&node, &[step(&job, outcome)]).await.unwrap();
         assert_eq!(answer, [Committed::Stale]);
     }

@@ -124,7 +124,7 @@ impl<S: Store> Side<S> {
             settled(),
             permanent(),
             Outcome::RemoteFailed("x".into()),
-            Outcome::CancelRequested,
+            Outcome::Wished(Want::Cancel),
         ];
         try_step(&job, outcomes[outcome].clone())
     }
