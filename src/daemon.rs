@@ -3,27 +3,28 @@
 //! Only this file spawns tasks that live as long as the daemon. Each is `run(self, stop)`, and one that ends before it
 //! was asked to takes the daemon down with a non-zero exit: a daemon that half works looks healthy and isn't.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
 use crate::config::{Config, EndpointConfig, Token};
-use crate::engine::{Engine, Lease, Pulse, Rules, Stop, Tenure};
+use crate::engine::{Engine, Pulse, Rules, Stop, Tenure};
 use crate::feed::Name;
 use crate::http::Http;
 use crate::inbox::FolderInbox;
 use crate::intake::Intake;
 use crate::job::Job;
+use crate::membership::{self, Ended, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
-use crate::ports::{Clock, NodeId, Store, World};
+use crate::ports::{Clock, NodeId, StoreError, World};
 use crate::scoring::{Bes, Scoring, bes};
 use crate::store::AnyStore;
 use crate::upkeep::Upkeep;
@@ -106,13 +107,23 @@ impl World for RealWorld {
 /// A daemon that is ready to run: known to the store, with its jobs, and listening.
 pub struct Daemon<W: World> {
     world: Arc<W>,
-    rules: Arc<Rules>,
-    tenure: Tenure<W::Clock>,
-    adopted: Vec<(Job, Option<NodeId>)>,
+    work: Work<W>,
+    first: Joined<W>,
     http: Http<W>,
-    pulse: Arc<Pulse>,
     upkeep: Upkeep<W>,
     grace: Duration,
+}
+
+/// A node's id and lease, with the jobs that it has found.
+type Joined<W> = (Tenure<<W as World>::Clock>, Vec<(Job, Option<NodeId>)>);
+
+/// What the node does, under one id or, when it was silent for too long, under the next.
+struct Work<W: World> {
+    world: Arc<W>,
+    rules: Arc<Rules>,
+    name: String,
+    site: String,
+    pulse: Arc<Pulse>,
 }
 
 /// What a daemon needs to know beside its world.
@@ -151,44 +162,21 @@ impl From<&Config> for Settings {
 impl<W: World> Daemon<W> {
     /// Makes the node known and takes over what earlier nodes left.
     pub async fn start(world: Arc<W>, settings: Settings) -> anyhow::Result<Self> {
-        let store = world.store();
-        let node = store.register(&settings.name, &settings.site).await?;
-        let dead = store.gone(&node).await?;
-        let feeds: Vec<_> = settings.rules.feeds.keys().cloned().collect();
-        let mut adopted = Vec::new();
-        loop {
-            let found = store.adopt(&node, &feeds, ADOPT_MAX).await?;
-            for corrupt in &found.corrupt {
-                tracing::error!(job.id = %corrupt.id, "a job was left alone: {corrupt}");
-            }
-            let count = found.jobs.len() + found.corrupt.len();
-            adopted.extend(found.jobs);
-            if count < ADOPT_MAX {
-                break;
-            }
-        }
-        let reason = if dead.is_empty() { "free" } else { "dead_node" };
-        world
-            .metrics()
-            .jobs_adopted_total
-            .with_label_values(&[reason])
-            .inc_by(u64::try_from(adopted.len()).unwrap_or_default());
-        let tenure = Tenure { node, lease: Lease::forever(world.clock().clone()) };
-        let pulse = Arc::new(Pulse::default());
-        let http =
-            Http::bind(settings.listen, world.clone(), pulse.clone(), settings.tokens).await?;
-        tracing::info!(node = tenure.node.id.0, name = %settings.name, site = %settings.site, jobs = adopted.len(),
-            listen = %http.address()?, feeds = feeds.len(), "ready");
-        Ok(Self {
-            upkeep: Upkeep::new(world.clone(), settings.state_dir),
+        let work = Work {
+            world: world.clone(),
             rules: Arc::new(settings.rules),
-            grace: settings.grace,
-            world,
-            tenure,
-            adopted,
-            http,
-            pulse,
-        })
+            name: settings.name,
+            site: settings.site,
+            pulse: Arc::new(Pulse::default()),
+        };
+        let first = work.join().await?;
+        let http =
+            Http::bind(settings.listen, world.clone(), work.pulse.clone(), settings.tokens).await?;
+        let (tenure, adopted) = &first;
+        tracing::info!(node = tenure.node.id.0, name = %work.name, site = %work.site, jobs = adopted.len(),
+            listen = %http.address()?, feeds = work.rules.feeds.len(), "ready");
+        let upkeep = Upkeep::new(world.clone(), settings.state_dir);
+        Ok(Self { world, work, first, http, upkeep, grace: settings.grace })
     }
 
     /// Where the HTTP server listens.
@@ -198,30 +186,11 @@ impl<W: World> Daemon<W> {
 
     /// Runs until `stop` is asked for; soft first, hard after the grace time.
     pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
-        let (sender, receiver) = mpsc::channel(INCOMING_MAX);
         let clock = self.world.clock().clone();
         let mut services: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
-        let engine = Engine::new(
-            self.world.clone(),
-            self.rules.clone(),
-            self.tenure.clone(),
-            self.adopted,
-            receiver,
-            self.pulse,
-        );
-        for feed in self.rules.feeds.values() {
-            let intake =
-                Intake::new(self.world.clone(), feed.clone(), self.tenure.clone(), sender.clone());
-            if let Some(intake) = intake {
-                let stop = stop.clone();
-                services
-                    .spawn(async move { ("intake", intake.run(stop).await.map_err(Into::into)) });
-            }
-        }
-        // The engine must see the channel end when the last intake does.
-        drop(sender);
-        let (for_engine, for_http, for_upkeep) = (stop.clone(), stop.clone(), stop.clone());
-        services.spawn(async move { ("engine", engine.run(for_engine).await.map_err(Into::into)) });
+        let (for_work, for_http, for_upkeep) = (stop.clone(), stop.clone(), stop.clone());
+        let (work, first) = (self.work, self.first);
+        services.spawn(async move { ("work", work.run(first, for_work).await) });
         services.spawn(async move { ("http", self.http.run(for_http).await.map_err(Into::into)) });
         let upkeep = self.upkeep;
         services.spawn(async move {
@@ -252,8 +221,8 @@ impl<W: World> Daemon<W> {
                     if early {
                         stop.soft.cancel();
                     }
-                    // Once the engine is done, what is left serves nobody.
-                    if name == "engine" {
+                    // Once the work is done, what is left serves nobody.
+                    if name == "work" {
                         stop.hard.cancel();
                     }
                 }
@@ -266,6 +235,94 @@ impl<W: World> Daemon<W> {
         }
         tracing::info!("stopped");
         failure.map_or(Ok(()), Err)
+    }
+}
+
+impl<W: World> Work<W> {
+    async fn join(&self) -> Result<Joined<W>, StoreError> {
+        membership::join(&*self.world, &self.name, &self.site, &self.feeds()).await
+    }
+
+    fn feeds(&self) -> Vec<Name> {
+        self.rules.feeds.keys().cloned().collect()
+    }
+
+    /// Works until it is stopped, under as many ids as it takes.
+    async fn run(self, first: Joined<W>, stop: Stop) -> anyhow::Result<()> {
+        let mut joined = first;
+        loop {
+            match self.work_as(joined, &stop).await? {
+                Ended::Stopped => return Ok(()),
+                Ended::Fenced => {}
+            }
+            joined = loop {
+                if stop.soft.is_cancelled() {
+                    return Ok(());
+                }
+                match self.join().await {
+                    Ok(joined) => break joined,
+                    Err(error) => {
+                        tracing::warn!(%error, "this node can't join the others; trying again")
+                    }
+                }
+                self.world.clock().sleep(JOIN_RETRY).await;
+            };
+            let (tenure, adopted) = &joined;
+            tracing::info!(node = tenure.node.id.0, jobs = adopted.len(), "joined again");
+        }
+    }
+
+    /// Works under one id: engine, intakes and membership end together.
+    async fn work_as(&self, (tenure, adopted): Joined<W>, stop: &Stop) -> anyhow::Result<Ended> {
+        let stop = Stop { soft: stop.soft.child_token(), hard: stop.hard.child_token() };
+        let (sender, receiver) = mpsc::channel(INCOMING_MAX);
+        let (scans, scanned) = watch::channel(BTreeSet::new());
+        let mut services: JoinSet<(&'static str, Result<Ended, StoreError>)> = JoinSet::new();
+        let (world, rules, pulse) = (self.world.clone(), self.rules.clone(), self.pulse.clone());
+        let engine = Engine::new(world.clone(), rules, tenure.clone(), adopted, receiver, pulse);
+        for feed in self.rules.feeds.values() {
+            let (scanned, sender) = (scanned.clone(), sender.clone());
+            let intake = Intake::new(world.clone(), feed.clone(), tenure.clone(), scanned, sender);
+            if let Some(intake) = intake {
+                let stop = stop.clone();
+                services.spawn(async move {
+                    ("intake", intake.run(stop).await.map(|()| Ended::Stopped))
+                });
+            }
+        }
+        // The engine must see the channel end when the last of those who tell it anything ends.
+        let membership = Membership::new(world, tenure, self.feeds(), sender, scans);
+        let (for_engine, for_membership) = (stop.clone(), stop.clone());
+        services.spawn(
+            async move { ("engine", engine.run(for_engine).await.map(|()| Ended::Stopped)) },
+        );
+        services.spawn(async move { ("membership", Ok(membership.run(for_membership).await)) });
+        let mut ended = Ended::Stopped;
+        let mut failure = None;
+        while let Some(service) = services.join_next().await {
+            let (name, result) = service.map_err(|error| anyhow!(error))?;
+            let early = !stop.soft.is_cancelled();
+            match result {
+                Ok(Ended::Fenced) => ended = Ended::Fenced,
+                Ok(Ended::Stopped) if early => {
+                    failure =
+                        failure.or(Some(anyhow!("the {name} ended although nobody asked it to")));
+                }
+                Ok(Ended::Stopped) => {}
+                Err(error) => {
+                    failure =
+                        failure.or(Some(anyhow!(error).context(format!("the {name} failed"))));
+                }
+            }
+            if early {
+                stop.soft.cancel();
+            }
+            // With the lease gone nothing may be finished; with the engine gone nothing is left to be.
+            if early || name == "engine" {
+                stop.hard.cancel();
+            }
+        }
+        failure.map_or(Ok(ended), Err)
     }
 }
 
@@ -299,7 +356,6 @@ fn scorers(
         .collect()
 }
 
-/// Jobs adopted in one transaction.
-const ADOPT_MAX: usize = 1000;
 /// Batches of accepted jobs that may wait for the engine.
 const INCOMING_MAX: usize = 64;
+const JOIN_RETRY: Duration = Duration::from_secs(2);

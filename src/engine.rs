@@ -26,13 +26,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
-use crate::job::{Action, Event, Job, JobId, Outcome, Phase, Step, Turn, Wait, apply, next_action};
-use crate::ports::{Blobs, Clock, NodeId, Scorer, Store, StoreError, Transition, World};
+use crate::job::{Action, Job, JobId, Outcome, Phase, Step, Turn, Wait, Want, apply, next_action};
+use crate::ports::{Blobs, Clock, NodeId, Permit, Scorer, Store, StoreError, Transition, World};
 
 use self::commit::{CommitAnswer, Pending};
 use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Side, lane_of, side_of};
 use self::perform::perform;
+use self::runs::{Admission, Runs};
+use self::steady::Steady;
 
 mod commit;
 pub mod health;
@@ -40,6 +42,10 @@ pub mod lease;
 mod limits;
 mod perform;
 mod pulse;
+mod runs;
+mod shown;
+mod steady;
+mod wishes;
 
 pub use lease::{Lease, Tenure};
 pub use pulse::Pulse;
@@ -85,13 +91,21 @@ pub struct Stop {
     pub hard: CancellationToken,
 }
 
-/// Jobs for the engine.
+/// What the engine is told.
 #[derive(Debug)]
 pub enum Incoming {
     /// Just accepted.
     Jobs(Vec<Job>),
+    /// Just adopted, each with the owner that gave nothing back.
+    Adopted(Vec<(Job, Option<NodeId>)>),
     /// The store says that these exist already: if one is ours and unknown to us, the answer that told us was lost.
     Known(Vec<JobId>),
+    /// What the store has as ours, with revisions.
+    Owned(Vec<(JobId, u64)>),
+    /// What operators want, with the revisions that they were read at.
+    Wishes(Vec<(JobId, u64, Want)>),
+    /// Another node was asked to leave an endpoint alone for this time.
+    Pause(Name, Duration),
 }
 
 /// The engine of one node.
@@ -107,12 +121,16 @@ pub struct Engine<W: World> {
     health: BTreeMap<Side, Health>,
     parked: BTreeMap<Side, Vec<JobId>>,
     lanes: BTreeMap<Lane, Permits>,
-    runs: BTreeMap<Name, Permits>,
-    acting: JoinSet<(JobId, Action, Outcome)>,
+    runs: BTreeMap<Name, Runs>,
+    admissions: JoinSet<Admission>,
+    tellings: JoinSet<()>,
+    acting: JoinSet<(JobId, Action, Lane, Outcome)>,
     probes: JoinSet<(Side, Result<(), Fault>)>,
     outbox: VecDeque<Pending>,
     commit: JoinSet<CommitAnswer>,
     unread: BTreeSet<JobId>,
+    steady: Steady,
+    swept: Duration,
     store_away: bool,
     draining: bool,
 }
@@ -125,6 +143,12 @@ struct Slot {
     tries: u32,
     holds_run: bool,
     entered: Duration,
+    /// How long nothing could be done for it, as far as that is not in its deadline yet.
+    waited: Duration,
+    /// What an operator wants, for when the action under way is over.
+    wish: Option<Want>,
+    /// Breaks off the action under way, if that may be done at any time.
+    break_off: CancellationToken,
     /// Who had it before and gave nothing back.
     left_by: Option<NodeId>,
 }
@@ -161,6 +185,8 @@ impl<W: World> Engine<W> {
             parked: BTreeMap::new(),
             lanes: BTreeMap::new(),
             runs: BTreeMap::new(),
+            admissions: JoinSet::new(),
+            tellings: JoinSet::new(),
             jobs: HashMap::new(),
             due: BTreeSet::new(),
             acting: JoinSet::new(),
@@ -168,6 +194,8 @@ impl<W: World> Engine<W> {
             outbox: VecDeque::new(),
             commit: JoinSet::new(),
             unread: BTreeSet::new(),
+            steady: Steady::new(world.clock()),
+            swept: world.clock().boot(),
             store_away: false,
             draining: false,
             world,
@@ -182,7 +210,7 @@ impl<W: World> Engine<W> {
         for (name, in_flight) in &rules.endpoints {
             engine.health.insert(Side::Endpoint(name.clone()), Health::new(seed_of(name)));
             engine.lanes.insert(Lane::Calls(name.clone()), permits(limits.calls));
-            engine.runs.insert(name.clone(), permits(*in_flight));
+            engine.runs.insert(name.clone(), Runs::new(*in_flight));
         }
         for name in &rules.storages {
             engine.health.insert(Side::Storage(name.clone()), Health::new(seed_of(name)));
@@ -201,6 +229,18 @@ impl<W: World> Engine<W> {
     /// Works until it is stopped. Jobs are given back to the store when the stop was soft and everything under way
     /// could be finished.
     pub async fn run(mut self, stop: Stop) -> Result<(), StoreError> {
+        let finished = self.work(stop).await;
+        // Whatever it still has is nobody's in this process from here on.
+        let ids: Vec<_> = self.jobs.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.forget(id));
+        if finished? {
+            self.world.store().retire(&self.tenure.node).await?;
+        }
+        Ok(())
+    }
+
+    /// Answers whether everything under way could be finished.
+    async fn work(&mut self, stop: Stop) -> Result<bool, StoreError> {
         loop {
             self.turn();
             if self.draining
@@ -208,14 +248,14 @@ impl<W: World> Engine<W> {
                 && self.commit.is_empty()
                 && self.outbox.is_empty()
             {
-                break;
+                return Ok(true);
             }
             let now = self.world.clock().boot();
             let nap = self.next_due(now).saturating_sub(now).min(NAP_MAX);
             let clock = self.world.clock().clone();
             tokio::select! {
                 biased;
-                () = stop.hard.cancelled() => return Ok(()),
+                () = stop.hard.cancelled() => return Ok(false),
                 () = stop.soft.cancelled(), if !self.draining => self.draining = true,
                 Some(answer) = self.commit.join_next() => match joined(answer) {
                     Some(answer) => self.committed(answer),
@@ -223,6 +263,8 @@ impl<W: World> Engine<W> {
                     None => return Err(StoreError::Unusable("a commit broke off: this is a bug in scoreline".into())),
                 },
                 Some(done) = self.acting.join_next() => self.acted(joined(done)),
+                Some(answer) = self.admissions.join_next() => self.admitted(joined(answer)),
+                Some(_) = self.tellings.join_next() => {}
                 Some(probed) = self.probes.join_next() => self.probed(joined(probed)),
                 Some(incoming) = self.incoming.recv(), if !self.draining => self.came_in(incoming),
                 () = clock.sleep(nap) => {}
@@ -238,7 +280,6 @@ impl<W: World> Engine<W> {
                 self.came_in(incoming);
             }
         }
-        self.world.store().retire(&self.tenure.node).await.map(|_| ())
     }
 
     /// Everything that can be done without waiting.
@@ -247,19 +288,26 @@ impl<W: World> Engine<W> {
         let lag = self.due.first().map_or(Duration::ZERO, |(due, _)| now.saturating_sub(*due));
         self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
         self.probe_the_sick(now);
+        self.sweep(now);
         while !self.draining {
             self.dispatch_due(now);
             // Whoever is called may turn out not to need its permit; then the next one is called.
-            let lanes = self.lanes.values_mut().chain(self.runs.values_mut());
-            let called: Vec<_> = lanes.flat_map(Permits::next).collect();
+            let called: Vec<_> = self.lanes.values_mut().flat_map(Permits::next).collect();
             if called.is_empty() {
                 break;
             }
             for id in called {
+                // One that an operator called away meanwhile may have its name here still.
+                if self.jobs.get(&id).is_none_or(|slot| slot.stage != Stage::Queued) {
+                    continue;
+                }
                 // Here and now, by this turn's own time: until it has taken its permit, the next look at the lanes
                 // would find that permit free and call the whole queue for it.
                 self.dispatch(id, now, now);
             }
+        }
+        if !self.draining {
+            self.ask_for_runs(now);
         }
         self.flush();
         self.pulse.beat(now, self.jobs.len(), self.draining);
@@ -268,7 +316,8 @@ impl<W: World> Engine<W> {
     fn next_due(&self, now: Duration) -> Duration {
         let job = self.due.first().map(|(due, _)| *due).filter(|_| !self.draining);
         let probe = self.health.values().filter_map(Health::next_probe).min();
-        job.into_iter().chain(probe).min().unwrap_or(now + NAP_MAX)
+        let ask = self.runs.values().filter_map(Runs::next_ask).min().filter(|_| !self.draining);
+        job.into_iter().chain(probe).chain(ask).min().unwrap_or(now + NAP_MAX)
     }
 
     // ---- jobs coming and going
@@ -276,6 +325,19 @@ impl<W: World> Engine<W> {
     fn came_in(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, None)),
+            Incoming::Adopted(jobs) => {
+                jobs.into_iter().for_each(|(job, left_by)| self.take_in(job, left_by));
+            }
+            Incoming::Owned(rows) => self.compare(&rows),
+            Incoming::Wishes(wishes) => {
+                wishes.into_iter().for_each(|(id, revision, want)| self.wished(id, revision, want));
+            }
+            Incoming::Pause(endpoint, time) => {
+                let until = self.world.clock().boot() + time;
+                if let Some(health) = self.health.get_mut(&Side::Endpoint(endpoint)) {
+                    health.told(until);
+                }
+            }
             Incoming::Known(ids) => {
                 self.unread.extend(ids.into_iter().filter(|id| !self.jobs.contains_key(id)));
             }
@@ -284,21 +346,26 @@ impl<W: World> Engine<W> {
 
     fn take_in(&mut self, job: Job, left_by: Option<NodeId>) {
         let id = job.id();
-        if job.is_done() || self.jobs.contains_key(&id) {
+        if self.jobs.contains_key(&id) {
             return;
         }
         let Some(feed) = self.rules.feeds.get(job.feed()).cloned() else {
             tracing::error!(job.id = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
             return;
         };
-        let holds_run = holds_run(&job);
-        if holds_run && let Some(runs) = self.runs.get_mut(&feed.endpoint) {
-            // More than the limit only when the limit was lowered: they run, and no new one starts meanwhile.
-            runs.used += 1;
-        }
         self.count(&job, 1);
-        let entered = self.world.clock().boot();
-        let slot = Slot { job, feed, stage: Stage::Still, tries: 0, holds_run, entered, left_by };
+        let slot = Slot {
+            holds_run: job.holds_run(),
+            job,
+            feed,
+            stage: Stage::Still,
+            tries: 0,
+            entered: self.world.clock().boot(),
+            waited: Duration::ZERO,
+            wish: None,
+            break_off: CancellationToken::new(),
+            left_by,
+        };
         self.jobs.insert(id, slot);
         self.wait(id, Wait::Now);
     }
@@ -308,11 +375,10 @@ impl<W: World> Engine<W> {
         if let Stage::Waiting(due) = slot.stage {
             self.due.remove(&(due, id));
         }
+        slot.break_off.cancel();
         self.count(&slot.job, -1);
-        if slot.holds_run
-            && let Some(runs) = self.runs.get_mut(&slot.feed.endpoint)
-        {
-            runs.used -= 1;
+        if slot.holds_run {
+            self.run_is_free(&slot.feed.endpoint);
         }
     }
 
@@ -333,12 +399,13 @@ impl<W: World> Engine<W> {
         slot.stage = Stage::Still;
         let Some(action) = next_action(&slot.job) else { return };
         if is_limited_by_deadline(slot.job.phase())
-            && slot.job.deadline_at() <= self.world.clock().now()
+            && slot.job.deadline_at() + slot.waited <= self.steady.now(self.world.clock())
         {
             return self.follow(id, Outcome::DeadlinePassed, false);
         }
-        // While the store is away only looks go on: whatever else we did could not be written down.
-        if self.store_away && action != Action::Poll {
+        // While the store is away only looks go on: whatever else we did could not be written down. And without a lease
+        // it could be another node's to do by now.
+        if (self.store_away || !self.tenure.lease.holds()) && action != Action::Poll {
             return self.wait(id, Wait::After(STORE_RETRY));
         }
         let side = side_of(action, &slot.feed);
@@ -351,7 +418,7 @@ impl<W: World> Engine<W> {
             Gate::Until(time) => {
                 // The deadline's clock stands still while nothing can be done.
                 let pause = time.saturating_sub(now);
-                slot.job.postpone(pause);
+                slot.waited += pause;
                 return self.wait(id, Wait::After(pause));
             }
             Gate::Closed => {
@@ -359,19 +426,22 @@ impl<W: World> Engine<W> {
                 return self.parked.entry(side.expect("no side, no health")).or_default().push(id);
             }
         }
-        if action == Action::Submit && !slot.holds_run {
-            let Some(runs) = self.runs.get_mut(&slot.feed.endpoint) else { return };
-            if !runs.take() {
-                runs.waiting.push_back(id);
-                slot.stage = Stage::Queued;
-                return;
-            }
-            slot.holds_run = true;
+        if slot.waited >= WORTH_A_WRITE {
+            let waited = std::mem::take(&mut slot.waited);
+            return self.follow(id, Outcome::Waited(waited), false);
         }
-        if let Some(lane) = self.lanes.get_mut(&lane_of(action, &slot.feed))
-            && !lane.take()
+        if action == Action::Submit && !slot.holds_run {
+            if let Some(runs) = self.runs.get_mut(&slot.feed.endpoint) {
+                runs.wait(id);
+                slot.stage = Stage::Queued;
+            }
+            return;
+        }
+        let lane = lane_of(action, &slot.feed);
+        if let Some(permits) = self.lanes.get_mut(&lane)
+            && !permits.take()
         {
-            lane.waiting.push_back(id);
+            permits.waiting.push_back(id);
             slot.stage = Stage::Queued;
             return;
         }
@@ -381,25 +451,35 @@ impl<W: World> Engine<W> {
         slot.stage = Stage::Acting;
         let (world, tenure, left_by) = (self.world.clone(), self.tenure.clone(), slot.left_by);
         let (feed, job) = (slot.feed.clone(), slot.job.clone());
+        let break_off = slot.break_off.clone();
         self.acting.spawn(async move {
-            let done = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, left_by, action))
-                .catch_unwind()
-                .await;
-            let outcome = done.unwrap_or_else(|_| Outcome::Fault(broken_off()));
-            (id, action, outcome)
+            let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, left_by, action));
+            let outcome = tokio::select! {
+                biased;
+                done = act.catch_unwind() => done.unwrap_or_else(|_| Outcome::Fault(broken_off())),
+                () = break_off.cancelled() => Outcome::Pending,
+            };
+            (id, action, lane, outcome)
         });
     }
 
-    fn acted(&mut self, done: Option<(JobId, Action, Outcome)>) {
-        let Some((id, action, outcome)) = done else { return };
+    fn acted(&mut self, done: Option<(JobId, Action, Lane, Outcome)>) {
+        let Some((id, action, lane, outcome)) = done else { return };
         let now = self.world.clock().boot();
-        let Some(slot) = self.jobs.get(&id) else { return };
+        if let Some(permits) = self.lanes.get_mut(&lane) {
+            permits.used -= 1;
+        }
+        let Some(slot) = self.jobs.get_mut(&id) else { return };
         let feed = slot.feed.clone();
-        if let Some(lane) = self.lanes.get_mut(&lane_of(action, &feed)) {
-            lane.used -= 1;
+        if slot.break_off.is_cancelled() {
+            // Whatever came of it: an operator wants something else.
+            slot.break_off = CancellationToken::new();
+            self.wait(id, Wait::Now);
+            return self.heed(id);
         }
         let outage = self.judge(id, &feed, action, &outcome, now);
         self.follow(id, outcome, outage);
+        self.heed(id);
     }
 
     /// What an outcome says about the other side's health; answers whether a fault is part of something larger.
@@ -428,6 +508,12 @@ impl<W: World> Engine<W> {
             Origin::Storage => Side::Storage(feed.storage.clone()),
             Origin::Inbox | Origin::Outbox => return false,
         };
+        let Some(health) = self.health.get(&side) else { return false };
+        if let (Class::Throttled(Some(time)), Side::Endpoint(endpoint)) = (fault.class, &side)
+            && health.is_news(now + time)
+        {
+            self.tell_the_others(endpoint.clone(), time);
+        }
         let Some(health) = self.health.get_mut(&side) else { return false };
         let was_closed = health.closed().map(|closed| closed.suspended);
         let larger = health.faulted(id, fault, now);
@@ -443,6 +529,7 @@ impl<W: World> Engine<W> {
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         let turn = Turn { now: self.world.clock().now(), tries: slot.tries, outage };
         let fault = if let Outcome::Fault(fault) = &outcome { Some(fault.clone()) } else { None };
+        let answers = if let Outcome::Wished(want) = &outcome { Some(want.clone()) } else { None };
         match apply(slot.job.clone(), outcome, turn, &slot.feed.policy) {
             Err(illegal) => {
                 tracing::error!(job.id = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
@@ -457,79 +544,41 @@ impl<W: World> Engine<W> {
                 if let (Some(Class::Throttled(_)), Wait::After(pause)) =
                     (fault.map(|fault| fault.class), wait)
                 {
-                    slot.job.postpone(pause);
+                    slot.waited += pause;
                 }
                 slot.tries = slot.tries.saturating_add(1);
                 self.wait(id, wait);
-                self.free_run_if_ended(id);
             }
-            Ok(Step { job, wait, event: Some(event) }) => {
+            Ok(Step { mut job, wait, event: Some(event) }) => {
+                job.postpone(std::mem::take(&mut slot.waited));
                 slot.stage = Stage::Committing;
-                self.outbox.push_back(Pending {
-                    transition: Transition { job, event, run: None, answers: None },
-                    wait,
-                });
+                let run = job.holds_run().then(|| slot.feed.endpoint.clone());
+                let transition = Transition { job, event, run, answers };
+                self.outbox.push_back(Pending { transition, wait });
             }
         }
     }
 
     /// A transition is in the store: from here on the job stands where it says.
     fn moved_on(&mut self, pending: Pending) {
-        let Pending { transition: Transition { job, event, .. }, wait } = pending;
+        let Pending { transition: Transition { job, event, run, .. }, wait } = pending;
         let (id, now) = (job.id(), self.world.clock().boot());
         let Some(slot) = self.jobs.get_mut(&id) else { return };
-        let feed = slot.feed.clone();
-        tell(&job, &event);
-        let metrics = self.world.metrics();
-        let name = feed.name.as_str();
+        let spent = now.saturating_sub(slot.entered);
         if event.from == event.to {
             slot.tries = slot.tries.saturating_add(1);
         } else {
-            metrics.job_transitions_total.with_label_values(&[name, event.to.name()]).inc();
-            if !event.from.is_final() {
-                let spent = now.saturating_sub(slot.entered).as_secs_f64();
-                metrics
-                    .phase_duration_seconds
-                    .with_label_values(&[name, event.from.name()])
-                    .observe(spent);
-            }
-            if event.to.is_final() {
-                let took = (event.at - job.created_at()).to_std().unwrap_or_default().as_secs_f64();
-                metrics
-                    .job_duration_seconds
-                    .with_label_values(&[name, event.to.name()])
-                    .observe(took);
-            }
-            if event.to == Phase::Succeeded {
-                #[expect(
-                    clippy::cast_precision_loss,
-                    reason = "seconds since 1970 are exact in an f64"
-                )]
-                metrics
-                    .last_success_timestamp_seconds
-                    .with_label_values(&[name])
-                    .set(event.at.timestamp() as f64);
-            }
             slot.tries = 0;
             slot.entered = now;
         }
-        let before = std::mem::replace(&mut slot.job, job.clone());
-        self.count(&before, -1);
-        self.count(&job, 1);
-        self.free_run_if_ended(id);
-        self.wait(id, wait);
-    }
-
-    /// A job holds one of its endpoint's runs from its submit until its run has ended, or a person is asked about it.
-    fn free_run_if_ended(&mut self, id: JobId) {
-        if let Some(slot) = self.jobs.get_mut(&id)
-            && slot.holds_run
-            && !holds_run(&slot.job)
-            && let Some(runs) = self.runs.get_mut(&slot.feed.endpoint)
-        {
-            slot.holds_run = false;
-            runs.used -= 1;
+        let before = std::mem::replace(&mut slot.job, job);
+        let held_run = std::mem::replace(&mut slot.holds_run, run.is_some());
+        let endpoint = slot.feed.endpoint.clone();
+        self.show(id, &before, &event, spent);
+        if held_run && run.is_none() {
+            self.run_is_free(&endpoint);
         }
+        self.wait(id, wait);
     }
 
     fn wait(&mut self, id: JobId, wait: Wait) {
@@ -583,7 +632,7 @@ impl<W: World> Engine<W> {
             if let Some(slot) = self.jobs.get_mut(&id)
                 && let Stage::Parked(since) = slot.stage
             {
-                slot.job.postpone(now.saturating_sub(since));
+                slot.waited += now.saturating_sub(since);
                 self.wait(id, Wait::Now);
             }
         }
@@ -615,24 +664,6 @@ impl<W: World> Engine<W> {
         };
         gauge.set(i64::from(suspended));
     }
-
-    // ---- what is shown
-
-    fn count(&self, job: &Job, by: i64) {
-        let metrics = self.world.metrics();
-        let feed = job.feed().as_str();
-        if !job.phase().is_final() {
-            metrics.jobs.with_label_values(&[feed, job.phase().name()]).add(by);
-        }
-        if job.held().is_some() {
-            metrics.jobs_held.with_label_values(&[feed]).add(by);
-        }
-        if job.phase().is_in_flight()
-            && let Some(feed) = self.rules.feeds.get(job.feed())
-        {
-            metrics.remote_runs_in_flight.with_label_values(&[feed.endpoint.as_str()]).add(by);
-        }
-    }
 }
 
 /// Outputs that are in place, and remote runs that are being stopped already, are beyond any deadline.
@@ -646,12 +677,6 @@ fn is_limited_by_deadline(phase: Phase) -> bool {
         | Phase::Cancelled
         | Phase::Skipped => false,
     }
-}
-
-/// Whether one of the endpoint's runs is taken. A held job's run may be one that is gone for good; while it waits for a
-/// person, for days perhaps, the others go on.
-fn holds_run(job: &Job) -> bool {
-    job.phase().is_in_flight() && job.held().is_none()
 }
 
 /// Whether a side that nothing is sent to is well again.
@@ -677,20 +702,6 @@ fn broken_off() -> Fault {
     )
 }
 
-/// One line a transition.
-fn tell(job: &Job, event: &Event) {
-    let (id, feed, detail) = (job.id(), job.feed(), event.detail.as_deref().unwrap_or_default());
-    let (from, to, outcome) = (event.from.name(), event.to.name(), event.outcome.as_str());
-    // A failed job whose source moves to its place has not failed again.
-    let failed = event.to == Phase::Failed && event.from != Phase::Failed;
-    if failed || outcome == "held" || outcome == "fault" {
-        let code = job.error().map(|error| error.code.as_str());
-        tracing::warn!(job.id = %id, feed = %feed, name = %job.path(), from, to, error.code = code, detail, "{outcome}");
-    } else {
-        tracing::info!(job.id = %id, feed = %feed, name = %job.path(), from, to, detail, "{outcome}");
-    }
-}
-
 /// A task of ours that panicked or was cut off brings no result; the panic itself was caught inside.
 fn joined<T>(result: Result<T, tokio::task::JoinError>) -> Option<T> {
     result.inspect_err(|error| tracing::error!(%error, "a task broke off")).ok()
@@ -703,6 +714,8 @@ fn seed_of(name: &Name) -> u64 {
     })
 }
 
+/// A wait of this length is worth a write of its own, so that no crash takes it back.
+const WORTH_A_WRITE: Duration = Duration::from_mins(1);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long the engine sleeps at most; so it shows that it lives.
 const NAP_MAX: Duration = Duration::from_secs(1);

@@ -3,13 +3,14 @@
 //! One loop a feed: look at the folder, commit jobs for what is ready, and only then move the files out of sight. A
 //! crash at any point is mended by the next look, since the store knows each arrival and each step can be repeated.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::engine::{Incoming, Stop, Tenure};
-use crate::feed::Feed;
+use crate::feed::{Feed, Name};
 use crate::job::Arrival;
 use crate::metrics::INBOX_STATES;
 use crate::ports::{Accepted, Clock, Inbox, Scan, Store, StoreError, World};
@@ -20,27 +21,44 @@ pub struct Intake<W: World> {
     feed: Arc<Feed>,
     tenure: Tenure<W::Clock>,
     rescan: Duration,
+    scans: watch::Receiver<BTreeSet<Name>>,
     engine: mpsc::Sender<Incoming>,
 }
 
 impl<W: World> Intake<W> {
-    /// An intake, if the feed watches a folder.
+    /// An intake, if the feed watches a folder; it looks as long as `scans` names the feed.
     pub fn new(
         world: Arc<W>,
         feed: Arc<Feed>,
         tenure: Tenure<W::Clock>,
+        scans: watch::Receiver<BTreeSet<Name>>,
         engine: mpsc::Sender<Incoming>,
     ) -> Option<Self> {
         let rescan = feed.watch.as_ref()?.rescan;
-        Some(Self { world, feed, tenure, rescan, engine })
+        Some(Self { world, feed, tenure, rescan, scans, engine })
     }
 
     /// Looks and takes in, until it is stopped.
-    pub async fn run(self, stop: Stop) -> Result<(), StoreError> {
-        let Some(inbox) = self.world.inbox(&self.feed.name) else { return Ok(()) };
-        let clock = self.world.clock();
+    pub async fn run(mut self, stop: Stop) -> Result<(), StoreError> {
+        let world = self.world.clone();
+        let Some(inbox) = world.inbox(&self.feed.name) else { return Ok(()) };
+        let clock = world.clock();
         let mut troubled: Option<Duration> = None;
         loop {
+            if !self.scans.borrow_and_update().contains(&self.feed.name) {
+                // Another node shows what is in the folder.
+                self.show(&Scan::default());
+                tokio::select! {
+                    biased;
+                    () = stop.soft.cancelled() => return Ok(()),
+                    changed = self.scans.changed() => if changed.is_err() {
+                        // Nobody tells us any more: the daemon ends.
+                        stop.soft.cancelled().await;
+                        return Ok(());
+                    },
+                }
+                continue;
+            }
             let began = clock.boot();
             let looked = tokio::select! {
                 biased;
@@ -102,13 +120,16 @@ impl<W: World> Intake<W> {
                     deadline_at: now + self.feed.policy.deadline,
                 })
                 .collect();
-            let accepted =
-                self.world.store().accept(&self.tenure.node, &arrivals, usize::MAX, now).await;
+            // Of a heap of files each node gets its share; a single one is begun here and now.
+            let ours = arrivals.len().div_ceil(self.tenure.lease.living()).max(ALWAYS_OURS);
+            let store = self.world.store();
+            let accepted = store.accept(&self.tenure.node, &arrivals, ours, now).await;
             let (mut jobs, mut known) = (Vec::new(), Vec::new());
             for (arrival, accepted) in arrivals.iter().zip(accepted.map_err(|e| e.to_string())?) {
+                let free = matches!(accepted, Accepted::Free(_));
                 inbox.accepted(&arrival.path, arrival.file);
                 match accepted {
-                    Accepted::New(job) => {
+                    Accepted::New(job) | Accepted::Free(job) => {
                         tracing::info!(job.id = %job.id(), feed = %self.feed.name, name = %job.path(),
                             bytes = arrival.file.size_bytes, "accepted");
                         // What goes wrong here is met again, and told, when the file is opened.
@@ -117,9 +138,10 @@ impl<W: World> Intake<W> {
                         {
                             tracing::debug!(job.id = %job.id(), feed = %self.feed.name, "not taken yet: {fault}");
                         }
-                        jobs.push(*job);
+                        if !free {
+                            jobs.push(*job);
+                        }
                     }
-                    Accepted::Free(_) => {}
                     Accepted::Known(id) => known.push(id),
                 }
             }
@@ -146,6 +168,8 @@ impl<W: World> Intake<W> {
     }
 }
 
+/// So many files of one look are this node's own, however many nodes there are.
+const ALWAYS_OURS: usize = 10;
 /// Arrivals in one transaction.
 const ACCEPT_MAX: usize = 200;
 /// Between looks, however busy the folder is.

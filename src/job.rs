@@ -104,6 +104,8 @@ pub enum Outcome {
     Wished(Want),
     /// The job's deadline has passed.
     DeadlinePassed,
+    /// Nothing could be done for this time.
+    Waited(Duration),
 }
 
 impl Outcome {
@@ -124,6 +126,7 @@ impl Outcome {
             Self::Fault(_) => "fault",
             Self::Wished(want) => want.name(),
             Self::DeadlinePassed => "deadline_passed",
+            Self::Waited(_) => "waited",
         }
     }
 }

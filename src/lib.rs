@@ -27,7 +27,7 @@
 //! |---|---|---|
 //! | 5 roof | `main`, [`daemon`], [`demo`] | builds the adapters, starts the services, waits, drains |
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
-//! | 3 engine | [`engine`], [`intake`], [`upkeep`] | claim, act, apply, commit |
+//! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`] | claim, act, apply, commit |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`sandbox`] | one technology each |
 //! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
 //! | 0 ground | [`job`], [`feed`], [`fault`], [`retry`], [`name`], [`wire`] | pure |
@@ -59,6 +59,7 @@ pub mod http;
 pub mod inbox;
 pub mod intake;
 pub mod job;
+pub mod membership;
 pub mod metrics;
 pub mod name;
 pub mod outbox;

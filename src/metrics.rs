@@ -28,6 +28,8 @@ pub struct Metrics {
     pub inbox_oldest_file_age_seconds: GaugeVec,
     pub last_success_timestamp_seconds: GaugeVec,
     pub state_dir_free_bytes: IntGauge,
+    pub jobs_unowned: IntGauge,
+    pub node_lease_margin_seconds: Gauge,
     pub job_transitions_total: IntCounterVec,
     pub step_faults_total: IntCounterVec,
     pub remote_requests_total: IntCounterVec,
@@ -92,6 +94,11 @@ impl Metrics {
                 &["feed"],
             ),
             state_dir_free_bytes: make.gauge("state_dir_free_bytes", "Free space where the state is kept."),
+            jobs_unowned: make.gauge("jobs_unowned", "Jobs of the site that no living node has; every node shows the same."),
+            node_lease_margin_seconds: make.seconds(
+                "node_lease_margin_seconds",
+                "What was left of the node's lease when it last asked for more; at 0 it stops working.",
+            ),
             job_transitions_total: make.counters("job_transitions_total", "Committed moves of jobs into a phase.", &["feed", "to"]),
             step_faults_total: make.counters(
                 "step_faults_total",

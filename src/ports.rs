@@ -216,11 +216,12 @@ pub trait Store: Send + Sync + 'static {
         generation: Option<u32>,
     ) -> impl Future<Output = Result<Wished, StoreError>> + Send;
 
-    /// What operators want of the node's jobs and was not answered yet by a transition.
+    /// What operators want of the node's jobs and was not answered yet by a transition, with the revision that the job
+    /// is at: a wish that was read before the job moved on may be answered already.
     fn wishes(
         &self,
         node: &Node,
-    ) -> impl Future<Output = Result<Vec<(JobId, Want)>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<(JobId, u64, Want)>, StoreError>> + Send;
 
     /// The node's jobs, with their revisions.
     fn owned(

@@ -197,7 +197,7 @@ impl<C: Clock> Store for AnyStore<C> {
         either!(self, store => store.wish(id, want, generation))
     }
 
-    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, Want)>, StoreError> {
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
         either!(self, store => store.wishes(node))
     }
 

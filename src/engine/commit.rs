@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::{Engine, STORE_RETRY};
+use super::{Engine, STORE_RETRY, Stage};
 use crate::job::{Job, JobId, Wait};
 use crate::ports::{Clock, Committed, NodeId, Store, Transition, World};
 
@@ -71,6 +71,15 @@ impl<W: World> Engine<W> {
         match answer {
             CommitAnswer::Found(rows) => {
                 for (job, owner) in rows {
+                    if let Some(slot) = self.jobs.get(&job.id()) {
+                        let ours = owner == Some(self.tenure.node.id);
+                        let still = slot.stage != Stage::Committing && slot.stage != Stage::Acting;
+                        if ours && !(still && job.revision() > slot.job.revision()) {
+                            continue;
+                        }
+                        // What is under way for it comes to nothing: its next write would be refused.
+                        self.forget(job.id());
+                    }
                     if owner == Some(self.tenure.node.id) {
                         self.take_in(job, None);
                     } else if job.source_moved_to().is_some() {

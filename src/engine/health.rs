@@ -69,6 +69,22 @@ impl Health {
         }
     }
 
+    /// Another node was asked to leave the side alone until this time.
+    pub fn told(&mut self, until: Duration) {
+        if self.is_news(until) {
+            self.trouble = Some(Trouble::Pause { until });
+        }
+    }
+
+    /// Whether a pause until this time is longer than what is known; the echo of one of our own is not.
+    pub fn is_news(&self, until: Duration) -> bool {
+        match self.trouble {
+            Some(Trouble::Closed(_)) => false,
+            Some(Trouble::Pause { until: known }) => until > known + ECHO,
+            None => true,
+        }
+    }
+
     /// A job's call succeeded. One that went out before the gate closed says nothing about what closed it.
     pub fn succeeded(&mut self) {
         if !matches!(self.trouble, Some(Trouble::Closed(_))) {
@@ -181,6 +197,8 @@ impl Health {
 
 /// So many jobs in trouble, with no success between, are no coincidence.
 const OUTAGE_JOBS: usize = 3;
+/// How late a pause may come back that was told to all.
+const ECHO: Duration = Duration::from_secs(5);
 /// For a pause without a length.
 const PAUSE_UNNAMED: Duration = Duration::from_secs(5);
 /// Whoever asks for more is asked again after this.

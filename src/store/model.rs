@@ -330,10 +330,12 @@ impl Store for ModelStore {
         Ok(Wished::Noted)
     }
 
-    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, Want)>, StoreError> {
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
         let tables = self.tables();
         let ours = tables.jobs.values().filter(|row| row.node == Some(node.id));
-        Ok(ours.filter_map(|row| Some((row.job.id(), row.want.clone()?))).collect())
+        Ok(ours
+            .filter_map(|row| Some((row.job.id(), row.job.revision(), row.want.clone()?)))
+            .collect())
     }
 
     async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {

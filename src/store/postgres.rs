@@ -214,7 +214,7 @@ impl<C: Clock> Store for PostgresStore<C> {
         unfinished((id, want, generation))
     }
 
-    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, Want)>, StoreError> {
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
         unfinished((node,))
     }
 

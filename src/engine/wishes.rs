@@ -1,0 +1,100 @@
+//! What comes from outside of the jobs' own way: operators, other nodes, and the store's word on what is ours.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{Engine, Stage};
+use crate::feed::Name;
+use crate::job::{Action, JobId, Outcome, Wait, Want, next_action};
+use crate::ports::{Store, World};
+
+impl<W: World> Engine<W> {
+    /// An operator wants something of a job. It is found again until it is answered, so one that comes at a bad moment
+    /// may be dropped here.
+    pub(super) fn wished(&mut self, id: JobId, revision: u64, want: Want) {
+        let Some(slot) = self.jobs.get_mut(&id) else {
+            self.unread.insert(id);
+            return;
+        };
+        // Read before the job moved on, it may have been answered by that very move.
+        if slot.job.revision() != revision || slot.stage == Stage::Committing {
+            return;
+        }
+        slot.wish = Some(want);
+        if slot.stage != Stage::Acting {
+            return self.heed(id);
+        }
+        // An upload may take hours, and nothing of it counts yet.
+        if slot.wish == Some(Want::Cancel) && next_action(&slot.job) == Some(Action::Upload) {
+            slot.break_off.cancel();
+        }
+    }
+
+    /// Answers what an operator wants of a job that does nothing at the moment.
+    pub(super) fn heed(&mut self, id: JobId) {
+        let Some(slot) = self.jobs.get_mut(&id) else { return };
+        if slot.stage == Stage::Acting {
+            return;
+        }
+        let Some(want) = slot.wish.take() else { return };
+        match slot.stage {
+            // That write comes first; the wish is found again after it.
+            Stage::Committing => return,
+            Stage::Waiting(due) => {
+                self.due.remove(&(due, id));
+            }
+            // Where its name waits it is passed over.
+            Stage::Queued | Stage::Parked(_) | Stage::Still | Stage::Acting => {}
+        }
+        slot.stage = Stage::Still;
+        self.follow(id, Outcome::Wished(want), false);
+    }
+
+    /// The store's word on what is ours, held against memory. Whatever differs is read again: its row tells.
+    pub(super) fn compare(&mut self, rows: &[(JobId, u64)]) {
+        let rows: HashMap<_, _> = rows.iter().copied().collect();
+        let Self { jobs, unread, .. } = self;
+        unread.extend(rows.keys().filter(|id| !jobs.contains_key(id)));
+        let differs = jobs.iter().filter(|(id, slot)| {
+            slot.stage != Stage::Committing && rows.get(*id) != Some(&slot.job.revision())
+        });
+        unread.extend(differs.map(|(id, _)| *id));
+    }
+
+    /// The other nodes leave the endpoint alone, too.
+    pub(super) fn tell_the_others(&mut self, endpoint: Name, time: Duration) {
+        if !self.world.store().is_shared() {
+            return;
+        }
+        let world = self.world.clone();
+        self.tellings.spawn(async move {
+            if let Err(error) = world.store().pause(&endpoint, time).await {
+                tracing::debug!(endpoint = %endpoint, %error, "the other nodes could not be told of a pause");
+            }
+        });
+    }
+
+    /// Writes down how long jobs have waited already where nothing can be done for long: no crash takes it back.
+    pub(super) fn sweep(&mut self, now: Duration) {
+        if now < self.swept + SWEEP || self.draining {
+            return;
+        }
+        self.swept = now;
+        let parked: Vec<_> = self.parked.values_mut().flat_map(std::mem::take).collect();
+        for id in parked {
+            if let Some(slot) = self.jobs.get_mut(&id)
+                && let Stage::Parked(since) = slot.stage
+            {
+                slot.waited += now.saturating_sub(since);
+                if slot.waited >= SWEEP {
+                    let waited = std::mem::take(&mut slot.waited);
+                    self.follow(id, Outcome::Waited(waited), false);
+                } else {
+                    self.wait(id, Wait::Now);
+                }
+            }
+        }
+    }
+}
+
+const SWEEP: Duration = Duration::from_mins(30);
