@@ -57,6 +57,8 @@ pub struct NodeConfig {
     pub state_dir: PathBuf,
     /// How long a stopping daemon waits for what is under way.
     pub stop_grace: Duration,
+    /// How long a node must be silent before others take its jobs over.
+    pub lease: Duration,
 }
 
 /// The HTTP server.
@@ -227,6 +229,10 @@ impl Config {
     }
 }
 
+/// Shorter ones would end with every hiccup of the store.
+const LEASE_MIN: Duration = Duration::from_secs(5);
+const LEASE_MAX: Duration = Duration::from_mins(10);
+
 /// `None` only if a mistake was found.
 fn read(mut document: Reader<'_>) -> Option<Config> {
     let findings = document.findings;
@@ -236,7 +242,11 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     let site = node.text("site", "default");
     let state_dir = node.path("state_dir").unwrap_or_else(|| PathBuf::from("/var/lib/scoreline"));
     let stop_grace = node.span("stop_grace", Duration::from_secs(30));
-    let node_config = NodeConfig { name, site, state_dir, stop_grace };
+    let lease = node.span("lease", crate::engine::lease::TERM);
+    if !(LEASE_MIN..=LEASE_MAX).contains(&lease) {
+        node.error("lease", "is out of range: write a duration from \"5s\" to \"10m\"");
+    }
+    let node_config = NodeConfig { name, site, state_dir, stop_grace, lease };
     document.include("node", node.finish());
 
     let mut database = document.table("database");

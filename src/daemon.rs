@@ -115,15 +115,23 @@ pub struct Daemon<W: World> {
 }
 
 /// A node's id and lease, with the jobs that it has found.
-type Joined<W> = (Tenure<<W as World>::Clock>, Vec<(Job, Option<NodeId>)>);
+pub type Joined<W> = (Tenure<<W as World>::Clock>, Vec<(Job, Option<NodeId>)>);
 
-/// What the node does, under one id or, when it was silent for too long, under the next.
-struct Work<W: World> {
-    world: Arc<W>,
-    rules: Arc<Rules>,
-    name: String,
-    site: String,
-    pulse: Arc<Pulse>,
+/// What the node does, under one id or, when it was silent for too long, under the next: all of the daemon but its
+/// edges.
+pub struct Work<W: World> {
+    /// The world to work in.
+    pub world: Arc<W>,
+    /// What the engine goes by.
+    pub rules: Arc<Rules>,
+    /// A label for the node.
+    pub name: String,
+    /// The nodes that see the same folders.
+    pub site: String,
+    /// How long a node must be silent before others take its jobs over.
+    pub term: Duration,
+    /// The engine's signs of life.
+    pub pulse: Arc<Pulse>,
 }
 
 /// What a daemon needs to know beside its world.
@@ -135,6 +143,8 @@ pub struct Settings {
     pub name: String,
     /// The nodes that see the same folders.
     pub site: String,
+    /// How long a node must be silent before others take its jobs over.
+    pub term: Duration,
     /// Where the store is, if it is on this machine.
     pub state_dir: std::path::PathBuf,
     /// Where the HTTP server listens.
@@ -151,6 +161,7 @@ impl From<&Config> for Settings {
             rules: config.rules(),
             name: config.node.name.clone(),
             site: config.node.site.clone(),
+            term: config.node.lease,
             state_dir: config.node.state_dir.clone(),
             listen: config.http.listen,
             tokens: config.http.tokens.clone(),
@@ -167,6 +178,7 @@ impl<W: World> Daemon<W> {
             rules: Arc::new(settings.rules),
             name: settings.name,
             site: settings.site,
+            term: settings.term,
             pulse: Arc::new(Pulse::default()),
         };
         let first = work.join().await?;
@@ -239,8 +251,9 @@ impl<W: World> Daemon<W> {
 }
 
 impl<W: World> Work<W> {
-    async fn join(&self) -> Result<Joined<W>, StoreError> {
-        membership::join(&*self.world, &self.name, &self.site, &self.feeds()).await
+    /// Makes the node known, and takes over what earlier ones left.
+    pub async fn join(&self) -> Result<Joined<W>, StoreError> {
+        membership::join(&*self.world, &self.name, &self.site, &self.feeds(), self.term).await
     }
 
     fn feeds(&self) -> Vec<Name> {
@@ -248,7 +261,7 @@ impl<W: World> Work<W> {
     }
 
     /// Works until it is stopped, under as many ids as it takes.
-    async fn run(self, first: Joined<W>, stop: Stop) -> anyhow::Result<()> {
+    pub async fn run(self, first: Joined<W>, stop: Stop) -> anyhow::Result<()> {
         let mut joined = first;
         loop {
             match self.work_as(joined, &stop).await? {

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::engine::lease::{BEAT, TERM};
 use crate::engine::{Incoming, Lease, Stop, Tenure};
 use crate::feed::Name;
 use crate::job::Job;
@@ -54,11 +53,13 @@ pub async fn join<W: World>(
     label: &str,
     site: &str,
     feeds: &[Name],
+    term: Duration,
 ) -> Result<(Tenure<W::Clock>, Vec<(Job, Option<NodeId>)>), StoreError> {
     let (store, clock) = (world.store(), world.clock().clone());
     let sent = clock.boot();
     let node = store.register(label, site).await?;
-    let lease = if store.is_shared() { Lease::since(clock, sent) } else { Lease::forever(clock) };
+    let lease =
+        if store.is_shared() { Lease::since(clock, sent, term) } else { Lease::forever(clock) };
     for gone in store.gone(&node).await? {
         store.fence(gone, None).await?;
     }
@@ -140,7 +141,8 @@ impl<W: World> Membership<W> {
                 tracing::debug!(%error, "could not look round in the store");
             }
             let took = clock.boot().saturating_sub(began);
-            clock.sleep(BEAT.saturating_sub(took).max(BEAT / 4)).await;
+            let beat = self.tenure.lease.beat();
+            clock.sleep(beat.saturating_sub(took).max(beat / 4)).await;
         }
     }
 
@@ -182,7 +184,9 @@ impl<W: World> Membership<W> {
             let peer = self.peers.entry(id).or_insert(Peer { beats, seen: answered });
             if peer.beats != beats {
                 *peer = Peer { beats, seen: answered };
-            } else if asked >= peer.seen + TERM && world.store().fence(id, Some(beats)).await? {
+            } else if asked >= peer.seen + self.tenure.lease.term()
+                && world.store().fence(id, Some(beats)).await?
+            {
                 let silent = asked.saturating_sub(peer.seen);
                 tracing::warn!(
                     node = id.0,
@@ -269,7 +273,8 @@ async fn beat_for_ever<W: World>(world: &W, tenure: &Tenure<W::Clock>) {
             }
         }
         let took = clock.boot().saturating_sub(sent);
-        clock.sleep(BEAT.saturating_sub(took).max(BEAT / 4)).await;
+        let beat = tenure.lease.beat();
+        clock.sleep(beat.saturating_sub(took).max(beat / 4)).await;
     }
 }
 

@@ -30,6 +30,7 @@ pub struct Lease<C> {
 
 #[derive(Debug)]
 struct Shared {
+    term: Duration,
     /// Boot-clock time in nanoseconds.
     until: AtomicU64,
     /// Nodes that live, this one among them.
@@ -39,22 +40,33 @@ struct Shared {
 impl<C: Clock> Lease<C> {
     /// One that never ends, for a store that is this process's alone.
     pub fn forever(clock: C) -> Self {
-        Self::ending(clock, u64::MAX)
+        Self::ending(clock, TERM, u64::MAX)
     }
 
-    /// One that counts from a call to the store that was sent at `sent` (boot-clock time) and answered.
-    pub fn since(clock: C, sent: Duration) -> Self {
-        Self::ending(clock, nanos(sent + TERM - MARGIN))
+    /// One of `term` that counts from a call to the store that was sent at `sent` (boot-clock time) and answered.
+    pub fn since(clock: C, sent: Duration, term: Duration) -> Self {
+        Self::ending(clock, term, nanos(sent + term - term / MARGIN))
     }
 
-    fn ending(clock: C, until: u64) -> Self {
-        let shared = Shared { until: AtomicU64::new(until), living: AtomicUsize::new(1) };
+    fn ending(clock: C, term: Duration, until: u64) -> Self {
+        let shared = Shared { term, until: AtomicU64::new(until), living: AtomicUsize::new(1) };
         Self { clock, shared: Arc::new(shared) }
     }
 
     /// A beat that was sent at `sent` (boot-clock time) has been answered.
     pub fn renew(&self, sent: Duration) {
-        self.shared.until.fetch_max(nanos(sent + TERM - MARGIN), Ordering::AcqRel);
+        let term = self.shared.term;
+        self.shared.until.fetch_max(nanos(sent + term - term / MARGIN), Ordering::AcqRel);
+    }
+
+    /// How long a node must be silent before others take its jobs over.
+    pub fn term(&self) -> Duration {
+        self.shared.term
+    }
+
+    /// Between beats, and between looks at the others.
+    pub fn beat(&self) -> Duration {
+        self.shared.term * 2 / 15
     }
 
     /// How much of it is left.
@@ -84,9 +96,8 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// How long a node must be silent before others take its jobs over.
+/// The term, unless the config says otherwise. A node that dies is replaced after this, one beat that it may have been
+/// seen late, and one until the next look.
 pub const TERM: Duration = Duration::from_secs(15);
-/// How much earlier it stops by itself.
-const MARGIN: Duration = Duration::from_millis(1500);
-/// Between beats, and between looks at the others.
-pub const BEAT: Duration = Duration::from_secs(2);
+/// A node stops this part of its term earlier than others could take over.
+const MARGIN: u32 = 10;

@@ -12,7 +12,7 @@ pub struct JobId(Uuid);
 
 impl JobId {
     /// Ids are given by the store.
-    pub fn new(uuid: Uuid) -> Self {
+    pub const fn new(uuid: Uuid) -> Self {
         Self(uuid)
     }
 

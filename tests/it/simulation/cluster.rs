@@ -1,0 +1,416 @@
+//! Nodes that live, die and come back in one world while files are dropped and operators have their say; and what must
+//! hold when all has come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use scoreline::daemon::Work;
+use scoreline::engine::{Limits, Pulse, Rules, Stop};
+use scoreline::feed::{OnConflict, SourceEnd};
+use scoreline::job::{Job, JobId, Phase, RemoteId, Want};
+use scoreline::ports::{Clock, JobQuery, Store, Wished, World};
+use tokio::task::JoinHandle;
+
+use super::node::{Host, Life, TERM};
+use super::world::{IN, Land, OnDisk, Run, SITE, scores_of};
+
+/// What happens to the daemons from outside.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Happening {
+    /// A soft stop, and another start.
+    Stop,
+    Kill,
+    /// As by SIGSTOP and SIGCONT.
+    Freeze,
+    CutOff,
+    /// The wall clock jumps ahead, for a while.
+    Jump,
+    Cancel,
+    Retry,
+    Release,
+}
+
+/// What happens, and when.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Drop(String, String),
+    Happen(Happening),
+}
+
+/// Lets nodes live until all events are over and every job has come to rest; answers what was dropped.
+pub(crate) async fn live(
+    land: &Arc<Land>,
+    nodes: usize,
+    mut events: Vec<(Duration, Event)>,
+    files: usize,
+) -> Result<Vec<OnDisk>, String> {
+    events.sort_by_key(|(at, _)| *at);
+    let mut events = events.into_iter().peekable();
+    let mut cluster = Cluster::start(land, nodes);
+    let mut dropped = Vec::new();
+    let mut calm_since = Duration::ZERO;
+    loop {
+        let now = land.clock.boot();
+        let next = events.peek().map_or(now + TICK, |(at, _)| *at).min(cluster.next_start(now));
+        tokio::select! {
+            biased;
+            () = land.died.notified() => {}
+            () = land.clock.sleep(next.saturating_sub(now)) => {}
+        }
+        let now = land.clock.boot();
+        cluster.bury_and_raise(now).await?;
+        if let Some((_, event)) = events.next_if(|(at, _)| *at <= now) {
+            calm_since = now;
+            match event {
+                // Whoever drops a file waits for the name to be free, as nobody keeps what is overwritten.
+                Event::Drop(path, content) => {
+                    let name = if land.state().disk.contains_key(&Path::new(IN).join(&path)) {
+                        format!("{path}.{}", dropped.len())
+                    } else {
+                        path
+                    };
+                    dropped.push(land.drop_file(&name, &content));
+                }
+                Event::Happen(happening) => cluster.happen(happening, now).await?,
+            }
+        } else if events.peek().is_none() {
+            if cluster.is_at_rest(files).await {
+                cluster.stop().await?;
+                return Ok(dropped);
+            }
+            if now > calm_since + STALL {
+                let jobs = jobs_of(land).await;
+                let stuck: Vec<_> = jobs.into_iter().filter(|job| !at_rest(job)).collect();
+                return Err(format!("nothing moves any more; still to be done: {stuck:#?}"));
+            }
+        }
+    }
+}
+
+/// The nodes of a site.
+struct Cluster {
+    land: Arc<Land>,
+    seats: Vec<Seat>,
+    /// The last wish for each job, with the revision that the job was at.
+    wishes: BTreeMap<JobId, u64>,
+}
+
+/// A machine, and the daemon that lives there or will.
+struct Seat {
+    host: Arc<Host>,
+    lives: Option<Running>,
+    starts_at: Duration,
+}
+
+impl Cluster {
+    fn start(land: &Arc<Land>, nodes: usize) -> Self {
+        let seat = |n| {
+            let clock = land.clock.elsewhere(Duration::from_secs(1000 * n));
+            let host = Arc::new(Host::new(clock));
+            Seat { lives: Some(Running::start(land, &host)), host, starts_at: Duration::ZERO }
+        };
+        let seats = (0..nodes as u64).map(seat).collect();
+        Self { land: land.clone(), seats, wishes: BTreeMap::new() }
+    }
+
+    fn next_start(&self, now: Duration) -> Duration {
+        let waiting = self.seats.iter().filter(|seat| seat.lives.is_none());
+        waiting.map(|seat| seat.starts_at).min().unwrap_or(now + TICK)
+    }
+
+    /// Whoever died is found dead, and whoever is to live again does.
+    async fn bury_and_raise(&mut self, now: Duration) -> Result<(), String> {
+        for seat in &mut self.seats {
+            if let Some(running) = seat.lives.take_if(|running| running.life.dead.is_cancelled()) {
+                running.kill().await;
+                seat.starts_at = now + Duration::from_secs(self.land.state().rng.below(3) * 20);
+            }
+            if let Some(running) = seat.lives.take_if(|running| running.task.is_finished()) {
+                let ended = running.task.await;
+                return Err(format!("a daemon ended by itself: {ended:?}"));
+            }
+            if seat.lives.is_none() && seat.starts_at <= now {
+                seat.lives = Some(Running::start(&self.land, &seat.host));
+            }
+        }
+        Ok(())
+    }
+
+    async fn happen(&mut self, happening: Happening, now: Duration) -> Result<(), String> {
+        let (who, long) = {
+            let mut state = self.land.state();
+            (state.rng.below(self.seats.len() as u64), Duration::from_secs(state.rng.below(90)))
+        };
+        let seat = &mut self.seats[usize::try_from(who).unwrap()];
+        match happening {
+            Happening::Stop => {
+                if let Some(running) = seat.lives.take() {
+                    running.stop().await?;
+                    seat.starts_at = now + long / 3;
+                }
+            }
+            Happening::Kill => {
+                if let Some(running) = seat.lives.take() {
+                    running.kill().await;
+                    seat.starts_at = now + long;
+                }
+            }
+            Happening::Freeze => seat.host.clock.freeze(long + TERM / 2),
+            Happening::CutOff => seat.host.cut_off(long),
+            Happening::Jump => {
+                let clock = seat.host.clock.clone();
+                clock.jump(1200);
+                tokio::spawn(async move {
+                    clock.sleep(long * 10).await;
+                    clock.jump(0);
+                });
+            }
+            Happening::Cancel => self.wish(|_, _| Some(Want::Cancel)).await,
+            Happening::Retry => self.wish(|_, _| Some(Want::Retry)).await,
+            Happening::Release => self.wish(truth).await,
+        }
+        Ok(())
+    }
+
+    /// An operator wants something of some job.
+    async fn wish(&mut self, want: impl Fn(&Job, &[(String, bool)]) -> Option<Want>) {
+        let jobs = jobs_of(&self.land).await;
+        if jobs.is_empty() {
+            return;
+        }
+        let job = self.land.state().rng.pick(&jobs);
+        let runs: Vec<_> = {
+            let mut state = self.land.state();
+            state.operated = true;
+            let of = |run: &Run| run.job == job.id() && run.generation == job.generation();
+            let runs = state.runs.iter().filter(|(_, run)| of(run));
+            runs.map(|(id, run)| (id.clone(), run.starts > 0)).collect()
+        };
+        let Some(want) = want(&job, &runs) else { return };
+        let wished = self.land.store.wish(job.id(), &want, Some(job.generation())).await;
+        if wished.unwrap() == Wished::Noted {
+            self.wishes.insert(job.id(), job.revision());
+        }
+    }
+
+    async fn is_at_rest(&self, files: usize) -> bool {
+        let jobs = jobs_of(&self.land).await;
+        // One that was given back beside its old name is another arrival of the same file.
+        let taken_in: BTreeSet<_> = jobs.iter().map(|job| job.file().inode).collect();
+        if taken_in.len() < files || !jobs.iter().all(at_rest) {
+            return false;
+        }
+        for (id, revision) in &self.wishes {
+            let events = self.land.store.events(*id).await.unwrap();
+            let answers = ["_requested", "_declared", "refused"];
+            let answered = events.iter().filter(|event| event.revision > *revision);
+            if !answered.into_iter().any(|e| answers.iter().any(|end| e.outcome.ends_with(end))) {
+                return false;
+            }
+        }
+        // Whoever is still on the way down or frozen may have something to do yet.
+        self.seats.iter().all(|seat| seat.lives.is_some())
+    }
+
+    async fn stop(self) -> Result<(), String> {
+        for seat in self.seats {
+            if let Some(running) = seat.lives {
+                running.stop().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an operator says who has found out whether the run was started.
+fn truth(job: &Job, runs: &[(String, bool)]) -> Option<Want> {
+    job.held()?;
+    let started = runs.iter().find(|(_, started)| *started);
+    Some(started.map_or(Want::NotStarted, |(id, _)| Want::Adopt(RemoteId(id.clone()))))
+}
+
+/// A daemon that lives.
+pub(crate) struct Running {
+    pub(crate) life: Arc<Life>,
+    pub(crate) stop: Stop,
+    pub(crate) task: JoinHandle<Result<(), String>>,
+}
+
+impl Running {
+    /// A start that fails is repeated, by whoever started it.
+    pub(crate) fn start(land: &Arc<Land>, host: &Arc<Host>) -> Self {
+        let life = Arc::new(Life::new(land.clone(), host.clone()));
+        let stop = Stop::default();
+        let feed = &land.feed;
+        let rules = Rules {
+            feeds: BTreeMap::from([(feed.name.clone(), feed.clone())]),
+            endpoints: BTreeMap::from([(feed.endpoint.clone(), land.in_flight)]),
+            storages: [feed.storage.clone()].into(),
+            limits: Limits { uploads: 2, deliveries: 2, calls: 2, settlements: 1 },
+        };
+        let work = Work {
+            world: life.clone(),
+            rules: Arc::new(rules),
+            name: "sim".into(),
+            site: SITE.into(),
+            term: TERM,
+            pulse: Arc::new(Pulse::default()),
+        };
+        let (for_work, clock) = (stop.clone(), host.clock.clone());
+        let task = tokio::spawn(async move {
+            let joined = loop {
+                if let Ok(joined) = work.join().await {
+                    break joined;
+                }
+                if for_work.soft.is_cancelled() {
+                    return Ok(());
+                }
+                clock.sleep(Duration::from_secs(2)).await;
+            };
+            work.run(joined, for_work).await.map_err(|error| format!("{error:#}"))
+        });
+        Self { life, stop, task }
+    }
+
+    /// A soft stop ends by itself, unless a crash comes in between, and leaves nothing in the gauges.
+    async fn stop(self) -> Result<(), String> {
+        self.stop.soft.cancel();
+        let Self { life, mut task, .. } = self;
+        let ended = tokio::select! {
+            biased;
+            () = life.dead.cancelled() => None,
+            ended = life.land.clock.timeout(STALL, &mut task) => {
+                Some(ended.ok_or("a soft stop doesn't end")?)
+            }
+        };
+        let Some(ended) = ended else {
+            task.abort();
+            let _ = task.await;
+            return Ok(());
+        };
+        // It may be cut off from the store to the last.
+        let _ = ended.map_err(|error| format!("a daemon panicked: {error}"))?;
+        let (metrics, feed) = (life.metrics(), life.land.feed.name.as_str());
+        let counted: i64 = Phase::ALL
+            .iter()
+            .filter(|phase| !phase.is_final())
+            .map(|phase| metrics.jobs.with_label_values(&[feed, phase.name()]).get())
+            .sum();
+        ensure(counted == 0, || format!("{counted} jobs in the gauges of a daemon that has ended"))
+    }
+
+    /// As hard as a crash.
+    pub(crate) async fn kill(self) {
+        self.life.dead.cancel();
+        self.task.abort();
+        let ended = self.task.await;
+        assert!(!ended.is_err_and(|error| error.is_panic()), "a daemon panicked");
+    }
+}
+
+/// Holds everything against the promise.
+pub(crate) async fn check(land: &Arc<Land>, dropped: &[OnDisk]) -> Result<Vec<Job>, String> {
+    let jobs = jobs_of(land).await;
+    let events: Vec<_> = {
+        let mut all = Vec::new();
+        for job in &jobs {
+            all.push(land.store.events(job.id()).await.unwrap());
+        }
+        all
+    };
+    let state = land.state();
+    if let Some(broken) = state.broken.first() {
+        return Err(broken.clone());
+    }
+    for (job, events) in jobs.iter().zip(&events) {
+        // A held job's row is where the daemon left it.
+        let revisions = events.iter().map(|event| event.revision);
+        let ends =
+            events.last().is_some_and(|e| (e.to, e.revision) == (job.phase(), job.revision()));
+        let chained = events.windows(2).all(|two| two[0].to == two[1].from);
+        ensure(revisions.eq(1..=job.revision()) && chained && ends, || {
+            format!("a history that doesn't hang together: {events:#?}")
+        })?;
+        ensure(job.attempts() <= land.feed.policy.max_attempts, || format!("{job:#?}"))?;
+        for generation in 1..=job.generation() {
+            let of = |run: &&Run| run.job == job.id() && run.generation == generation;
+            let started: u32 = state.runs.values().filter(of).map(|run| run.starts).sum();
+            ensure(started <= 1, || {
+                format!("{started} started runs in one generation of {job:#?}")
+            })?;
+        }
+    }
+    for file in dropped {
+        let mut of = jobs.iter().filter(|job| job.file() == file.file);
+        let job = of.next().ok_or_else(|| format!("{file:?} was never taken in"))?;
+        ensure(of.next().is_none() || giving_back(land), || format!("{file:?} has two jobs"))?;
+        if job.held().is_some() {
+            ensure(state.unruly, || format!("no person is needed for {job:#?}"))?;
+            continue;
+        }
+        let failed = job.phase() != Phase::Succeeded;
+        let rules = &land.feed.source;
+        let end = if failed { &rules.on_failure } else { &rules.on_success };
+        let at = state.disk.iter().find(|(_, found)| found.file == file.file).map(|(path, _)| path);
+        let handled = match (end, at) {
+            (SourceEnd::Delete, at) => at.is_none(),
+            (SourceEnd::Move(folder), Some(at)) => at.starts_with(folder),
+            (SourceEnd::Leave, Some(at)) => {
+                at.starts_with(IN) && !at.starts_with(Path::new(IN).join(".scoreline"))
+            }
+            (_, None) => false,
+        };
+        ensure(handled, || format!("the source is at {at:?}, by {end:?}: {job:#?}"))?;
+        if !failed {
+            for output in job.outputs() {
+                let whole = scores_of(&output.name, &file.content);
+                let there = state.disk.get(&output.path).map(|there| &there.content);
+                let replaced = land.feed.deliver.on_conflict == OnConflict::Replace;
+                ensure(there == Some(&whole) || (replaced && there.is_some()), || {
+                    format!("{output:?} has {there:?} of {job:#?}")
+                })?;
+            }
+            let wanted = usize::from(land.elsewhere) + 1;
+            ensure(job.outputs().len() == wanted, || format!("outputs are missing: {job:#?}"))?;
+        }
+    }
+    // Nothing was ever seen there but whole outputs, and none twice; one that failed afterwards may have left some.
+    let mut outputs = state.disk.iter().filter(|(path, _)| path.starts_with("/out"));
+    let whole = |content: &Vec<u8>| {
+        dropped.iter().any(|file| {
+            ["output1", "extra"].iter().any(|name| scores_of(name, &file.content) == *content)
+        })
+    };
+    let named = |path: &PathBuf| {
+        jobs.iter().any(|job| job.outputs().iter().any(|output| output.path == *path))
+    };
+    let all_well = jobs.iter().all(|job| job.phase() == Phase::Succeeded);
+    let stray = outputs.find(|(path, there)| !whole(&there.content) || all_well && !named(path));
+    ensure(stray.is_none(), || format!("a part of an output, or one too many: {stray:?}"))?;
+    Ok(jobs.clone())
+}
+
+/// Whether a file may come back under another name.
+fn giving_back(land: &Land) -> bool {
+    let rules = &land.feed.source;
+    [&rules.on_success, &rules.on_failure].iter().any(|end| **end == SourceEnd::Leave)
+}
+
+pub(crate) async fn jobs_of(land: &Land) -> Vec<Job> {
+    let query = JobQuery { limit: usize::MAX, ..JobQuery::default() };
+    land.store.list(&query).await.unwrap().jobs
+}
+
+fn at_rest(job: &Job) -> bool {
+    job.is_done() || job.held().is_some()
+}
+
+pub(crate) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+/// Longer than any wait there is.
+pub(crate) const STALL: Duration = Duration::from_hours(3);
+const TICK: Duration = Duration::from_secs(10);

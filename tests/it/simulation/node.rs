@@ -1,0 +1,761 @@
+//! One life of a node in the simulated world: every port of its one feed, endpoint and storage, and the mistakes that a
+//! test may plant in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::FutureExt;
+use scoreline::fault::{Fault, Origin};
+use scoreline::feed::{Feed, Name, SourcePath, candidate};
+use scoreline::job::{
+    Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, ResultPlace, RunResult, Want,
+};
+use scoreline::metrics::Metrics;
+use scoreline::ports::{
+    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, Inbox, JobPage, JobQuery, Node,
+    NodeId, Outbox, Part, Pause, Permit, Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer,
+    Settled, Settlement, Source, SourcePlace, StartAnswer, Store, StoreError, Submission,
+    SubmitAnswer, Transition, Unowned, Wished, World,
+};
+use scoreline::wire::BlobReference;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use super::world::{
+    ENDPOINT, End, Fate, IN, INBOX, Land, Mistake, NO_FILE, OUTBOX, OnDisk, Place, Run, STORAGE,
+    SimClock, State, Trouble, content_of, scores_of,
+};
+
+/// A machine on which one daemon after the other lives.
+pub(crate) struct Host {
+    pub(crate) clock: SimClock,
+    /// The ids that daemons had here: what the state folder remembers.
+    nodes: Mutex<Vec<NodeId>>,
+    cut_off_until: Mutex<Duration>,
+}
+
+impl Host {
+    pub(crate) fn new(clock: SimClock) -> Self {
+        Self { clock, nodes: Mutex::default(), cut_off_until: Mutex::default() }
+    }
+
+    /// The store doesn't answer this machine for a time.
+    pub(crate) fn cut_off(&self, time: Duration) {
+        *self.cut_off_until.lock().unwrap() = self.clock.boot() + time;
+    }
+}
+
+/// One life of a daemon: every port of its one feed, endpoint and storage.
+pub(crate) struct Life {
+    pub(crate) land: Arc<Land>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) dead: CancellationToken,
+    known: Mutex<BTreeMap<SourcePath, FileIdentity>>,
+    metrics: Metrics,
+}
+
+impl Life {
+    pub(crate) fn new(land: Arc<Land>, host: Arc<Host>) -> Self {
+        let feed = &land.feed;
+        let (name, endpoint, storage) = (&feed.name, &feed.endpoint, &feed.storage);
+        let [name, endpoint, storage] = [name, endpoint, storage].map(std::slice::from_ref);
+        let metrics = Metrics::new(name, endpoint, storage);
+        Self { land, host, dead: CancellationToken::new(), known: Mutex::default(), metrics }
+    }
+
+    fn made(&self, mistake: Mistake) -> bool {
+        self.land.mistake == Some(mistake)
+    }
+
+    /// The id that this life has at the moment.
+    fn node(&self) -> Option<NodeId> {
+        self.host.nodes.lock().unwrap().last().copied()
+    }
+
+    fn is_fenced(&self) -> bool {
+        self.node().is_some_and(|node| self.land.is_fenced(node))
+    }
+
+    /// One numbered effect.
+    async fn effect<T, E: Trouble>(
+        &self,
+        at: Place,
+        act: impl FnOnce(&mut State) -> Result<T, E> + Send,
+    ) -> Result<T, E> {
+        let clock = &self.host.clock;
+        let (fate, nap) = self.land.state().next(at, self.land.clock.boot());
+        if fate == Fate::Freeze {
+            let long = self.land.state().rng.below(3) * 20;
+            clock.freeze(TERM + Duration::from_secs(long));
+        }
+        if fate == Fate::CutOff {
+            let long = self.land.state().rng.below(60);
+            self.host.cut_off(Duration::from_secs(long));
+        }
+        clock.sleep(nap).await;
+        if self.dead.is_cancelled() || fate == Fate::CrashBefore {
+            self.die().await;
+        }
+        if fate == Fate::Stuck {
+            std::future::pending::<()>().await;
+        }
+        let cut_off = at == Place::Store && clock.boot() < *self.host.cut_off_until.lock().unwrap();
+        let done = matches!(fate, Fate::Well | Fate::CrashAfter | Fate::LoseAnswer | Fate::Freeze);
+        if done && !cut_off {
+            let done = act(&mut self.land.state());
+            if fate == Fate::CrashAfter {
+                self.die().await;
+            }
+            return if fate == Fate::LoseAnswer { Err(E::of(fate, at)) } else { done };
+        }
+        if matches!(fate, Fate::Throttle) && self.made(Mistake::ThrottlingCounts)
+            || matches!(fate, Fate::Hang | Fate::Away) && self.made(Mistake::OutagesCount)
+        {
+            return Err(E::of(Fate::Transient, at));
+        }
+        Err(E::of(fate, at))
+    }
+
+    async fn die(&self) {
+        self.dead.cancel();
+        self.land.died.notify_waiters();
+        std::future::pending::<()>().await;
+    }
+
+    async fn on_store<T>(
+        &self,
+        act: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        // The model never waits.
+        self.effect(Place::Store, |_| act.now_or_never().unwrap()).await
+    }
+
+    /// A call to the service that makes it do something. One that is late is answered by silence, and heard after all.
+    async fn call<T: Send>(
+        &self,
+        act: impl FnOnce(&mut State) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        if self.is_fenced() {
+            let words = format!("{:?} called the service after it was fenced off", self.node());
+            self.land.state().broken.push(words);
+        }
+        let late = {
+            let mut state = self.land.state();
+            let late = state.is_next_late(self.land.clock.boot());
+            late.then(|| Duration::from_secs(1 + state.rng.below(90)))
+        };
+        let Some(late) = late else { return self.effect(ENDPOINT, act).await };
+        let land = self.land.clone();
+        tokio::spawn(async move {
+            land.clock.sleep(late).await;
+            let _ = act(&mut land.state());
+        });
+        self.effect(ENDPOINT, |_| Err(Fault::unavailable(Origin::Endpoint, "Late", "no answer")))
+            .await
+    }
+
+    fn work_path(&self, job: JobId, path: &SourcePath) -> PathBuf {
+        Feed::work_path(self.land.feed.watch.as_ref().unwrap(), job, path)
+    }
+
+    fn take_now<P: Permit>(
+        &self,
+        state: &mut State,
+        job: JobId,
+        path: &SourcePath,
+        file: FileIdentity,
+        permit: &P,
+    ) -> Result<PathBuf, Fault> {
+        let (dropped, work) = (Path::new(IN).join(path.as_path()), self.work_path(job, path));
+        if state.disk.contains_key(&work) {
+            return Ok(work);
+        }
+        let fault = |code| Err(Fault::permanent(Origin::Inbox, code, code));
+        match state.disk.get(&dropped) {
+            None => fault("source_missing"),
+            Some(found) if found.file != file => fault("source_replaced"),
+            Some(_) if !self.land.feed.moves_sources() => Ok(dropped),
+            Some(_) => {
+                self.may_rename(state, INBOX, permit)?;
+                state.rename(&dropped, &work);
+                Ok(work)
+            }
+        }
+    }
+
+    /// What every rename asks right before it happens.
+    fn may_rename<P: Permit>(&self, state: &mut State, at: Place, permit: &P) -> Result<(), Fault> {
+        let Place::World(origin) = at else { panic!("the store renames nothing") };
+        permit.ensure(origin)?;
+        self.note_rename(state);
+        Ok(())
+    }
+
+    fn note_rename(&self, state: &mut State) {
+        if self.is_fenced() {
+            state.broken.push(format!("{:?} moved a file after it was fenced off", self.node()));
+        }
+    }
+}
+
+impl World for Life {
+    type Clock = SimClock;
+    type Store = Self;
+    type Inbox = Self;
+    type Blobs = Self;
+    type Scorer = Self;
+    type Outbox = Self;
+
+    fn clock(&self) -> &SimClock {
+        &self.host.clock
+    }
+    fn store(&self) -> &Self {
+        self
+    }
+    fn inbox(&self, _: &Name) -> Option<&Self> {
+        Some(self)
+    }
+    fn blobs(&self, _: &Name) -> Option<&Self> {
+        Some(self)
+    }
+    fn scorer(&self, _: &Name) -> Option<&Self> {
+        Some(self)
+    }
+    fn outbox(&self) -> &Self {
+        self
+    }
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+impl Store for Life {
+    fn is_shared(&self) -> bool {
+        true
+    }
+    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
+        let registering = self.on_store(async {
+            let node = self.land.store.register(label, site).await?;
+            self.host.nodes.lock().unwrap().push(node.id);
+            Ok(node)
+        });
+        registering.await
+    }
+    async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
+        let beaten = self.on_store(self.land.store.beat(node)).await;
+        if self.made(Mistake::LeaseNeverEnds) { Ok(true) } else { beaten }
+    }
+    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+        let others = self.on_store(self.land.store.others(node)).await?;
+        let seen = |(id, beats)| (id, if self.made(Mistake::BeatsAreNotSeen) { 0 } else { beats });
+        Ok(others.into_iter().map(seen).collect())
+    }
+    /// The daemons that lived here before.
+    async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        let here = self.host.nodes.lock().unwrap().clone();
+        let known = self.on_store(self.land.store.others(node)).await?;
+        let known: BTreeSet<_> = known.into_iter().map(|(id, _)| id).collect();
+        Ok(here.into_iter().filter(|id| *id != node.id && known.contains(id)).collect())
+    }
+    async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
+        if self.made(Mistake::NobodyIsFenced) {
+            return Ok(false);
+        }
+        let beats = beats.filter(|_| !self.made(Mistake::BeatsAreNotSeen));
+        self.on_store(self.land.store.fence(node, beats)).await
+    }
+    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
+        self.on_store(self.land.store.retire(node)).await
+    }
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        if self.made(Mistake::TheLivingAreRobbed) {
+            for (other, _) in self.land.store.others(node).await? {
+                self.land.store.fence(other, None).await?;
+            }
+        }
+        self.on_store(self.land.store.unowned(node, feeds)).await
+    }
+    async fn adopt(
+        &self,
+        node: &Node,
+        feeds: &[Name],
+        limit: usize,
+    ) -> Result<Adopted, StoreError> {
+        self.on_store(self.land.store.adopt(node, feeds, limit)).await
+    }
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        self.on_store(self.land.store.claim(node, feeds)).await
+    }
+    async fn accept(
+        &self,
+        node: &Node,
+        arrivals: &[Arrival],
+        ours: usize,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Accepted>, StoreError> {
+        if self.made(Mistake::ArrivalsAreDropped) && self.land.state().rng.below(4) == 0 {
+            return Ok(arrivals.iter().map(|_| Accepted::Known(NOBODY)).collect());
+        }
+        self.on_store(self.land.store.accept(node, arrivals, ours, now)).await
+    }
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        let limit = if self.made(Mistake::RunsAreNotLimited) { usize::MAX } else { limit };
+        self.on_store(self.land.store.admit(node, endpoint, jobs, limit)).await
+    }
+    async fn commit(
+        &self,
+        node: &Node,
+        transitions: &[Transition],
+    ) -> Result<Vec<Committed>, StoreError> {
+        if self.made(Mistake::WritesAreDropped) && self.land.state().rng.below(50) == 0 {
+            return Ok(transitions.iter().map(|_| Committed::Done).collect());
+        }
+        let mut written = transitions.to_vec();
+        for transition in &mut written {
+            if self.made(Mistake::RunsNeverEnd) {
+                transition.run = Some(self.land.feed.endpoint.clone());
+            }
+            if self.made(Mistake::WishesAreNeverAnswered) {
+                transition.answers = None;
+            }
+        }
+        // Under the world's lock: nothing may come between the write and the note of it.
+        let commit = self.effect(Place::Store, |state| {
+            let answers = self.land.store.commit(node, &written).now_or_never().unwrap()?;
+            for (transition, answer) in written.iter().zip(&answers) {
+                if let (Committed::Done, Some(run)) = (answer, transition.job.submitted()) {
+                    state.committed.insert(run.remote_id().0.clone());
+                }
+            }
+            Ok(answers)
+        });
+        let mut answers = match commit.await {
+            Ok(answers) => answers,
+            Err(_) if self.made(Mistake::LostAnswersPass) => {
+                transitions.iter().map(|_| Committed::Done).collect()
+            }
+            Err(error) => return Err(error),
+        };
+        if self.made(Mistake::RefusedWritesPass) {
+            answers.fill(Committed::Done);
+        }
+        Ok(answers)
+    }
+    async fn reserve(
+        &self,
+        node: &Node,
+        reservations: &[Reservation],
+    ) -> Result<Vec<Reserved>, StoreError> {
+        if self.made(Mistake::NamesAreNotReserved) {
+            let yours = |wish: &Reservation| Reserved::Yours(wish.path.clone());
+            return Ok(reservations.iter().map(yours).collect());
+        }
+        self.on_store(self.land.store.reserve(node, reservations)).await
+    }
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        self.on_store(self.land.store.wish(id, want, generation)).await
+    }
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
+        let wishes = self.on_store(self.land.store.wishes(node)).await?;
+        Ok(if self.made(Mistake::WishesAreLost) { Vec::new() } else { wishes })
+    }
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        self.on_store(self.land.store.owned(node)).await
+    }
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        self.on_store(self.land.store.pause(endpoint, time)).await
+    }
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        self.on_store(self.land.store.pauses(after)).await
+    }
+    async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
+        self.on_store(self.land.store.load(ids)).await
+    }
+    async fn list(&self, query: &JobQuery) -> Result<JobPage, StoreError> {
+        self.on_store(self.land.store.list(query)).await
+    }
+    async fn events(&self, id: JobId) -> Result<Vec<Event>, StoreError> {
+        self.on_store(self.land.store.events(id)).await
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.on_store(self.land.store.ping()).await
+    }
+}
+
+impl Inbox for Life {
+    type Source = Bytes;
+
+    async fn scan(&self) -> Result<Scan, Fault> {
+        self.effect(INBOX, |state| {
+            let mut known = self.known.lock().unwrap();
+            let here: BTreeMap<_, _> = state
+                .disk
+                .iter()
+                .filter_map(|(path, found)| {
+                    let path = SourcePath::new(path.strip_prefix(IN).ok()?)?;
+                    let ours = path.as_path().starts_with(".scoreline");
+                    (!ours).then_some((path, found.file))
+                })
+                .collect();
+            known.retain(|path, _| here.contains_key(path));
+            let new = |(path, file): &(SourcePath, FileIdentity)| known.get(path) != Some(file);
+            Ok(Scan { ready: here.into_iter().filter(new).collect(), ..Scan::default() })
+        })
+        .await
+    }
+    async fn changed(&self) {
+        self.land.dropped.notified().await;
+    }
+    fn accepted(&self, path: &SourcePath, file: FileIdentity) {
+        self.known.lock().unwrap().insert(path.clone(), file);
+    }
+    async fn take<P: Permit>(
+        &self,
+        job: JobId,
+        path: &SourcePath,
+        file: FileIdentity,
+        permit: &P,
+    ) -> Result<(), Fault> {
+        self.effect(INBOX, |state| self.take_now(state, job, path, file, permit).map(|_| ())).await
+    }
+    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<Bytes, Fault> {
+        self.effect(INBOX, |state| {
+            // After a retry it may be where it was put at the end.
+            if let Some(moved) = job.source_moved_to()
+                && state.disk.get(moved).is_some_and(|there| there.file == job.file())
+            {
+                self.may_rename(state, INBOX, permit)?;
+                state.rename(moved, &self.work_path(job.id(), job.path()));
+            }
+            let path = self.take_now(state, job.id(), job.path(), job.file(), permit)?;
+            Ok(Bytes(std::io::Cursor::new(state.disk[&path].content.clone())))
+        })
+        .await
+    }
+    async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
+        self.effect(INBOX, |state| {
+            let dropped = Path::new(IN).join(job.path().as_path());
+            let work = self.work_path(job.id(), job.path());
+            let ours = |path: &&PathBuf| {
+                state.disk.get(*path).is_some_and(|found| found.file == job.file())
+            };
+            let moved = job.source_moved_to();
+            let now = [&work, &dropped].into_iter().chain(moved).find(ours).cloned();
+            Ok(SourcePlace { now, dropped, work_directory: None })
+        })
+        .await
+    }
+}
+
+/// A source in memory.
+pub(crate) struct Bytes(std::io::Cursor<Vec<u8>>);
+
+impl Source for Bytes {
+    async fn unchanged(&self) -> Result<(), Fault> {
+        Ok(())
+    }
+}
+
+impl AsyncRead for Bytes {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl Blobs for Life {
+    async fn ready(&self) -> Result<(), Fault> {
+        self.effect(STORAGE, |_| Ok(())).await
+    }
+    async fn upload<R: AsyncRead + Unpin + Send>(
+        &self,
+        blob: &str,
+        _label: &str,
+        from: &mut R,
+    ) -> Result<Content, Fault> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).await.unwrap();
+        self.effect(STORAGE, |state| {
+            let content = content_of(&bytes);
+            if self.made(Mistake::UploadsAreHalf) {
+                bytes.truncate(bytes.len() / 2);
+            }
+            if state.blobs.insert(blob.to_owned(), bytes).is_some() {
+                // Only a life that ended before it could say so may have written there; its bytes were the same.
+                tracing::debug!(blob, "written again");
+            }
+            Ok(content)
+        })
+        .await
+    }
+    async fn download<W: AsyncWrite + Unpin + Send>(
+        &self,
+        from: BlobPlace<'_>,
+        to: &mut W,
+    ) -> Result<Content, Fault> {
+        let blob = match from {
+            BlobPlace::Ours(blob) => blob.to_owned(),
+            BlobPlace::Link(link) => link.relative_location.clone().unwrap(),
+        };
+        let bytes = self.land.state().blobs.get(&blob).cloned();
+        let bytes =
+            bytes.ok_or_else(|| Fault::permanent(Origin::Storage, "output_missing", &blob))?;
+        // Half of it is there when the call fails.
+        let (one, two) = bytes.split_at(bytes.len() / 2);
+        to.write_all(one).await.unwrap();
+        self.effect(STORAGE, |_| Ok::<_, Fault>(())).await?;
+        to.write_all(two).await.unwrap();
+        Ok(content_of(&bytes))
+    }
+    fn hand_over(&self, blob: &str, _: Access, _: DateTime<Utc>, _: Duration) -> BlobReference {
+        BlobReference { relative_location: Some(blob.to_owned()), ..BlobReference::default() }
+    }
+    async fn delete(&self, blob: &str) -> Result<(), Fault> {
+        self.effect(STORAGE, |state| {
+            state.blobs.remove(blob);
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl Scorer for Life {
+    async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
+        let place = |blob: &BlobReference| blob.relative_location.clone().unwrap();
+        let input = place(&submission.blob);
+        let outputs: Vec<_> =
+            submission.outputs.iter().map(|(name, blob)| (name.clone(), place(blob))).collect();
+        let job = JobId::parse(input.split('/').nth(1).unwrap()).unwrap();
+        let generation = self.land.row(job).map_or(0, |row| row.generation());
+        let started = u32::from(self.made(Mistake::StartBeforeCommit));
+        self.call(move |state| {
+            if !state.blobs.contains_key(&input) {
+                let fault = Fault::transient(Origin::Endpoint, "BlobNotFound", &input);
+                return Ok(SubmitAnswer::InputMissing(fault));
+            }
+            if outputs.iter().any(|(_, blob)| state.blobs.contains_key(blob)) {
+                state.broken.push(format!("{job} is to write where another run wrote"));
+            }
+            let end = match state.rng.below(10) {
+                0 if state.unruly => End::Cancelled,
+                1 | 2 if state.unruly => End::Failed,
+                3 if state.unruly => End::Never,
+                _ => End::Finished,
+            };
+            let run = Run {
+                job,
+                generation,
+                input,
+                outputs,
+                starts: started,
+                looks: state.rng.below(4),
+                end,
+                ended: false,
+                forgotten: false,
+            };
+            let id = format!("run-{}", state.runs.len());
+            state.runs.insert(id.clone(), run);
+            Ok(SubmitAnswer::Known(RemoteId(id)))
+        })
+        .await
+    }
+    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
+        let (id, in_flight) = (id.0.clone(), self.land.in_flight);
+        let refusals_pass = self.made(Mistake::RefusalsPassForUnknown);
+        self.call(move |state| {
+            if !state.committed.contains(&id) {
+                state.broken.push(format!("{id} was started before its id was committed"));
+            }
+            let forgotten = state.unruly && state.rng.below(50) == 0;
+            let run = state.runs.get_mut(&id).unwrap();
+            run.forgotten |= forgotten;
+            if run.forgotten || (refusals_pass && run.starts > 0) {
+                return Ok(StartAnswer::Unknown);
+            }
+            // A second start is refused, and the adapter takes the refusal for what it says.
+            run.starts = 1;
+            let going = state.runs.values().filter(|run| run.starts > 0 && !run.ended).count();
+            if going > in_flight && !state.unruly && !state.operated {
+                state.broken.push(format!("{going} runs at once, and {in_flight} are allowed"));
+            }
+            Ok(StartAnswer::Started)
+        })
+        .await
+    }
+    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
+        let impatient = self.made(Mistake::LooksAreImpatient);
+        self.effect(ENDPOINT, |state| {
+            let State { runs, blobs, rng, unruly, .. } = state;
+            let run = runs.get_mut(&id.0).unwrap();
+            run.forgotten |= *unruly && rng.below(50) == 0;
+            if run.forgotten {
+                return Ok(RemoteStatus::Unknown);
+            }
+            if run.looks > 0 || run.starts == 0 {
+                run.looks = run.looks.saturating_sub(1);
+                return Ok(if impatient {
+                    RemoteStatus::Finished(Vec::new())
+                } else {
+                    RemoteStatus::Pending
+                });
+            }
+            run.ended = run.end != End::Never;
+            Ok(match run.end {
+                End::Never => RemoteStatus::Pending,
+                End::Failed => RemoteStatus::Failed("poison".into()),
+                End::Cancelled => RemoteStatus::Cancelled,
+                End::Finished => {
+                    let input = blobs[&run.input].clone();
+                    for (output, blob) in &run.outputs {
+                        blobs.insert(blob.clone(), scores_of(output, &input));
+                    }
+                    let mut results = Vec::new();
+                    if self.land.elsewhere {
+                        let blob = format!("elsewhere/{}/extra.csv", id.0);
+                        blobs.insert(blob.clone(), scores_of("extra", &input));
+                        let place = ResultPlace::Elsewhere(blob);
+                        results.push(RunResult { output: "extra".into(), place });
+                    }
+                    RemoteStatus::Finished(results)
+                }
+            })
+        })
+        .await
+    }
+    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
+        let id = id.0.clone();
+        self.call(move |state| {
+            let run = state.runs.get_mut(&id).unwrap();
+            if run.forgotten {
+                return Err(Fault::permanent(Origin::Endpoint, "NotFound", "no such job"));
+            }
+            if run.looks > 0 || run.starts == 0 || run.end == End::Never {
+                (run.looks, run.starts, run.end) = (0, 1, End::Cancelled);
+                return Ok(());
+            }
+            Err(Fault::permanent(Origin::Endpoint, "InvalidOperation", "it has ended"))
+        })
+        .await
+    }
+    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
+        let link = Some(format!("elsewhere/{}/extra.csv", id.0));
+        let link = BlobReference { relative_location: link, ..BlobReference::default() };
+        self.effect(ENDPOINT, |_| Ok(vec![("extra".to_owned(), link)])).await
+    }
+    async fn probe(&self) -> Result<(), Fault> {
+        self.effect(ENDPOINT, |_| Ok(())).await
+    }
+}
+
+impl Outbox for Life {
+    type Staged = Vec<u8>;
+
+    async fn stage(&self, _: &Path, _: Part, _: Option<NodeId>) -> Result<Vec<u8>, Fault> {
+        self.effect(OUTBOX, |_| Ok(Vec::new())).await
+    }
+    async fn exists(&self, path: &Path) -> Result<bool, Fault> {
+        self.effect(OUTBOX, |state| Ok(state.disk.contains_key(path))).await
+    }
+    async fn place<P: Permit>(
+        &self,
+        staged: &mut Vec<u8>,
+        _: Content,
+        target: &Path,
+        replace: bool,
+        permit: &P,
+    ) -> Result<Placed, Fault> {
+        if self.made(Mistake::OutputsGrowInPlace) {
+            let (file, content) = (NO_FILE, staged[..staged.len() / 2].to_vec());
+            let grown = OnDisk { file, content };
+            self.land.state().disk.entry(target.to_owned()).or_insert(grown);
+        }
+        self.effect(OUTBOX, |state| {
+            let there = state.disk.get(target);
+            let half = self.made(Mistake::OutputsGrowInPlace)
+                && there.is_some_and(|there| staged.starts_with(&there.content));
+            if !replace && !half && there.is_some_and(|there| there.content != *staged) {
+                return Ok(Placed::Taken);
+            }
+            if self.made(Mistake::PlacedWithoutPermit) {
+                self.note_rename(state);
+            } else {
+                self.may_rename(state, OUTBOX, permit)?;
+            }
+            let (file, content) = (NO_FILE, staged.clone());
+            state.disk.insert(target.to_owned(), OnDisk { file, content });
+            Ok(Placed::InPlace)
+        })
+        .await
+    }
+    async fn write<P: Permit>(&self, path: &Path, text: &str, permit: &P) -> Result<(), Fault> {
+        self.effect(OUTBOX, |state| {
+            self.may_rename(state, OUTBOX, permit)?;
+            let note = OnDisk { file: NO_FILE, content: text.into() };
+            state.disk.insert(path.to_owned(), note);
+            Ok(())
+        })
+        .await
+    }
+    async fn settle<P: Permit>(
+        &self,
+        source: &SourcePlace,
+        end: &Settlement,
+        permit: &P,
+    ) -> Result<Settled, Fault> {
+        self.effect(OUTBOX, |state| {
+            if self.made(Mistake::SettledWithoutPermit) {
+                self.note_rename(state);
+            } else {
+                self.may_rename(state, OUTBOX, permit)?;
+            }
+            let Some(now) = source.now.as_ref().filter(|now| state.disk.contains_key(*now)) else {
+                return Ok(Settled::Done);
+            };
+            if self.made(Mistake::SourcesAreLeft) {
+                return Ok(Settled::Done);
+            }
+            let target = match end {
+                Settlement::Delete => {
+                    state.disk.remove(now);
+                    return Ok(Settled::Done);
+                }
+                Settlement::Leave if *now == source.dropped => return Ok(Settled::Done),
+                Settlement::Move(target) if target == now => return Ok(Settled::Done),
+                Settlement::Move(target) => target.clone(),
+                // Back to where it was dropped, or beside it.
+                Settlement::Leave => (0..u32::MAX)
+                    .map(|n| candidate(&source.dropped, n))
+                    .find(|path| !state.disk.contains_key(path))
+                    .unwrap(),
+            };
+            if state.disk.contains_key(&target) {
+                return Ok(Settled::Taken);
+            }
+            state.rename(now, &target);
+            Ok(Settled::Done)
+        })
+        .await
+    }
+}
+
+/// How long a node must be silent before others take its jobs over.
+pub(crate) const TERM: Duration = Duration::from_secs(60);
+/// No job's id.
+const NOBODY: JobId = JobId::new(uuid::Uuid::nil());
