@@ -129,6 +129,8 @@ pub struct Engine<W: World> {
     outbox: VecDeque<Pending>,
     commit: JoinSet<CommitAnswer>,
     unread: BTreeSet<JobId>,
+    /// Jobs that only the store knows of, and how often that was seen.
+    strangers: HashMap<JobId, u32>,
     steady: Steady,
     swept: Duration,
     store_away: bool,
@@ -194,6 +196,7 @@ impl<W: World> Engine<W> {
             outbox: VecDeque::new(),
             commit: JoinSet::new(),
             unread: BTreeSet::new(),
+            strangers: HashMap::new(),
             steady: Steady::new(world.clock()),
             swept: world.clock().boot(),
             store_away: false,

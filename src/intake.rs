@@ -132,15 +132,17 @@ impl<W: World> Intake<W> {
                     Accepted::New(job) | Accepted::Free(job) => {
                         tracing::info!(job.id = %job.id(), feed = %self.feed.name, name = %job.path(),
                             bytes = arrival.file.size_bytes, "accepted");
-                        // What goes wrong here is met again, and told, when the file is opened.
+                        // One that is free is taken by whoever adopts it. What goes wrong here is met again, and told,
+                        // when the file is opened.
+                        if free {
+                            continue;
+                        }
                         if let Err(fault) =
                             inbox.take(job.id(), job.path(), job.file(), &self.tenure.lease).await
                         {
                             tracing::debug!(job.id = %job.id(), feed = %self.feed.name, "not taken yet: {fault}");
                         }
-                        if !free {
-                            jobs.push(*job);
-                        }
+                        jobs.push(*job);
                     }
                     Accepted::Known(id) => known.push(id),
                 }

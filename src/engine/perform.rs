@@ -294,7 +294,11 @@ async fn settle<W: World>(
             outbox.write(Path::new(&report), &error_report(feed, job), lease).await?;
         }
         match outbox.settle(&source, &Settlement::Move(path.clone()), lease).await? {
-            Settled::Done => return Ok(Outcome::Settled(source.now.is_some().then_some(path))),
+            Settled::Done => {
+                // Nothing may be left to move since a crash came after the move; then it is where it was to go.
+                let there = source.now.is_some() || outbox.exists(&path).await?;
+                return Ok(Outcome::Settled(there.then_some(path)));
+            }
             Settled::Taken => names.give_up(&path, OnConflict::Suffix)?,
         }
     }

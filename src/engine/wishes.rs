@@ -37,6 +37,10 @@ impl<W: World> Engine<W> {
             return;
         }
         let Some(want) = slot.wish.take() else { return };
+        // A failed job's source may be on its way: where it gets to must be written down first. The wish is found again.
+        if slot.job.phase().is_final() && !slot.job.is_done() {
+            return;
+        }
         match slot.stage {
             // That write comes first; the wish is found again after it.
             Stage::Committing => return,
@@ -53,8 +57,15 @@ impl<W: World> Engine<W> {
     /// The store's word on what is ours, held against memory. Whatever differs is read again: its row tells.
     pub(super) fn compare(&mut self, rows: &[(JobId, u64)]) {
         let rows: HashMap<_, _> = rows.iter().copied().collect();
-        let Self { jobs, unread, .. } = self;
-        unread.extend(rows.keys().filter(|id| !jobs.contains_key(id)));
+        let Self { jobs, unread, strangers, .. } = self;
+        // One that was never written since its acceptance may be in its intake's hands still, which moves its file; only
+        // when it stays there for very long was that answer lost.
+        let unknown = rows.iter().filter(|(id, _)| !jobs.contains_key(id));
+        let (new, others): (Vec<_>, Vec<_>) = unknown.partition(|(_, revision)| **revision == 1);
+        unread.extend(others.into_iter().map(|(id, _)| *id));
+        let times = |id| strangers.get(id).copied().unwrap_or(0) + 1;
+        *strangers = new.into_iter().map(|(id, _)| (*id, times(id))).collect();
+        unread.extend(strangers.iter().filter(|(_, times)| **times >= STRANGE).map(|(id, _)| *id));
         let differs = jobs.iter().filter(|(id, slot)| {
             slot.stage != Stage::Committing && rows.get(*id) != Some(&slot.job.revision())
         });
@@ -97,4 +108,6 @@ impl<W: World> Engine<W> {
     }
 }
 
+/// Looks at the store, a minute between them.
+const STRANGE: u32 = 10;
 const SWEEP: Duration = Duration::from_mins(30);

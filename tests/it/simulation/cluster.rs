@@ -202,6 +202,21 @@ impl Cluster {
         if taken_in.len() < files || !jobs.iter().all(at_rest) {
             return false;
         }
+        // One that was given back beside its old name is looked at like any other.
+        let seen = {
+            let state = self.land.state();
+            let inside = |path: &Path| path.strip_prefix(IN).ok().map(Path::to_owned);
+            let mut here = state.disk.iter().filter_map(|(path, there)| Some((inside(path)?, there)));
+            here.all(|(path, there)| {
+                path.starts_with(".scoreline")
+                    || jobs.iter().any(|job| {
+                        job.path().as_path() == path && job.file() == there.file
+                    })
+            })
+        };
+        if !seen {
+            return false;
+        }
         for (id, revision) in &self.wishes {
             let events = self.land.store.events(*id).await.unwrap();
             let answers = ["_requested", "_declared", "refused"];
@@ -357,6 +372,8 @@ pub(crate) async fn check(land: &Arc<Land>, dropped: &[OnDisk]) -> Result<Vec<Jo
         let handled = match (end, at) {
             (SourceEnd::Delete, at) => at.is_none(),
             (SourceEnd::Move(folder), Some(at)) => at.starts_with(folder),
+            // After a retry there may be nothing left.
+            (_, None) if state.operated && rules.on_failure == SourceEnd::Delete => true,
             (SourceEnd::Leave, Some(at)) => {
                 at.starts_with(IN) && !at.starts_with(Path::new(IN).join(".scoreline"))
             }
