@@ -15,23 +15,27 @@
 //! refuses a row that makes no sense.
 //!
 //! *Held* is no phase: a held job waits where it stands for a person. Final phases are left only by an operator's
-//! retry; a failed, cancelled or skipped job is not done before its source has been handled.
+//! retry; a failed, cancelled or skipped job is not done before its source has been handled. What an operator may want,
+//! and what becomes of it, is in [`Want`].
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::fault::{Blame, Class, Fault, FaultRecord, Origin};
+use crate::fault::{Fault, FaultRecord};
 use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 
+mod history;
 mod identity;
 mod phase;
 mod record;
+mod setback;
 mod state;
 mod want;
 
+pub use history::{Event, replay};
 pub use identity::{Content, FileIdentity, JobId, RemoteId, Sha256};
 pub use phase::{Action, Phase};
 pub use record::{Corrupt, Record};
@@ -104,6 +108,8 @@ pub enum Outcome {
     Wished(Want),
     /// The job's deadline has passed.
     DeadlinePassed,
+    /// It could not go on for so long, and that was not its own fault: the deadline's clock stood still.
+    Waited(Duration),
 }
 
 impl Outcome {
@@ -124,6 +130,7 @@ impl Outcome {
             Self::Fault(_) => "fault",
             Self::Wished(want) => want.name(),
             Self::DeadlinePassed => "deadline_passed",
+            Self::Waited(_) => "waited",
         }
     }
 }
@@ -161,25 +168,6 @@ pub enum Wait {
     Held,
     /// Never: it is done.
     Done,
-}
-
-/// One line of a job's history.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// When.
-    pub at: DateTime<Utc>,
-    /// The job's revision after it: the history's order.
-    pub revision: u64,
-    /// The generation it belongs to.
-    pub generation: u32,
-    /// The phase before.
-    pub from: Phase,
-    /// The phase after.
-    pub to: Phase,
-    /// The outcome's name.
-    pub outcome: String,
-    /// What a person wants to know about it.
-    pub detail: Option<String>,
 }
 
 /// An outcome that can't follow on the job's state: a mistake of ours.
@@ -374,15 +362,23 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
     // The state is taken out and its successor put in; `Queued` stands in for the moment between.
     let state = std::mem::replace(&mut job.state, State::Queued);
     let (state, detail) = match (state, outcome) {
-        // Wherever the job stands.
-        (state, Outcome::Wished(Want::Cancel)) => {
-            return Ok(withdrawn(job, state, CancelReason::Operator, name, turn));
+        // Wherever the job stands, held or not.
+        (state, Outcome::Wished(want)) => {
+            return Ok(want::answered(job, state, want, turn, policy));
         }
-        (state, Outcome::DeadlinePassed) => {
-            return Ok(withdrawn(job, state, CancelReason::Deadline, name, turn));
+        (state, Outcome::DeadlinePassed) => return Ok(expired(job, state, name, turn)),
+        (state, Outcome::Waited(time)) if !from.is_final() => {
+            job.state = state;
+            job.deadline_at += time;
+            let detail = format!("{}; the deadline moved as much", history::words(time));
+            return Ok(moved(job, from, name, Some(detail), turn));
+        }
+        // A held job has nothing done for it, so nothing else can come of it.
+        (state, _) if job.held.is_some() => {
+            return Err(Illegal { phase: state.phase().name(), outcome: name });
         }
         (state, Outcome::Fault(fault)) if !done => {
-            return Ok(faulted(job, from, state, &fault, turn, policy));
+            return Ok(setback::faulted(job, from, state, &fault, turn, policy));
         }
 
         (State::Queued, Outcome::Uploaded { blob, content }) => {
@@ -399,12 +395,12 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
         }
         // It was there once; upload it again, and let a service that never sees it end the attempts.
         (State::Uploaded(_), Outcome::InputMissing(fault)) => {
-            return Ok(faulted(job, from, State::Queued, &fault, turn, policy));
+            return Ok(setback::faulted(job, from, State::Queued, &fault, turn, policy));
         }
         (State::Submitted(run), Outcome::Started) => (State::Running(run), None),
         // A start may have been sent, so a second id could mean a second run: a person decides.
         (state @ (State::Submitted(_) | State::Running(_)), Outcome::RemoteGone) => {
-            return Ok(gone(job, state, turn));
+            return Ok(setback::gone(job, state, turn));
         }
         (state @ (State::Running(_) | State::Cancelling(..)), Outcome::Pending) => {
             return Ok(pending(job, state, turn, policy));
@@ -417,22 +413,27 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
             (State::Scored(scored), Some(detail))
         }
         (State::Running(run), Outcome::RemoteFailed(details)) => {
-            job.error = Some(remote_end("remote_failed", &details));
+            job.error = Some(setback::final_record("remote_failed", &details));
             (ended_remotely(&mut job, run, policy), Some(details))
         }
         (State::Running(run), Outcome::RemoteCancelled) => {
             let words = "the remote run was cancelled by somebody else";
-            job.error = Some(remote_end("remote_cancelled", words));
+            job.error = Some(setback::final_record("remote_cancelled", words));
             (ended_remotely(&mut job, run, policy), None)
         }
+        // Whichever it was, the service says that nothing runs any more.
         (
             state @ State::Cancelling(_, reason),
-            Outcome::RemoteCancelled | Outcome::RemoteGone | Outcome::RemoteFailed(_),
+            Outcome::RemoteCancelled | Outcome::RemoteFailed(_),
         ) => {
-            if reason == CancelReason::Deadline {
-                job.error = Some(deadline_record());
-            }
+            job.error = setback::end_of_cancelling(reason);
             (State::ended_by(reason, state), None)
+        }
+        (state @ State::Cancelling(_, reason), Outcome::RemoteGone) => {
+            let record = setback::unconfirmed(reason, "the service doesn't know the run any more");
+            let detail = record.message.clone();
+            job.error = Some(record);
+            (State::ended_by(reason, state), Some(detail))
         }
         (State::Scored(run), Outcome::Delivered(outputs)) => {
             let paths: Vec<_> = outputs.iter().map(|o| o.path.display().to_string()).collect();
@@ -481,12 +482,18 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
     Ok(step)
 }
 
-/// An operator or the deadline ends the job, as far as that is still possible.
-fn withdrawn(mut job: Job, state: State, reason: CancelReason, name: &str, turn: Turn) -> Step {
+/// The deadline ends the job, as far as that is still possible.
+fn expired(mut job: Job, state: State, name: &str, turn: Turn) -> Step {
     let from = state.phase();
+    // It was a person's turn: whatever the time, that person decides.
+    if job.held.is_some() {
+        return unchanged(job, state, Wait::Held);
+    }
     job.state = match state {
-        State::Queued | State::Uploaded(_) | State::Scored(_) => State::ended_by(reason, state),
-        State::Submitted(run) | State::Running(run) => State::Cancelling(run, reason),
+        State::Queued | State::Uploaded(_) | State::Scored(_) => State::failed(state),
+        State::Submitted(run) | State::Running(run) => {
+            State::Cancelling(run, CancelReason::Deadline)
+        }
         // On its way to an end already, or beyond: outputs that are in place are not taken back.
         state @ (State::Cancelling(..)
         | State::Delivered(_)
@@ -499,9 +506,7 @@ fn withdrawn(mut job: Job, state: State, reason: CancelReason, name: &str, turn:
         }
     };
     job.attempts = 0;
-    if reason == CancelReason::Deadline {
-        job.error = Some(deadline_record());
-    }
+    job.error = setback::end_of_cancelling(CancelReason::Deadline);
     moved(job, from, name, None, turn)
 }
 
@@ -552,133 +557,16 @@ fn pending(mut job: Job, state: State, turn: Turn, policy: &Policy) -> Step {
 /// The remote run ended without a result: the next generation if one is allowed, else the end.
 fn ended_remotely(job: &mut Job, run: Submitted, policy: &Policy) -> State {
     if job.generation <= policy.reruns {
-        job.generation += 1;
-        State::Uploaded(run.input)
+        next_generation(job, run)
     } else {
         State::failed(State::Running(run))
     }
 }
 
-/// The service forgot a job that may have been started.
-fn gone(mut job: Job, state: State, turn: Turn) -> Step {
-    let from = state.phase();
-    job.state = state;
-    job.held = Some(Hold {
-        code: "remote_job_unknown".into(),
-        message: "the service doesn't know the job any more although it may have been started: find out whether it \
-                  ran, then release the job"
-            .into(),
-    });
-    let detail = job.held.as_ref().map(|held| held.message.clone());
-    moved(job, from, "held", detail, turn)
-}
-
-/// What a fault does to a job that stands at `state`.
-fn faulted(
-    mut job: Job,
-    from: Phase,
-    state: State,
-    fault: &Fault,
-    turn: Turn,
-    policy: &Policy,
-) -> Step {
-    let backoff = |n| Wait::After(policy.backoff.wait(n, job.id.seed()));
-    match fault.class {
-        // Everything that goes there waits; the job itself is untouched.
-        Class::Fatal => {
-            let wait = backoff(turn.tries);
-            unchanged(job, state, wait)
-        }
-        Class::Throttled(after) => {
-            let wait = after.map_or_else(|| backoff(turn.tries), Wait::After);
-            unchanged(job, state, wait)
-        }
-        Class::Permanent => match &state {
-            State::Queued | State::Uploaded(_) | State::Submitted(_) | State::Scored(_) => {
-                job.error = Some(fault.record());
-                job.state = State::failed(state);
-                moved(job, from, "failed", Some(fault.to_string()), turn)
-            }
-            // The remote run goes on whatever we are told about it: failing here would lose its result.
-            State::Running(_) | State::Cancelling(..) => {
-                job.error = Some(fault.record());
-                job.held = Some(Hold { code: fault.code.clone(), message: fault.message.clone() });
-                job.state = state;
-                moved(job, from, "held", Some(fault.to_string()), turn)
-            }
-            // The fate is decided; what is left is done as soon as it can be.
-            State::Delivered(_)
-            | State::Succeeded(_)
-            | State::Failed(_)
-            | State::Cancelled(_)
-            | State::Skipped(..) => {
-                let wait = backoff(turn.tries);
-                noted(job, state, fault, wait, turn)
-            }
-        },
-        Class::Transient => match &state {
-            State::Queued | State::Uploaded(_) => {
-                let counts = fault.blame == Blame::Job && !turn.outage;
-                // A folder that can't be read for days must not fill the history. Nothing has left the machine, so
-                // the next try needs no revision of its own.
-                let known = job.error.as_ref().is_some_and(|error| error.code == fault.code);
-                if !counts && known && fault.origin == Origin::Inbox {
-                    let wait = backoff(turn.tries);
-                    return unchanged(job, state, wait);
-                }
-                job.attempts += u32::from(counts);
-                job.error = Some(fault.record());
-                if job.attempts >= policy.max_attempts {
-                    let attempts = job.attempts;
-                    job.state = State::failed(state);
-                    let detail = format!("gave up after {attempts} attempts: {fault}");
-                    return moved(job, from, "failed", Some(detail), turn);
-                }
-                // Always written: the next try gets a revision, and so a blob, of its own.
-                let wait = backoff(if counts { job.attempts - 1 } else { turn.tries });
-                job.state = state;
-                Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }
-            }
-            State::Submitted(_)
-            | State::Running(_)
-            | State::Cancelling(..)
-            | State::Scored(_)
-            | State::Delivered(_)
-            | State::Succeeded(_)
-            | State::Failed(_)
-            | State::Cancelled(_)
-            | State::Skipped(..) => {
-                let wait = backoff(turn.tries);
-                noted(job, state, fault, wait, turn)
-            }
-        },
-    }
-}
-
-/// A fault that changes nothing is written when it is a new one, so that people see it, and not again.
-fn noted(mut job: Job, state: State, fault: &Fault, wait: Wait, turn: Turn) -> Step {
-    let known = job.error.as_ref().is_some_and(|error| error.code == fault.code);
-    // The reason of a bad end stays.
-    if known || state.phase().is_final() {
-        return unchanged(job, state, wait);
-    }
-    let from = state.phase();
-    job.state = state;
-    job.error = Some(fault.record());
-    Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }
-}
-
-fn remote_end(code: &str, message: &str) -> FaultRecord {
-    FaultRecord { class: "permanent".into(), code: code.into(), message: message.into() }
-}
-
-fn deadline_record() -> FaultRecord {
-    FaultRecord {
-        class: "permanent".into(),
-        code: "deadline".into(),
-        message: "the job's deadline passed before it could be finished; raise retry.deadline if that was too soon"
-            .into(),
-    }
+/// From its input on, with a remote run of its own.
+fn next_generation(job: &mut Job, run: Submitted) -> State {
+    job.generation += 1;
+    State::Uploaded(run.input)
 }
 
 /// One file that is ready.

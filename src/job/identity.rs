@@ -50,6 +50,17 @@ impl fmt::Debug for JobId {
 #[serde(transparent)]
 pub struct RemoteId(pub String);
 
+impl RemoteId {
+    /// An id that can be stored, shown and put into a path. The service's are 32 hex digits, but nobody promised that.
+    pub fn parse(text: &str) -> Option<Self> {
+        let absurd = text.is_empty()
+            || text.len() > REMOTE_ID_MAX_BYTES
+            || text.bytes().any(|b| !b.is_ascii_graphic() || b == b'/' || b == b'\\')
+            || text.bytes().all(|b| b == b'.');
+        (!absurd).then(|| Self(text.to_owned()))
+    }
+}
+
 /// What tells one drop of a file from the next under the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileIdentity {
@@ -108,3 +119,6 @@ impl TryFrom<String> for Sha256 {
         Ok(Self(bytes))
     }
 }
+
+/// Far beyond the service's own 32.
+const REMOTE_ID_MAX_BYTES: usize = 256;

@@ -184,6 +184,15 @@ impl Submitted {
         &self.redirects
     }
 
+    /// The same input with another run. That one was asked for by another submit, which had its outputs written
+    /// elsewhere: the service will tell where.
+    pub(super) fn adopting(mut self, remote_id: RemoteId) -> Self {
+        if self.remote_id != remote_id {
+            self.redirects.clear();
+        }
+        Self { remote_id, ..self }
+    }
+
     /// What was directed to us is where we asked for it; the rest is where the service says.
     pub(super) fn scored(self, mut results: Vec<RunResult>) -> Scored {
         results.retain(|result| self.redirects.iter().all(|ours| ours.output != result.output));
