@@ -565,7 +565,7 @@ async fn a_terminated_daemon_ends_well_and_gives_its_jobs_back() {
     let store = SqliteStore::open(&rig.path("state"), Migrate::Check, SystemClock).await.unwrap();
     let node = store.register("n", "default").await.unwrap();
     assert_eq!(store.others(&node).await.unwrap(), []);
-    let free = store.adopt(&node, &[name("f")], &[], 10).await.unwrap();
+    let free = store.adopt(&node, &[name("f")], 10).await.unwrap();
     assert_eq!(free.jobs.len(), 1, "it is nobody's");
 }
 

@@ -10,7 +10,7 @@ use reqwest::Method;
 use scoreline::clock::SystemClock;
 use scoreline::config::Config;
 use scoreline::daemon::{Daemon, RealWorld, Settings};
-use scoreline::engine::{Engine, Pulse, Stop};
+use scoreline::engine::{Engine, Lease, Pulse, Stop, Tenure};
 use scoreline::ports::{Clock, Store, World};
 use scoreline::sandbox;
 use serde_json::Value;
@@ -123,7 +123,8 @@ async fn an_engine_that_has_not_gone_round_yet_is_not_late() {
     let (pulse, before) = (Arc::new(Pulse::default()), SystemClock.boot());
     let rules = Arc::new(rig.config().rules());
     let (_incoming, receiver) = tokio::sync::mpsc::channel(1);
-    let _engine = Engine::new(world, rules, node, Vec::new(), receiver, pulse.clone());
+    let tenure = Tenure { node, lease: Lease::forever(SystemClock) };
+    let _engine = Engine::new(world, rules, tenure, Vec::new(), receiver, pulse.clone());
     assert!(pulse.last_beat() + Duration::from_millis(1) >= before);
 }
 
