@@ -13,7 +13,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::feed::Name;
-use crate::job::{JobId, Phase};
+use crate::job::{JobId, Phase, RemoteId, Want};
 use crate::retry::Span;
 use crate::sandbox::Fault;
 
@@ -142,11 +142,65 @@ pub enum JobsCommand {
         #[arg(value_parser = job_id)]
         id: JobId,
     },
+    /// Stop jobs, here and at the service
+    Cancel(SelectArgs),
+    /// Let jobs go on where they ended, or are held, or wait
+    Retry(SelectArgs),
+    /// End a hold by saying what became of the job's remote run
+    Release(ReleaseArgs),
 }
 
 /// `jobs list`
 #[derive(Debug, Args)]
 pub struct ListArgs {
+    /// Which.
+    #[command(flatten)]
+    pub filters: Filters,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+}
+
+/// `jobs cancel` and `jobs retry`
+#[derive(Debug, Args)]
+pub struct SelectArgs {
+    /// The jobs, by their ids; or else all that the filters find
+    #[arg(value_name = "ID", value_parser = job_id, conflicts_with = "Filters")]
+    pub ids: Vec<JobId>,
+    /// Which.
+    #[command(flatten)]
+    pub filters: Filters,
+    /// Do it to all that the filters find; without this, they are only counted
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `jobs release`
+#[derive(Debug, Args)]
+pub struct ReleaseArgs {
+    /// The held job's id
+    #[arg(value_parser = job_id)]
+    pub id: JobId,
+    /// What became of it.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What became of a remote run.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct RunArgs {
+    /// This is its remote run: go on with it
+    #[arg(long, value_name = "REMOTE_ID", value_parser = remote_id)]
+    pub adopt: Option<RemoteId>,
+    /// It has no remote run that started: begin a new one
+    #[arg(long)]
+    pub not_started: bool,
+}
+
+/// Which jobs.
+#[derive(Debug, Args)]
+pub struct Filters {
     /// Of this feed
     #[arg(long, value_name = "FEED", value_parser = feed_name)]
     pub feed: Option<Name>,
@@ -162,9 +216,6 @@ pub struct ListArgs {
     /// With this text in the file's name
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
-    /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub limit: u32,
 }
 
 /// `config`
@@ -197,10 +248,23 @@ impl ValueEnum for PhaseArg {
     }
 }
 
-impl ListArgs {
-    /// As the API wants it.
-    pub fn params(&self) -> Vec<(&'static str, String)> {
-        let mut params = vec![("limit", self.limit.to_string())];
+impl RunArgs {
+    /// What is wanted.
+    pub fn want(&self) -> Want {
+        self.adopt.clone().map_or(Want::NotStarted, Want::Adopt)
+    }
+}
+
+impl Filters {
+    /// Whether they choose nothing: all jobs would be meant.
+    pub fn is_empty(&self) -> bool {
+        let Self { feed, phase, held, since, name } = self;
+        feed.is_none() && phase.is_none() && !held && since.is_none() && name.is_none()
+    }
+
+    /// As the API wants it, for pages of at most `limit` jobs.
+    pub fn params(&self, limit: u32) -> Vec<(&'static str, String)> {
+        let mut params = vec![("limit", limit.to_string())];
         params.extend(self.feed.clone().map(|feed| ("feed", feed.into())));
         params.extend(self.phase.map(|phase| ("phase", phase.0.name().to_owned())));
         params.extend(self.held.then(|| ("held", "true".to_owned())));
@@ -220,6 +284,8 @@ pub enum Exit {
     Done = 0,
     /// It failed.
     Failed = 1,
+    /// What was typed can't be done like this.
+    Usage = 2,
     /// A needed service can't be reached.
     Unreachable = 69,
     /// Try again later.
@@ -264,6 +330,10 @@ fn span(text: &str) -> Result<Duration, String> {
 
 fn job_id(text: &str) -> Result<JobId, String> {
     JobId::parse(text).ok_or_else(|| "no job id: `scoreline jobs list` shows them".to_owned())
+}
+
+fn remote_id(text: &str) -> Result<RemoteId, String> {
+    RemoteId::parse(text).ok_or_else(|| "no id of a remote run: the service shows them".to_owned())
 }
 
 fn feed_name(text: &str) -> Result<Name, String> {

@@ -4,17 +4,21 @@
 //! in the way can't lead anything elsewhere; nothing here blocks on a FIFO; and a file gets a new name either without
 //! overwriting, or explicitly over what is there. All of it blocks on the disk: callers run it through [`off_thread`].
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
+use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
+};
 use rustix::io::{Errno, Result};
+use sha2::Digest;
 
 use crate::fault::{Fault, Origin};
-use crate::job::FileIdentity;
+use crate::job::{Content, FileIdentity, Sha256};
 
 /// An open folder.
 #[derive(Debug)]
@@ -226,6 +230,165 @@ pub(crate) fn open_or_make(path: &Path) -> std::result::Result<Folder, (PathBuf,
     }
 }
 
+/// What became of a move to another file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carried {
+    /// It is there, and no longer here.
+    Done,
+    /// Another file has the name.
+    Taken,
+    /// The copy differs from it, so only the source stays.
+    Differs,
+    /// It may no longer be finished.
+    Stopped,
+}
+
+/// Moves across file systems: copy under a hidden name, make durable, check, rename without overwriting, and only then
+/// delete. `may` is asked before each of the last two, since a copy may take minutes.
+pub(crate) fn carry_over(
+    (source, name): (&Folder, &OsStr),
+    (folder, new): (&Folder, &OsStr),
+    temporary: &OsStr,
+    may: impl Fn() -> bool,
+) -> Result<Carried> {
+    let (mut file, stamp) = source.read(name)?;
+    if let Some(there) = folder.stamp(new)? {
+        if there.is_same_file(&stamp) {
+            // One folder, seen through two mounts.
+            return Ok(Carried::Done);
+        }
+        // Ours, from before a crash, has the content and the time; the same content that came another day has not.
+        let (size_bytes, sha256) = digest(&mut file).map_err(|error| errno(&error))?;
+        let content = Content { size_bytes, sha256 };
+        if there.mtime_ns != stamp.mtime_ns || !has_content(folder, new, content)? {
+            return Ok(Carried::Taken);
+        }
+        folder.sync()?;
+    } else {
+        let placed = match copy(&mut file, &stamp, folder, temporary) {
+            Ok(None) => Ok(Carried::Differs),
+            Ok(Some(copy)) => {
+                // Somebody else at the same work may have the hidden name by now.
+                if !folder.stamp(temporary)?.is_some_and(|there| there.is_same_file(&copy)) {
+                    return Ok(Carried::Differs);
+                }
+                if may() {
+                    let renamed = folder.rename_new(temporary, folder, new);
+                    renamed.and_then(|()| folder.sync()).map(|()| Carried::Done)
+                } else {
+                    Ok(Carried::Stopped)
+                }
+            }
+            Err(error) => Err(error),
+        };
+        if placed != Ok(Carried::Done) {
+            let _ = folder.remove(temporary);
+            return if placed == Err(Errno::EXIST) { Ok(Carried::Taken) } else { placed };
+        }
+    }
+    if !may() {
+        return Ok(Carried::Stopped);
+    }
+    // Only what was copied is deleted.
+    match source.stamp(name)? {
+        Some(now) if now.is_same_file(&stamp) && now.identity() == stamp.identity() => {
+            source.remove(name)?;
+        }
+        _ => {}
+    }
+    Ok(Carried::Done)
+}
+
+/// Copies a file with its time and permissions; answers what the copy is, if it, read back, and the source, as it is
+/// now, agree.
+fn copy(file: &mut File, stamp: &Stamp, folder: &Folder, name: &OsStr) -> Result<Option<Stamp>> {
+    let io = |error: std::io::Error| errno(&error);
+    let mut copy = folder.create(name)?;
+    let mut hash = sha2::Sha256::new();
+    let mut size_bytes = 0;
+    each_block(file, |block| {
+        hash.update(block);
+        size_bytes += block.len() as u64;
+        copy.write_all(block)
+    })
+    .map_err(io)?;
+    let sha256 = Sha256(hash.finalize().into());
+    // As `mv` does; only root may give files away, and some file systems know no permissions.
+    let owner = (Uid::from_raw(stamp.owner), Gid::from_raw(stamp.group));
+    let _ = rustix::fs::fchown(&copy, Some(owner.0), Some(owner.1));
+    let _ = rustix::fs::fchmod(&copy, Mode::from_raw_mode(stamp.mode & 0o777));
+    let time = Timespec {
+        tv_sec: stamp.mtime_ns.div_euclid(1_000_000_000),
+        tv_nsec: stamp.mtime_ns.rem_euclid(1_000_000_000),
+    };
+    rustix::fs::futimens(&copy, &Timestamps { last_access: time, last_modification: time })?;
+    rustix::fs::fsync(&copy)?;
+    copy.rewind().map_err(io)?;
+    let now = Stamp::of(&file.metadata().map_err(io)?);
+    let whole = digest(&mut copy).map_err(io)? == (size_bytes, sha256)
+        && now.identity() == stamp.identity()
+        && size_bytes == stamp.size_bytes;
+    let copy = Stamp::of(&copy.metadata().map_err(io)?);
+    Ok(whole.then_some(copy))
+}
+
+/// Whether a name has a regular file with this content.
+pub(crate) fn has_content(folder: &Folder, name: &OsStr, content: Content) -> Result<bool> {
+    match folder.read(name) {
+        Ok((_, stamp)) if stamp.size_bytes != content.size_bytes => Ok(false),
+        Ok((mut file, _)) => {
+            let found = digest(&mut file).map_err(|error| errno(&error))?;
+            Ok(found == (content.size_bytes, content.sha256))
+        }
+        // A link, a folder, something that can't be read, or gone again: not ours.
+        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS | Errno::NOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn digest(file: &mut File) -> std::io::Result<(u64, Sha256)> {
+    let mut hash = sha2::Sha256::new();
+    let mut size_bytes = 0;
+    each_block(file, |block| {
+        hash.update(block);
+        size_bytes += block.len() as u64;
+        Ok(())
+    })?;
+    Ok((size_bytes, Sha256(hash.finalize().into())))
+}
+
+fn each_block(
+    file: &mut File,
+    mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> std::io::Result<()> {
+    let mut block = vec![0; BLOCK_BYTES];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(()),
+            Ok(length) => take(&block[..length])?,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What lies beside a source whose job failed.
+pub(crate) fn report_name(of: &OsStr) -> OsString {
+    let mut name = of.to_owned();
+    name.push(".error.json");
+    name
+}
+
+/// The job that the report beside a file names, if there is a report.
+pub(crate) fn reported_job(folder: &Folder, of: &OsStr) -> Option<String> {
+    let (file, stamp) = folder.read(&report_name(of)).ok()?;
+    let mut text = String::new();
+    file.take(REPORT_MAX_BYTES).read_to_string(&mut text).ok()?;
+    let report: serde_json::Value =
+        (stamp.size_bytes <= REPORT_MAX_BYTES).then(|| serde_json::from_str(&text).ok())??;
+    Some(report.get("job")?.as_str()?.to_owned())
+}
+
 /// Runs what blocks on the disk where it holds nobody up.
 pub(crate) async fn off_thread<T: Send + 'static>(
     origin: Origin,
@@ -256,6 +419,9 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
+const BLOCK_BYTES: usize = 256 * 1024;
+/// Many times what we write into one.
+const REPORT_MAX_BYTES: u64 = 256 * 1024;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 #[cfg(test)]

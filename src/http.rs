@@ -2,7 +2,7 @@
 //!
 //! Whoever can reach it must show a token, unless it listens on loopback alone. Even there a web page in somebody's
 //! browser could reach it, under a name that resolves to loopback or from another origin, so `Host` and `Origin` are
-//! checked always.
+//! checked always. What changes anything needs the role *operate*, whatever it is.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ use crate::fault::FaultRecord;
 use crate::feed::Name;
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
 use crate::ports::{Clock, JobQuery, Store, StoreError, World};
+
+mod wishes;
 
 /// The HTTP server.
 pub struct Http<W: World> {
@@ -68,6 +70,9 @@ impl<W: World> Http<W> {
             .route("/api/v1/jobs", get(jobs::<W>))
             .route("/api/v1/jobs/{id}", get(job::<W>))
             .route("/api/v1/jobs/{id}/events", get(events::<W>))
+            .route("/api/v1/jobs/{id}/cancel", post(wishes::cancel::<W>))
+            .route("/api/v1/jobs/{id}/retry", post(wishes::retry::<W>))
+            .route("/api/v1/jobs/{id}/release", post(wishes::release::<W>))
             .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
                 let text = format!("{} can't be asked with {method}", uri.path());
                 Problem::new(StatusCode::METHOD_NOT_ALLOWED, text)
@@ -183,8 +188,18 @@ async fn authorized<W: World>(
     request: Request,
     next: Next,
 ) -> Response {
-    if api.tokens.is_empty() || role_of(&api.tokens, request.headers()).is_some() {
-        return next.run(request).await;
+    let role = if api.tokens.is_empty() {
+        Some(Role::Operate)
+    } else {
+        role_of(&api.tokens, request.headers())
+    };
+    match role {
+        Some(Role::Read) if !request.method().is_safe() => {
+            let text = "this token may only look: send one whose role is \"operate\"";
+            return Problem::new(StatusCode::FORBIDDEN, text).into_response();
+        }
+        Some(Role::Read | Role::Operate) => return next.run(request).await,
+        None => {}
     }
     let text = "send Authorization: Bearer TOKEN with one of http.tokens";
     let problem = Problem::new(StatusCode::UNAUTHORIZED, text).into_response();

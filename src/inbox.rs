@@ -3,8 +3,10 @@
 //! The look at the whole folder is the truth, and events are hints that one is worth it. An accepted file is moved out
 //! of sight, inside the same folder and so on the same file system, and is told from whatever else may have its name
 //! by its inode: before the move, since somebody may have replaced it, and after, since that may happen in between.
-//! Each step finds what a crash left of it and goes on from there.
+//! Each step finds what a crash left of it and goes on from there. The source of a job that ended and is retried lies
+//! where its end had put it, and is brought back from there.
 
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -16,7 +18,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OWN_FOLDER, SourcePath, Watch, candidate};
-use crate::folder::{Folder, Stamp, off_thread, user};
+use crate::folder::{
+    Carried, Folder, Stamp, carry_over, off_thread, report_name, reported_job, user,
+};
 use crate::job::{FileIdentity, Job, JobId};
 use crate::ports::{Clock, Inbox, Permit, Scan, Source, SourcePlace};
 
@@ -46,11 +50,12 @@ impl<C: Clock> FolderInbox<C> {
 
     fn dropped(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Dropped {
         let (watch, path) = (Arc::clone(&self.watch), path.clone());
-        Dropped { watch, job, path, file, moves: self.moves_sources }
+        Dropped { watch, job, path, file, moved_to: None, moves: self.moves_sources }
     }
 
     fn dropped_for(&self, job: &Job) -> Dropped {
-        self.dropped(job.id(), job.path(), job.file())
+        let moved_to = job.source_moved_to().cloned();
+        Dropped { moved_to, ..self.dropped(job.id(), job.path(), job.file()) }
     }
 }
 
@@ -145,13 +150,31 @@ impl AsyncRead for FolderSource {
     }
 }
 
-/// An accepted file and the two places it can be in. Everything here blocks on the disk.
+/// An accepted file and the places it can be in: where it was dropped, the work folder and, when the job was retried,
+/// where its end had put it. Everything here blocks on the disk.
 struct Dropped {
     watch: Arc<Watch>,
     job: JobId,
     path: SourcePath,
     file: FileIdentity,
+    moved_to: Option<PathBuf>,
     moves: bool,
+}
+
+/// Where the file is.
+struct Found {
+    place: Place,
+    folder: Folder,
+    name: OsString,
+    path: PathBuf,
+    stamp: Stamp,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Work,
+    Ended,
+    Dropped,
 }
 
 impl Dropped {
@@ -164,23 +187,80 @@ impl Dropped {
                 if let Some((folder, there)) = self.where_dropped(&root).map_err(failed)?
                     && there.is_same_file(&stamp)
                 {
+                    permit.ensure(Origin::Inbox)?;
                     folder.remove(self.path.file_name()).map_err(failed)?;
+                }
+                if let Some(ended) = self.where_ended(&root).map_err(failed)? {
+                    self.bring_back(&work, &ended, permit)?;
                 }
                 return Ok(());
             }
             // A crash came after the move and before the look at what was moved.
+            permit.ensure(Origin::Inbox)?;
             self.put_back(&root, &work).map_err(failed)?;
+        }
+        if let Some(ended) = self.where_ended(&root).map_err(failed)? {
+            if !self.moves {
+                return Ok(());
+            }
+            permit.ensure(Origin::Inbox)?;
+            let work = self.work(&root).map_err(failed)?;
+            return self
+                .bring_back(&work, &ended, permit)
+                .inspect_err(|_| self.remove_empty(&root));
         }
         let Some((folder, found)) = self.where_dropped(&root).map_err(failed)? else {
             return Err(self.missing());
         };
-        if !self.moves {
-            return if self.is_untouched(&found) { Ok(()) } else { Err(self.replaced()) };
-        }
-        if !found.is_file() || found.inode != self.file.inode {
+        // After days in a folder of ended sources only the very same file is it: numbers of files come again.
+        if !self.moves || self.moved_to.is_some() {
+            if !self.is_untouched(&found) {
+                return Err(self.replaced());
+            }
+        } else if !found.is_file() || found.inode != self.file.inode {
             return Err(self.replaced());
         }
-        self.move_to_work(&root, &folder, permit)
+        if self.moves { self.move_to_work(&root, &folder, permit) } else { Ok(()) }
+    }
+
+    /// Moves the source from where its job's end had put it into the work folder. Its report goes first, so that no
+    /// crash leaves one without its source.
+    fn bring_back<P: Permit>(&self, work: &Folder, ended: &Found, permit: &P) -> Result<(), Fault> {
+        let failed = |error| self.failed(error);
+        let (from, to) = (ended.name.as_os_str(), self.path.file_name());
+        permit.ensure(Origin::Inbox)?;
+        if reported_job(&ended.folder, from).is_some() {
+            match ended.folder.remove(&report_name(from)) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        permit.ensure(Origin::Inbox)?;
+        match ended.folder.rename_new(from, work, to) {
+            Ok(()) => {}
+            Err(Errno::EXIST)
+                if work
+                    .stamp(to)
+                    .map_err(failed)?
+                    .is_some_and(|s| s.is_same_file(&ended.stamp)) =>
+            {
+                ended.folder.remove(from).map_err(failed)?;
+            }
+            Err(Errno::XDEV | Errno::EXIST) => {
+                let temporary = OsStr::new(".scoreline-part");
+                let (from, to) = ((&ended.folder, from), (work, to));
+                match carry_over(from, to, temporary, || permit.holds()).map_err(failed)? {
+                    // What is in the work folder is the source; what is left elsewhere is not ours to remove.
+                    Carried::Done | Carried::Taken => {}
+                    Carried::Stopped | Carried::Differs => {
+                        permit.ensure(Origin::Inbox)?;
+                        return Err(self.failed(Errno::CANCELED));
+                    }
+                }
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        work.sync().and_then(|()| ended.folder.sync()).map_err(failed)
     }
 
     fn move_to_work<P: Permit>(
@@ -191,13 +271,10 @@ impl Dropped {
     ) -> Result<(), Fault> {
         let name = self.path.file_name();
         let failed = |error| self.failed(error);
-        let job = self.job.to_string();
         for _ in 0..MOVE_TRIES {
             permit.ensure(Origin::Inbox)?;
-            let moved = root
-                .ensure(OWN_FOLDER.as_ref())
-                .and_then(|own| own.ensure("work".as_ref()))
-                .and_then(|work| work.ensure(job.as_ref()))
+            let moved = self
+                .work(root)
                 .and_then(|work| folder.rename_new(name, &work, name).map(|()| work));
             let work = match moved {
                 Ok(work) => work,
@@ -215,6 +292,7 @@ impl Dropped {
             if work.stamp(name).map_err(failed)?.is_some_and(|stamp| self.is_taken(&stamp)) {
                 return Ok(());
             }
+            permit.ensure(Origin::Inbox)?;
             self.put_back(root, &work).map_err(failed)?;
             return Err(self.replaced());
         }
@@ -223,22 +301,15 @@ impl Dropped {
 
     fn open<P: Permit>(&self, permit: &P) -> Result<FolderSource, Fault> {
         self.take(permit)?;
-        let root = self.root()?;
-        let name = self.path.file_name();
-        let (folder, path, found) = match self.in_work(&root).map_err(|e| self.failed(e))? {
-            Some((work, stamp)) => (work, self.work_path(), stamp),
-            None => match self.where_dropped(&root).map_err(|e| self.failed(e))? {
-                Some((folder, stamp)) => (folder, self.dropped_path(), stamp),
-                None => return Err(self.missing()),
-            },
-        };
-        let (file, opened) = folder.read(name).map_err(|error| match error {
+        let found = self.find(&self.root()?).map_err(|error| self.failed(error))?;
+        let Found { place, folder, name, path, stamp } = found.ok_or_else(|| self.missing())?;
+        let (file, opened) = folder.read(&name).map_err(|error| match error {
             Errno::NOENT => self.missing(),
             Errno::LOOP | Errno::NXIO => self.replaced(),
             error => unreadable(&path, error),
         })?;
-        let in_place = path == self.dropped_path();
-        if !opened.is_same_file(&found) || (in_place && !self.is_untouched(&opened)) {
+        let in_place = place == Place::Dropped;
+        if !opened.is_same_file(&stamp) || (in_place && !self.is_untouched(&opened)) {
             return Err(self.replaced());
         }
         Ok(FolderSource { file: tokio::fs::File::from_std(file), path, opened, read_bytes: 0 })
@@ -246,31 +317,69 @@ impl Dropped {
 
     fn place(&self) -> Result<SourcePlace, Fault> {
         let root = self.root()?;
-        let failed = |error| self.failed(error);
-        let taken = self.in_work(&root).map_err(failed)?.is_some_and(|(_, s)| self.is_taken(&s));
-        let now = if taken {
-            Some(self.work_path())
-        } else {
-            // One that only has the same name is another job's.
-            let found = self.where_dropped(&root).map_err(failed)?;
-            found.filter(|(_, stamp)| self.is_untouched(stamp)).map(|_| self.dropped_path())
-        };
+        let now = self.find(&root).map_err(|error| self.failed(error))?.map(|found| found.path);
         let work_directory = root.inside(&self.work_folder()).is_ok();
         let work_directory = work_directory.then(|| self.watch.folder.join(self.work_folder()));
         Ok(SourcePlace { now, dropped: self.dropped_path(), work_directory })
     }
 
+    /// Where the file is now. One that only has its name is another job's.
+    fn find(&self, root: &Folder) -> Result<Option<Found>, Errno> {
+        let name = self.path.file_name().to_owned();
+        if let Some((folder, stamp)) = self.in_work(root)?
+            && self.is_taken(&stamp)
+        {
+            let path = self.work_path();
+            return Ok(Some(Found { place: Place::Work, folder, name, path, stamp }));
+        }
+        if let Some(ended) = self.where_ended(root)? {
+            return Ok(Some(ended));
+        }
+        let dropped = self.where_dropped(root)?.filter(|(_, stamp)| self.is_untouched(stamp));
+        Ok(dropped.map(|(folder, stamp)| {
+            let path = self.dropped_path();
+            Found { place: Place::Dropped, folder, name, path, stamp }
+        }))
+    }
+
+    /// The file where an earlier end of its job had put it. Somebody may have emptied that folder meanwhile, and
+    /// another job's file may have the name and, by chance, the number: then the report beside it names that job.
+    fn where_ended(&self, root: &Folder) -> Result<Option<Found>, Errno> {
+        let Some(path) = self.moved_to.clone() else { return Ok(None) };
+        let found = Folder::of(&path).and_then(|(folder, name)| {
+            Ok(folder.stamp(name)?.map(|stamp| (folder, name.to_owned(), stamp)))
+        });
+        let (folder, name, stamp) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) | Err(Errno::NOENT | Errno::NOTDIR | Errno::ISDIR) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let here = stamp.device == root.own_stamp()?.device;
+        let ours = (here && stamp.inode == self.file.inode) || self.has_size_and_time(&stamp);
+        let others = reported_job(&folder, &name).is_some_and(|job| job != self.job.to_string());
+        let ours = stamp.is_file() && ours && !others;
+        Ok(ours.then_some(Found { place: Place::Ended, folder, name, path, stamp }))
+    }
+
     /// Whether what is in the work folder is the accepted file. Its inode says so; on a disk that was copied, where
     /// all inodes are new, its size and time do.
     fn is_taken(&self, stamp: &Stamp) -> bool {
-        let same_times =
-            (stamp.size_bytes, stamp.mtime_ns) == (self.file.size_bytes, self.file.mtime_ns);
-        stamp.is_file() && (stamp.inode == self.file.inode || same_times)
+        stamp.is_file() && (stamp.inode == self.file.inode || self.has_size_and_time(stamp))
+    }
+
+    fn has_size_and_time(&self, stamp: &Stamp) -> bool {
+        (stamp.size_bytes, stamp.mtime_ns) == (self.file.size_bytes, self.file.mtime_ns)
     }
 
     /// Whether what has the name in the drop folder is the accepted file, as it was then.
     fn is_untouched(&self, stamp: &Stamp) -> bool {
         stamp.is_file() && stamp.identity() == self.file
+    }
+
+    /// The job's own folder in the work folder, made if it is missing.
+    fn work(&self, root: &Folder) -> Result<Folder, Errno> {
+        let work = root.ensure(OWN_FOLDER.as_ref())?.ensure("work".as_ref())?;
+        work.ensure(self.job.to_string().as_ref())
     }
 
     fn in_work(&self, root: &Folder) -> Result<Option<(Folder, Stamp)>, Errno> {
@@ -330,11 +439,13 @@ impl Dropped {
 
     fn missing(&self) -> Fault {
         let path = self.dropped_path();
+        let moved_to = self.moved_to.as_ref();
+        let nor = moved_to.map_or(String::new(), |path| format!(", nor at {}", path.display()));
         Fault::permanent(
             Origin::Inbox,
             "source_missing",
             format!(
-                "{} is no longer there: somebody removed or renamed it after it was accepted; drop it again",
+                "{} is no longer there{nor}: somebody removed or renamed it after it was accepted; drop it again",
                 path.display()
             ),
         )

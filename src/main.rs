@@ -12,8 +12,8 @@ use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
 use scoreline::cli::{
-    Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, JobsCommand, SandboxArgs,
-    TellError, environment, is_default_config, table, tell,
+    Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, Filters, JobsCommand,
+    SandboxArgs, SelectArgs, TellError, environment, is_default_config, table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
@@ -21,6 +21,7 @@ use scoreline::daemon::{Daemon, RealWorld, Settings, check_online};
 use scoreline::demo::demo;
 use scoreline::engine::Stop;
 use scoreline::http::{EventBody, JobBody, JobsBody};
+use scoreline::job::{JobId, Want};
 use scoreline::ports::StoreError;
 use scoreline::sandbox::{self, Gateway, Sandbox};
 
@@ -185,7 +186,8 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
     let client = client(cli, daemon)?;
     match command {
         JobsCommand::List(args) => {
-            let page: JobsBody = client.get("/api/v1/jobs", &args.params()).await?;
+            let page: JobsBody =
+                client.get("/api/v1/jobs", &args.filters.params(args.limit)).await?;
             if cli.json {
                 tell_json(&page)?;
                 return Ok(Exit::Done);
@@ -230,8 +232,104 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
             let events: Vec<EventBody> = serde_json::from_value(events["events"].clone())?;
             tell(&shown(&job, &events))?;
         }
+        JobsCommand::Cancel(args) => return wish_for(cli, &client, args, &Want::Cancel).await,
+        JobsCommand::Retry(args) => return wish_for(cli, &client, args, &Want::Retry).await,
+        JobsCommand::Release(args) => {
+            return wish(cli, &client, &[(args.id, None)], &args.run.want()).await;
+        }
     }
     Ok(Exit::Done)
+}
+
+/// Wants something of the jobs that were named, or of all that the filters find.
+async fn wish_for(
+    cli: &Cli,
+    client: &Client,
+    args: &SelectArgs,
+    want: &Want,
+) -> anyhow::Result<Exit> {
+    if !args.ids.is_empty() {
+        let jobs: Vec<_> = args.ids.iter().map(|id| (*id, None)).collect();
+        return wish(cli, client, &jobs, want).await;
+    }
+    // Nobody means every job by saying nothing.
+    if args.filters.is_empty() {
+        complain(
+            "name the jobs by their ids, or choose them by --feed, --phase, --held, --since or --name",
+        );
+        return Ok(Exit::Usage);
+    }
+    let (verb, found) = (want.verb(), matching(client, &args.filters, want).await?);
+    if !args.yes && !found.is_empty() {
+        let (count, jobs) = (found.len(), if found.len() == 1 { "job" } else { "jobs" });
+        complain(&format!("this would {verb} {count} {jobs}: add --yes to do it"));
+        return Ok(Exit::Usage);
+    }
+    if found.is_empty() {
+        complain(&format!("the filters find no job to {verb}"));
+    }
+    wish(cli, client, &found, want).await
+}
+
+/// The jobs that the filters find and the wish is possible for, each in its generation.
+async fn matching(
+    client: &Client,
+    filters: &Filters,
+    want: &Want,
+) -> anyhow::Result<Vec<(JobId, Option<u32>)>> {
+    let mut found = Vec::new();
+    let mut params = filters.params(PAGE);
+    loop {
+        let page: JobsBody = client.get("/api/v1/jobs", &params).await?;
+        let possible = |job: &&JobBody| want.refusal(job.phase, job.held.is_some()).is_none();
+        found.extend(page.jobs.iter().filter(possible).map(|job| (job.id, Some(job.generation))));
+        let Some(next) = page.next_cursor else { return Ok(found) };
+        params.retain(|(key, _)| *key != "cursor");
+        params.push(("cursor", next));
+    }
+}
+
+/// Wants something of each of these jobs, and tells of each what came of it.
+async fn wish(
+    cli: &Cli,
+    client: &Client,
+    jobs: &[(JobId, Option<u32>)],
+    want: &Want,
+) -> anyhow::Result<Exit> {
+    let body = match want {
+        Want::Cancel | Want::Retry => serde_json::json!({}),
+        Want::Adopt(id) => serde_json::json!({ "adopt": id }),
+        Want::NotStarted => serde_json::json!({ "not_started": true }),
+    };
+    let verb = want.verb();
+    let (mut exit, mut results, mut broken) = (Exit::Done, Vec::new(), None);
+    for (id, generation) in jobs {
+        let path = format!("/api/v1/jobs/{id}/{verb}");
+        let (name, reason) = match client.post::<JobBody>(&path, &body, *generation).await {
+            Ok(job) => (Some(job.name), None),
+            // What is said of this job says nothing of the next one.
+            Err(ClientError::Refused { status: 404 | 409 | 412, detail, .. }) => {
+                exit = Exit::Failed;
+                (None, Some(detail))
+            }
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        };
+        if cli.json {
+            let noted = reason.is_none();
+            results.push(serde_json::json!({ "id": id, "noted": noted, "reason": reason }));
+        } else {
+            let said = reason.unwrap_or_else(|| format!("{verb} noted"));
+            let name = name.map_or(String::new(), |name| format!("  {}", table::printable(&name)));
+            tell(&format!("{id}{name}: {said}\n"))?;
+        }
+    }
+    if cli.json {
+        tell_json(&serde_json::json!({ "jobs": results }))?;
+    }
+    broken.map_or(Ok(exit), |error| Err(error.into()))
 }
 
 /// A job for people.
@@ -364,3 +462,6 @@ fn code_of(error: &anyhow::Error) -> Exit {
     }
     Exit::Failed
 }
+
+/// Jobs in one answer.
+const PAGE: u32 = 1000;

@@ -9,20 +9,22 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use sha2::Digest;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::fault::{Fault, Origin};
 use crate::feed::candidate;
-use crate::folder::{Folder, Stamp, errno, off_thread, open_or_make, user};
+use crate::folder::{
+    Carried, Folder, Stamp, carry_over, errno, has_content, off_thread, open_or_make, report_name,
+    reported_job, user,
+};
 use crate::job::{Content, Sha256};
 use crate::ports::{NodeId, Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
 
@@ -58,13 +60,9 @@ impl Outbox for FolderOutbox {
                     Err(error) => return Err(failed(error)),
                 }
             }
-            let file = folder.create(&name).map_err(failed)?;
-            let stamp = file.metadata().map_err(|error| failed(errno(&error)))?;
-            Ok(StagedFile {
-                file: tokio::fs::File::from_std(file),
-                temporary: Some(Arc::new(Temporary { folder, name, stamp: Stamp::of(&stamp) })),
-                path,
-            })
+            let (file, temporary) = Temporary::create(folder, name).map_err(failed)?;
+            let file = tokio::fs::File::from_std(file);
+            Ok(StagedFile { file, temporary: Some(Arc::new(temporary)), path })
         })
         .await
     }
@@ -123,19 +121,23 @@ impl Outbox for FolderOutbox {
         let (path, text, permit) = (path.to_owned(), text.to_owned(), permit.clone());
         off_thread(Origin::Outbox, move || {
             let (folder, name) = made(&path)?;
-            // The name itself may leave no room for more.
-            let temporary = unfinished_name(name);
+            let failed = |error| fault("write", &path, error);
             permit.ensure(Origin::Outbox)?;
-            let written = folder.create(&temporary).and_then(|mut file| {
-                file.write_all(text.as_bytes()).map_err(|error| errno(&error))?;
-                rustix::fs::fsync(&file)?;
-                folder.rename_over(&temporary, &folder, name)?;
-                folder.sync()
+            // The name itself may leave no room for more.
+            let (mut file, temporary) =
+                Temporary::create(folder, unfinished_name(name)).map_err(failed)?;
+            let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+            let placed = written.map_err(|error| failed(errno(&error))).and_then(|()| {
+                temporary.ensure_ours(&path)?;
+                permit.ensure(Origin::Outbox)?;
+                let Temporary { folder, name: hidden, .. } = &temporary;
+                let renamed = folder.rename_over(hidden, folder, name);
+                renamed.and_then(|()| folder.sync()).map_err(failed)
             });
-            written.map_err(|error| {
-                let _ = folder.remove(&temporary);
-                fault("write", &path, error)
-            })
+            if placed.is_err() {
+                temporary.discard();
+            }
+            placed
         })
         .await
     }
@@ -149,11 +151,17 @@ impl Outbox for FolderOutbox {
         let (source, end, permit) = (source.clone(), end.clone(), permit.clone());
         off_thread(Origin::Outbox, move || {
             permit.ensure(Origin::Outbox)?;
+            if let Some(now) = &source.now
+                && was_settled(&source)
+                && end != Settlement::Move(now.clone())
+            {
+                remove_report(now)?;
+            }
             let settled = match &source.now {
                 None => Settled::Done,
                 Some(now) => match end {
                     Settlement::Move(target) => move_file(now, &target, &permit)?,
-                    Settlement::Delete => delete(now)?,
+                    Settlement::Delete => delete(now, &permit)?,
                     Settlement::Leave if *now == source.dropped => Settled::Done,
                     Settlement::Leave => give_back(now, &source.dropped, &permit)?,
                 },
@@ -183,11 +191,8 @@ pub struct StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        if let Some(temporary) = self.temporary.take()
-            && temporary.is_ours()
-        {
-            // What stays behind is hidden, and replaced when the output is fetched again.
-            let _ = temporary.folder.remove(&temporary.name);
+        if let Some(temporary) = self.temporary.take() {
+            temporary.discard();
         }
     }
 }
@@ -219,6 +224,33 @@ struct Temporary {
 }
 
 impl Temporary {
+    fn create(folder: Folder, name: OsString) -> Result<(File, Self), Errno> {
+        let file = folder.create(&name)?;
+        let stamp = Stamp::of(&file.metadata().map_err(|error| errno(&error))?);
+        Ok((file, Self { folder, name, stamp }))
+    }
+
+    /// What stays behind is hidden, and replaced at the next try.
+    fn discard(&self) {
+        if self.is_ours() {
+            let _ = self.folder.remove(&self.name);
+        }
+    }
+
+    fn ensure_ours(&self, target: &Path) -> Result<(), Fault> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        Err(Fault::unavailable(
+            Origin::Outbox,
+            "staged_lost",
+            format!(
+                "the unfinished file of {} was removed or replaced by another try: it is made again",
+                target.display()
+            ),
+        ))
+    }
+
     /// Whether the name still is our file's: another try of the same output takes the name over.
     fn is_ours(&self) -> bool {
         self.folder
@@ -240,16 +272,7 @@ fn place<P: Permit>(
 ) -> Result<Placed, Fault> {
     let (folder, name) = made(target)?;
     let failed = |error| fault("give an output its name", target, error);
-    if !temporary.is_ours() {
-        return Err(Fault::unavailable(
-            Origin::Outbox,
-            "staged_lost",
-            format!(
-                "the unfinished file of {} was removed or replaced by another try: the output is fetched again",
-                target.display()
-            ),
-        ));
-    }
+    temporary.ensure_ours(target)?;
     permit.ensure(Origin::Outbox)?;
     let renamed = if replace {
         temporary.folder.rename_over(&temporary.name, &folder, name)
@@ -275,6 +298,7 @@ fn move_file<P: Permit>(from: &Path, to: &Path, permit: &P) -> Result<Settled, F
     let failed = |error| fault("move a source to", to, error);
     let Some((source, name, stamp)) = found(from)? else { return Ok(Settled::Done) };
     let (folder, new) = made(to)?;
+    permit.ensure(Origin::Outbox)?;
     match source.rename_new(name, &folder, new) {
         Ok(()) => {}
         // Somebody removed it just now.
@@ -290,8 +314,27 @@ fn move_file<P: Permit>(from: &Path, to: &Path, permit: &P) -> Result<Settled, F
             _ => return Ok(Settled::Taken),
         },
         Err(Errno::XDEV) => {
-            if copy_over((from, &source, name), (to, &folder, new), permit)? == Settled::Taken {
-                return Ok(Settled::Taken);
+            let temporary = unfinished_name(from.as_os_str());
+            let carried =
+                carry_over((&source, name), (&folder, new), &temporary, || permit.holds());
+            match carried.map_err(failed)? {
+                Carried::Done => {}
+                Carried::Taken => return Ok(Settled::Taken),
+                Carried::Stopped => {
+                    permit.ensure(Origin::Outbox)?;
+                    return Err(failed(Errno::CANCELED));
+                }
+                Carried::Differs => {
+                    return Err(Fault::unavailable(
+                        Origin::Outbox,
+                        "copy_differs",
+                        format!(
+                            "the copy of {} at {} differs from it, so both stay: somebody writes to it, or a disk is failing; it is tried again",
+                            from.display(),
+                            to.display()
+                        ),
+                    ));
+                }
             }
         }
         Err(error) => return Err(failed(error)),
@@ -301,106 +344,31 @@ fn move_file<P: Permit>(from: &Path, to: &Path, permit: &P) -> Result<Settled, F
     Ok(Settled::Done)
 }
 
-/// Moves across file systems: copy, make durable, check, and only then delete.
-fn copy_over<P: Permit>(
-    (from, source, name): (&Path, &Folder, &OsStr),
-    (to, folder, new): (&Path, &Folder, &OsStr),
-    permit: &P,
-) -> Result<Settled, Fault> {
-    let failed = |error| fault("move a source to", to, error);
-    let broken = |error: io::Error| failed(errno(&error));
-    let (mut file, stamp) = source.read(name).map_err(failed)?;
-    let same_time = |there: &Stamp| there.mtime_ns == stamp.mtime_ns;
-    let there = folder.stamp(new).map_err(failed)?;
-    if let Some(there) = there {
-        if there.is_same_file(&stamp) {
-            // One folder, seen through two mounts.
-            return Ok(Settled::Done);
-        }
-        // Ours, from before a crash, has the content and the time; the same content that came another day has not.
-        let (size_bytes, sha256) = digest(&mut file).map_err(broken)?;
-        let content = Content { size_bytes, sha256 };
-        if !same_time(&there) || !has_content(folder, new, content).map_err(failed)? {
-            return Ok(Settled::Taken);
-        }
-        folder.sync().map_err(failed)?;
-    } else {
-        let temporary = unfinished_name(from.as_os_str());
-        let copied = copy(&mut file, &stamp, folder, &temporary).and_then(|whole| {
-            if !whole {
-                return Ok(false);
-            }
-            // It may have taken minutes.
-            if !permit.holds() {
-                return Err(Errno::CANCELED);
-            }
-            folder.rename_new(&temporary, folder, new)?;
-            folder.sync()?;
-            Ok(true)
-        });
-        match copied {
-            Ok(true) => {}
-            other => {
-                let _ = folder.remove(&temporary);
-                return match other {
-                    Err(Errno::EXIST) => Ok(Settled::Taken),
-                    Err(error) => Err(failed(error)),
-                    Ok(_) => Err(Fault::unavailable(
-                        Origin::Outbox,
-                        "copy_differs",
-                        format!(
-                            "the copy of {} at {} differs from it, so both stay: somebody writes to it, or a disk is failing; it is tried again",
-                            from.display(),
-                            to.display()
-                        ),
-                    )),
-                };
-            }
-        }
-    }
-    permit.ensure(Origin::Outbox)?;
-    // Only what was copied is deleted.
-    match source.stamp(name).map_err(failed)? {
-        Some(now) if now.is_same_file(&stamp) && now.identity() == stamp.identity() => {
-            source.remove(name).map_err(failed)?;
-        }
-        _ => {}
-    }
-    Ok(Settled::Done)
-}
-
-/// Copies a file with its time and permissions; whether the copy, read back, and the source, as it is now, agree.
-fn copy(file: &mut File, stamp: &Stamp, folder: &Folder, name: &OsStr) -> Result<bool, Errno> {
-    let io = |error: io::Error| errno(&error);
-    let mut copy = folder.create(name)?;
-    let mut hash = sha2::Sha256::new();
-    let mut size_bytes = 0;
-    each_block(file, |block| {
-        hash.update(block);
-        size_bytes += block.len() as u64;
-        copy.write_all(block)
+/// Whether the source lies where an earlier end of its job put it: the job was retried and went on without it.
+fn was_settled(source: &SourcePlace) -> bool {
+    source.now.as_ref().is_some_and(|now| {
+        *now != source.dropped && now.parent() != source.work_directory.as_deref()
     })
-    .map_err(io)?;
-    let sha256 = Sha256(hash.finalize().into());
-    // As `mv` does; only root may give files away, and some file systems know no permissions.
-    let owner = (Uid::from_raw(stamp.owner), Gid::from_raw(stamp.group));
-    let _ = rustix::fs::fchown(&copy, Some(owner.0), Some(owner.1));
-    let _ = rustix::fs::fchmod(&copy, Mode::from_raw_mode(stamp.mode & 0o777));
-    let time = Timespec {
-        tv_sec: stamp.mtime_ns.div_euclid(1_000_000_000),
-        tv_nsec: stamp.mtime_ns.rem_euclid(1_000_000_000),
-    };
-    rustix::fs::futimens(&copy, &Timestamps { last_access: time, last_modification: time })?;
-    rustix::fs::fsync(&copy)?;
-    copy.rewind().map_err(io)?;
-    let now = Stamp::of(&file.metadata().map_err(io)?);
-    Ok(digest(&mut copy).map_err(io)? == (size_bytes, sha256)
-        && now.identity() == stamp.identity()
-        && size_bytes == stamp.size_bytes)
 }
 
-fn delete(path: &Path) -> Result<Settled, Fault> {
+/// Removes what was written beside a source when its job failed. It goes before its source does, so that no crash
+/// leaves a report without one.
+fn remove_report(of: &Path) -> Result<(), Fault> {
+    let Some((folder, name, _)) = found(of)? else { return Ok(()) };
+    // Only one of ours; a file of that name may be anybody's.
+    if reported_job(&folder, name).is_none() {
+        return Ok(());
+    }
+    let report = report_name(name);
+    match folder.remove(&report) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(fault("remove the report", &of.with_file_name(report), error)),
+    }
+}
+
+fn delete<P: Permit>(path: &Path, permit: &P) -> Result<Settled, Fault> {
     let Some((folder, name, _)) = found(path)? else { return Ok(Settled::Done) };
+    permit.ensure(Origin::Outbox)?;
     match folder.remove(name) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(fault("delete", path, error)),
@@ -440,43 +408,6 @@ fn made(path: &Path) -> Result<(Folder, &OsStr), Fault> {
 
 fn is_one_name(a: &Folder, a_name: &OsStr, b: &Folder, b_name: &OsStr) -> Result<bool, Errno> {
     Ok(a_name == b_name && a.own_stamp()?.is_same_file(&b.own_stamp()?))
-}
-
-/// Whether a name has a regular file with this content.
-fn has_content(folder: &Folder, name: &OsStr, content: Content) -> Result<bool, Errno> {
-    match folder.read(name) {
-        Ok((_, stamp)) if stamp.size_bytes != content.size_bytes => Ok(false),
-        Ok((mut file, _)) => {
-            let found = digest(&mut file).map_err(|error| errno(&error))?;
-            Ok(found == (content.size_bytes, content.sha256))
-        }
-        // A link, a folder, something that can't be read, or gone again: not ours.
-        Err(Errno::LOOP | Errno::NXIO | Errno::ISDIR | Errno::ACCESS | Errno::NOENT) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn digest(file: &mut File) -> io::Result<(u64, Sha256)> {
-    let mut hash = sha2::Sha256::new();
-    let mut size_bytes = 0;
-    each_block(file, |block| {
-        hash.update(block);
-        size_bytes += block.len() as u64;
-        Ok(())
-    })?;
-    Ok((size_bytes, Sha256(hash.finalize().into())))
-}
-
-fn each_block(file: &mut File, mut take: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
-    let mut block = vec![0; BLOCK_BYTES];
-    loop {
-        match file.read(&mut block) {
-            Ok(0) => return Ok(()),
-            Ok(length) => take(&block[..length])?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// A hidden name that is short, and the same at the next try.
@@ -521,7 +452,6 @@ fn fault(attempted: &str, path: &Path, error: Errno) -> Fault {
 }
 
 const UNFINISHED: &str = ".scoreline-part";
-const BLOCK_BYTES: usize = 256 * 1024;
 const CANDIDATES: u32 = 1000;
 
 #[cfg(test)]

@@ -59,11 +59,31 @@ impl Client {
         path: &str,
         params: &[(&str, String)],
     ) -> Result<T, ClientError> {
+        self.answer(self.http.get(format!("{}{path}", self.url)).query(params)).await
+    }
+
+    /// Asks for something to be done, if the generation is still the one that was seen.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+        generation: Option<u32>,
+    ) -> Result<T, ClientError> {
+        let mut request = self.http.post(format!("{}{path}", self.url)).json(body);
+        if let Some(generation) = generation {
+            request = request.header(reqwest::header::IF_MATCH, format!("\"{generation}\""));
+        }
+        self.answer(request).await
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        mut request: reqwest::RequestBuilder,
+    ) -> Result<T, ClientError> {
         let unreachable = |error: reqwest::Error| ClientError::Unreachable {
             url: self.url.clone(),
             cause: words(&error),
         };
-        let mut request = self.http.get(format!("{}{path}", self.url)).query(params);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose_secret());
         }

@@ -160,7 +160,7 @@ fn every_outcome() -> Vec<(&'static str, Outcome)> {
         ("permanent", fault(Fault::permanent)),
         ("fatal", fault(Fault::fatal)),
         ("deadline passed", Outcome::DeadlinePassed),
-        ("waited", Outcome::Waited(Duration::from_secs(11_520))),
+        ("waited", Outcome::Waited(Duration::from_mins(192))),
         ("cancel", cancel()),
         ("retry", retry()),
         ("adopt", adopt("r2")),
@@ -530,7 +530,7 @@ fn a_start_that_is_refused_is_held_since_an_earlier_one_may_have_been_heard() {
 
 #[test]
 fn time_that_was_not_the_jobs_own_moves_its_deadline() {
-    let three_hours = Duration::from_secs(11_520);
+    let three_hours = Duration::from_mins(192);
     for (name, job) in every_state() {
         let Ok(step) = apply(job.clone(), Outcome::Waited(three_hours), turn(), &Policy::default())
         else {
@@ -573,8 +573,8 @@ fn a_history_replays_to_its_job() {
 
 #[test]
 fn a_history_with_a_gap_a_jump_or_a_falling_generation_is_refused() {
-    let (_, events) = history(running([Outcome::RemoteFailed("x".into()), retry(), submitted()]));
     type Spoil = fn(&mut Vec<Event>);
+    let (_, events) = history(running([Outcome::RemoteFailed("x".into()), retry(), submitted()]));
     let spoils: [(&str, Spoil); 7] = [
         ("no events", Vec::clear),
         ("event 2 follows on revision 0", |e| drop(e.remove(0))),

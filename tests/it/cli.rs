@@ -9,18 +9,23 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use scoreline::clock::SystemClock;
+use scoreline::config::Role;
+use scoreline::job::{Job, RemoteId, Want};
 use scoreline::ports::{Clock, Store};
 use scoreline::sandbox;
 use scoreline::store::{Migrate, SqliteStore};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::http::hanging;
+use crate::http::{Desk, hanging, held};
 use crate::rig::{Rig, eventually, files_in};
 use crate::rights::without_roots_rights;
-use crate::samples::name;
+use crate::samples::{name, permanent};
 
 const ROW: &str = "Col2\nThis is a good day\n";
+
+/// A job that there is not.
+const NOBODY: &str = "01890000-0000-7000-8000-000000000000";
 
 /// The program, in an environment without any of its variables.
 fn scoreline(args: &[&str]) -> Command {
@@ -174,7 +179,18 @@ async fn it_tells_its_version_and_its_commands() {
     let help = run(&["--help"]).await;
     assert_eq!((version.code, help.code, help.err.as_str()), (0, 0, ""));
     insta::assert_snapshot!("help", help.out);
-    for command in ["demo", "serve", "sandbox", "check", "migrate", "jobs list", "config show"] {
+    for command in [
+        "demo",
+        "serve",
+        "sandbox",
+        "check",
+        "migrate",
+        "jobs list",
+        "jobs cancel",
+        "jobs retry",
+        "jobs release",
+        "config show",
+    ] {
         let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
         assert!(run(&words).await.out.contains("Usage: scoreline"), "{command}");
     }
@@ -192,6 +208,14 @@ async fn what_is_mistyped_is_told_with_the_right_word() {
         (&["jobs", "list", "--url", "localhost"], "like http://127.0.0.1:8080"),
         (&["jobs", "show", "a.csv"], "`scoreline jobs list` shows them"),
         (&["jobs", "show"], "<ID>"),
+        (&["jobs", "cancel"], "by their ids, or choose them by --feed"),
+        (&["jobs", "retry", "--yes"], "by their ids, or choose them"),
+        (&["jobs", "cancel", "a.csv"], "`scoreline jobs list` shows them"),
+        (&["jobs", "cancel", NOBODY, "--feed", "f"], "cannot be used with"),
+        (&["jobs", "release", "--not-started"], "<ID>"),
+        (&["jobs", "release", NOBODY], "--adopt <REMOTE_ID>|--not-started"),
+        (&["jobs", "release", NOBODY, "--adopt", "a/b"], "no id of a remote run"),
+        (&["jobs", "release", NOBODY, "--adopt", "a", "--not-started"], "cannot be used with"),
         (&["sandbox", "--fault", "submit=503"], "submit=503:0.1"),
         (&["sandbox", "--run-time", "5"], "5s"),
         (&["demo", "--files", "0"], "1..=1000"),
@@ -419,12 +443,118 @@ async fn text_logs_have_no_colours_in_a_file() {
     serve.terminate().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_cancelled_and_retried_by_their_ids() {
+    let desk = Desk::open(&[]).await;
+    let (queued, failed) = (desk.job("a\n.csv", []).await, desk.job("b.csv", [permanent()]).await);
+    let ids = [queued.id().to_string(), failed.id().to_string()];
+    let told = run(&["jobs", "cancel", "--url", &desk.url, &ids[0], NOBODY, &ids[1]]).await;
+    assert_eq!((told.code, told.err.as_str()), (1, ""), "{told:?}");
+    let lines: Vec<_> = told.out.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            format!("{}  a\\n.csv: cancel noted", ids[0]),
+            format!("{NOBODY}: there is no job {NOBODY}"),
+            format!("{}: could not cancel the job: it has failed already", ids[1]),
+        ]
+    );
+    assert_eq!(desk.wishes().await, [(queued.id(), Want::Cancel)]);
+    let told = run(&["jobs", "retry", "--json", "--url", &desk.url, &ids[1]]).await;
+    assert_eq!((told.code, told.err.as_str()), (0, ""), "{told:?}");
+    let told: Value = serde_json::from_str(&told.out).unwrap();
+    let noted = serde_json::json!([{ "id": ids[1], "noted": true, "reason": null }]);
+    assert_eq!(told["jobs"], noted);
+    assert!(desk.wishes().await.contains(&(failed.id(), Want::Retry)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_filters_find_is_counted_first_and_done_with_yes() {
+    let desk = Desk::open(&[]).await;
+    let mut failed = Vec::new();
+    for n in 0..3 {
+        failed.push(desk.job(&format!("bad-{n}.csv"), [permanent()]).await.id());
+    }
+    let held = desk.job("bad-held.csv", held()).await.id();
+    desk.job("good.csv", []).await;
+    let ask = async |args: &[&str]| run(&[&["jobs", "--url", &desk.url], args].concat()).await;
+
+    let counted = ask(&["retry", "--phase", "failed"]).await;
+    assert_eq!((counted.code, counted.out.as_str()), (2, ""), "{counted:?}");
+    assert_eq!(counted.err, "this would retry 3 jobs: add --yes to do it\n");
+    let counted = ask(&["cancel", "--name", "BAD"]).await;
+    assert_eq!(counted.err, "this would cancel 1 job: add --yes to do it\n", "the others ended");
+    assert_eq!(desk.wishes().await, []);
+
+    let none = ask(&["cancel", "--phase", "failed"]).await;
+    assert_eq!((none.code, none.out.as_str()), (0, ""), "{none:?}");
+    assert_eq!(none.err, "the filters find no job to cancel\n");
+
+    let done = ask(&["retry", "--phase", "failed", "--feed", "churn", "--yes"]).await;
+    assert_eq!((done.code, done.err.as_str(), done.out.lines().count()), (0, "", 3), "{done:?}");
+    assert!(done.out.lines().all(|line| line.ends_with(".csv: retry noted")), "{done:?}");
+    let done = ask(&["cancel", "--held", "--yes", "--since", "2001-01-01T00:00:00Z"]).await;
+    assert_eq!((done.code, done.out.lines().count()), (0, 1), "{done:?}");
+    let mut wanted: Vec<_> = failed.into_iter().map(|id| (id, Want::Retry)).collect();
+    wanted.push((held, Want::Cancel));
+    assert_eq!(desk.wishes().await, wanted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_filters_find_is_found_on_every_page() {
+    let desk = Desk::open(&[]).await;
+    for n in 0..1001 {
+        desk.job(&format!("{n}.csv"), []).await;
+    }
+    let counted = run(&["jobs", "cancel", "--url", &desk.url, "--feed", "churn"]).await;
+    assert_eq!(counted.err, "this would cancel 1001 jobs: add --yes to do it\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_is_released_by_saying_what_became_of_the_run() {
+    let desk = Desk::open(&[]).await;
+    let (one, two) = (desk.job("a.csv", held()).await, desk.job("b.csv", held()).await);
+    let release = async |job: &Job, args: &[&str]| {
+        let id = job.id().to_string();
+        run(&[&["jobs", "release", "--url", &desk.url, &id], args].concat()).await
+    };
+    let told = release(&one, &["--adopt", "a1"]).await;
+    assert_eq!((told.code, told.out), (0, format!("{}  a.csv: release noted\n", one.id())));
+    assert_eq!(release(&two, &["--not-started"]).await.code, 0);
+    let adopted = (one.id(), Want::Adopt(RemoteId("a1".into())));
+    assert_eq!(desk.wishes().await, [adopted, (two.id(), Want::NotStarted)]);
+    let queued = desk.job("c.csv", []).await;
+    let told = release(&queued, &["--not-started"]).await;
+    assert_eq!(told.code, 1);
+    assert!(told.out.contains("only a held job can be released"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_may_only_look_is_told_once() {
+    let desk = Desk::open(&[(Role::Read, "looker")]).await;
+    let jobs = [desk.job("a.csv", []).await, desk.job("b.csv", []).await];
+    let ids = jobs.map(|job| job.id().to_string());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "looker").unwrap();
+    let token = ["--url", &desk.url, "--token-file", file.to_str().unwrap()];
+    let told = run(&[&["jobs", "cancel", &ids[0], &ids[1]], &token[..]].concat()).await;
+    assert_eq!((told.code, told.out.as_str()), (1, ""), "{told:?}");
+    assert_eq!(told.err.matches("this token may only look").count(), 1, "{told:?}");
+}
+
 #[tokio::test]
 async fn without_a_daemon_jobs_says_so() {
     // A port that was just given to us and is free again.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
-    for args in [&["list"][..], &["show", "01890000-0000-7000-8000-000000000000"]] {
+    for args in [
+        &["list"][..],
+        &["show", NOBODY],
+        &["cancel", NOBODY],
+        &["retry", "--held"],
+        &["release", NOBODY, "--not-started"],
+    ] {
         let told = run(&[&["jobs", "--url", &url], args].concat()).await;
         assert_eq!((told.code, told.out.as_str()), (69, ""), "{told:?}");
         let words = "is `scoreline serve` running, and is --url right?";
@@ -565,7 +695,7 @@ async fn a_terminated_daemon_ends_well_and_gives_its_jobs_back() {
     let store = SqliteStore::open(&rig.path("state"), Migrate::Check, SystemClock).await.unwrap();
     let node = store.register("n", "default").await.unwrap();
     assert_eq!(store.others(&node).await.unwrap(), []);
-    let free = store.adopt(&node, &[name("f")], &[], 10).await.unwrap();
+    let free = store.adopt(&node, &[name("f")], 10).await.unwrap();
     assert_eq!(free.jobs.len(), 1, "it is nobody's");
 }
 

@@ -7,16 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
+use scoreline::blobs::AzureBlobs;
 use scoreline::clock::SystemClock;
-use scoreline::config::Config;
+use scoreline::config::{Config, Role, Token};
 use scoreline::daemon::{Daemon, RealWorld, Settings};
-use scoreline::engine::{Engine, Pulse, Stop};
-use scoreline::ports::{Clock, Store, World};
+use scoreline::engine::{Engine, Lease, Pulse, Stop, Tenure};
+use scoreline::feed::Name;
+use scoreline::http::Http;
+use scoreline::inbox::FolderInbox;
+use scoreline::job::{Job, JobId, Outcome, RemoteId, Want};
+use scoreline::metrics::Metrics;
+use scoreline::outbox::FolderOutbox;
+use scoreline::ports::{Accepted, Clock, Committed, Node, Store, World};
 use scoreline::sandbox;
+use scoreline::scoring::Scoring;
+use scoreline::store::ModelStore;
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::rig::{Rig, eventually};
+use crate::samples::{arrival, at, permanent, settled, step, submitted, uploaded};
 
 /// What came back.
 struct Answer {
@@ -42,8 +52,15 @@ impl Answer {
 }
 
 async fn ask(method: Method, url: &str, headers: &[(&str, &str)]) -> Answer {
+    ask_with(method, url, headers, "").await
+}
+
+async fn ask_with(method: Method, url: &str, headers: &[(&str, &str)], body: &str) -> Answer {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut request = client.request(method, url);
+    if !body.is_empty() {
+        request = request.body(body.to_owned());
+    }
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -72,6 +89,111 @@ async fn start(rig: &Rig, config: &str) -> Own {
     let url = format!("http://{}", daemon.address().unwrap());
     let stop = Stop::default();
     Own { url, ended: tokio::spawn(daemon.run(stop.clone())), stop }
+}
+
+/// The HTTP edge over a store in memory, whose jobs nobody works on.
+pub(crate) struct Desk {
+    pub(crate) url: String,
+    pub(crate) store: ModelStore,
+    node: Node,
+    stop: Stop,
+}
+
+struct DeskWorld {
+    store: ModelStore,
+    metrics: Metrics,
+    outbox: FolderOutbox,
+}
+
+impl World for DeskWorld {
+    type Clock = SystemClock;
+    type Store = ModelStore;
+    type Inbox = FolderInbox<SystemClock>;
+    type Blobs = AzureBlobs;
+    type Scorer = Scoring<SystemClock>;
+    type Outbox = FolderOutbox;
+
+    fn clock(&self) -> &SystemClock {
+        &SystemClock
+    }
+    fn store(&self) -> &ModelStore {
+        &self.store
+    }
+    fn inbox(&self, _feed: &Name) -> Option<&Self::Inbox> {
+        None
+    }
+    fn blobs(&self, _storage: &Name) -> Option<&AzureBlobs> {
+        None
+    }
+    fn scorer(&self, _endpoint: &Name) -> Option<&Self::Scorer> {
+        None
+    }
+    fn outbox(&self) -> &FolderOutbox {
+        &self.outbox
+    }
+    fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+impl Desk {
+    pub(crate) async fn open(tokens: &[(Role, &str)]) -> Self {
+        let store = ModelStore::new();
+        let node = store.register("n", "default").await.unwrap();
+        let metrics = Metrics::new(&[], &[], &[]);
+        let world = DeskWorld { store: store.clone(), metrics, outbox: FolderOutbox::new() };
+        let token = |(role, secret): &(Role, &str)| Token {
+            role: *role,
+            secret: (*secret).to_owned().into(),
+        };
+        let tokens = tokens.iter().map(token).collect();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let http = Http::bind(address, Arc::new(world), Arc::default(), tokens).await.unwrap();
+        let (url, stop) = (format!("http://{}", http.address().unwrap()), Stop::default());
+        tokio::spawn(http.run(stop.clone()));
+        Self { url, store, node, stop }
+    }
+
+    /// A job that has come to where this way leads.
+    pub(crate) async fn job(&self, path: &str, way: impl IntoIterator<Item = Outcome>) -> Job {
+        let arrivals = [arrival(path)];
+        let now = at(0);
+        let accepted = self.store.accept(&self.node, &arrivals, 1, now).await.unwrap().remove(0);
+        let Accepted::New(job) = accepted else { panic!("{path} is known already") };
+        let mut job = *job;
+        for outcome in way {
+            let transition = step(&job, outcome);
+            job = transition.job.clone();
+            let committed = self.store.commit(&self.node, &[transition]).await.unwrap();
+            assert_eq!(committed, [Committed::Done]);
+        }
+        job
+    }
+
+    pub(crate) fn address_of(&self, job: &Job, wish: &str) -> String {
+        format!("{}/api/v1/jobs/{}/{wish}", self.url, job.id())
+    }
+
+    /// What was noted for the node's jobs.
+    pub(crate) async fn wishes(&self) -> Vec<(JobId, Want)> {
+        self.store.wishes(&self.node).await.unwrap()
+    }
+
+    async fn post(&self, job: &Job, wish: &str, body: &str) -> Answer {
+        let json = [("content-type", "application/json")];
+        ask_with(Method::POST, &self.address_of(job, wish), &json, body).await
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.stop.hard.cancel();
+    }
+}
+
+/// A way to a job that is held.
+pub(crate) fn held() -> [Outcome; 3] {
+    [uploaded(), submitted(), Outcome::RemoteGone]
 }
 
 /// The address of a service that takes calls and never answers.
@@ -123,7 +245,8 @@ async fn an_engine_that_has_not_gone_round_yet_is_not_late() {
     let (pulse, before) = (Arc::new(Pulse::default()), SystemClock.boot());
     let rules = Arc::new(rig.config().rules());
     let (_incoming, receiver) = tokio::sync::mpsc::channel(1);
-    let _engine = Engine::new(world, rules, node, Vec::new(), receiver, pulse.clone());
+    let tenure = Tenure { node, lease: Lease::forever(SystemClock) };
+    let _engine = Engine::new(world, rules, tenure, Vec::new(), receiver, pulse.clone());
     assert!(pulse.last_beat() + Duration::from_millis(1) >= before);
 }
 
@@ -391,4 +514,134 @@ async fn a_caller_that_never_ends_its_request_does_not_keep_a_daemon_from_stoppi
     let stopped = SystemClock.timeout(Duration::from_mins(1), daemon.stop()).await;
     assert!(stopped.is_some(), "it still waits");
     drop((idle, begun));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_is_noted_for_the_jobs_owner() {
+    let desk = Desk::open(&[]).await;
+    let failed = [permanent(), settled()];
+    for (n, (wish, way, body, want)) in [
+        ("cancel", vec![uploaded()], "", Want::Cancel),
+        ("cancel", held().to_vec(), "{}", Want::Cancel),
+        ("retry", vec![uploaded()], "", Want::Retry),
+        ("release", held().to_vec(), "{\"adopt\": \"a1\"}", Want::Adopt(RemoteId("a1".into()))),
+        ("release", held().to_vec(), "{\"not_started\": true}", Want::NotStarted),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let job = desk.job(&format!("{n}.csv"), way).await;
+        let answer = desk.post(&job, wish, body).await;
+        assert_eq!((answer.status, answer.kind.as_str()), (202, "application/json"), "{wish}");
+        let told = answer.json();
+        assert_eq!(
+            (&told["id"], &told["phase"]),
+            (&job.id().to_string().into(), &job.phase().name().into())
+        );
+        assert_eq!(
+            desk.wishes().await.into_iter().find(|(id, _)| *id == job.id()),
+            Some((job.id(), want))
+        );
+    }
+    // One that is done has no owner, and comes back among the live ones.
+    let job = desk.job("done.csv", failed).await;
+    assert_eq!(ask(Method::POST, &desk.address_of(&job, "retry"), &[]).await.status, 202);
+    let free = desk.store.adopt(&desk.node, &[job.feed().clone()], 10).await.unwrap();
+    assert_eq!(free.jobs.len(), 1);
+    assert!(desk.wishes().await.contains(&(job.id(), Want::Retry)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_that_cannot_be_granted_is_refused_with_its_reason_and_not_noted() {
+    let desk = Desk::open(&[]).await;
+    let queued = desk.job("queued.csv", []).await;
+    let failed = desk.job("failed.csv", [permanent()]).await;
+    let held = desk.job("held.csv", held()).await;
+    let adopt = "{\"adopt\": \"a1\"}";
+    for (job, wish, body, status, reason) in [
+        (&failed, "cancel", "", 409, "could not cancel the job: it has failed already"),
+        (&queued, "release", adopt, 409, "only a held job can be released"),
+        (&failed, "release", "{\"not_started\": true}", 409, "it has ended"),
+        (&held, "release", "", 400, "say what became of the run"),
+        (&held, "release", "{}", 400, "{\"adopt\": \"REMOTE_ID\"} or {\"not_started\": true}"),
+        (&held, "release", "{\"not_started\": false}", 400, "say what became"),
+        (&held, "release", "{\"adopt\": \"a\", \"not_started\": true}", 400, "say what became"),
+        (&held, "release", "{\"adopt\": \"../x\"}", 400, "can't be the id of a remote run"),
+        (&held, "release", "{\"adopt\": \"\"}", 400, "can't be the id"),
+        (&held, "release", "{\"adopt\": 7}", 400, "expected a string"),
+        (&held, "release", "{\"adapt\": \"a1\"}", 400, "unknown field `adapt`"),
+        (&held, "cancel", "{\"now\": true}", 400, "unknown field `now`"),
+        (&held, "retry", "[", 400, "the body is not what is asked for"),
+    ] {
+        let detail = desk.post(job, wish, body).await.problem(status);
+        assert!(detail.contains(reason), "{wish} {body}: {detail}");
+    }
+    for (path, status, reason) in [
+        ("nonsense/cancel", 400, "no job id"),
+        ("01890000-0000-7000-8000-000000000000/retry", 404, "there is no job"),
+        ("01890000-0000-7000-8000-000000000000/dance", 404, "nothing at"),
+    ] {
+        let url = format!("{}/api/v1/jobs/{path}", desk.url);
+        let detail = ask(Method::POST, &url, &[]).await.problem(status);
+        assert!(detail.contains(reason), "{path}: {detail}");
+    }
+    look(&desk.address_of(&held, "cancel")).await.problem(405);
+    assert_eq!(desk.wishes().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_for_another_generation_than_the_jobs_is_not_noted() {
+    let desk = Desk::open(&[]).await;
+    let second = [held().to_vec(), vec![Outcome::Wished(Want::NotStarted)]].concat();
+    let job = desk.job("a.csv", second).await;
+    let url = desk.address_of(&job, "cancel");
+    for (seen, status) in
+        [("1", 412), ("\"1\"", 412), ("3", 412), ("W/2", 400), ("-1", 400), ("", 400)]
+    {
+        let detail = ask(Method::POST, &url, &[("if-match", seen)]).await.problem(status);
+        assert!(detail.contains("generation"), "{seen}: {detail}");
+    }
+    assert_eq!(desk.wishes().await, []);
+    for seen in ["2", "\"2\"", "*"] {
+        assert_eq!(ask(Method::POST, &url, &[("if-match", seen)]).await.status, 202, "{seen}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_only_look_wishes_in_vain() {
+    let desk = Desk::open(&[(Role::Read, "looker"), (Role::Operate, "worker")]).await;
+    let job = desk.job("a.csv", []).await;
+    for wish in ["cancel", "retry", "release"] {
+        let url = desk.address_of(&job, wish);
+        ask(Method::POST, &url, &[]).await.problem(401);
+        let read = [("authorization", "Bearer looker")];
+        let detail = ask(Method::POST, &url, &read).await.problem(403);
+        assert!(detail.contains("operate"), "{detail}");
+    }
+    assert_eq!(desk.wishes().await, []);
+    let operate = [("authorization", "Bearer worker")];
+    assert_eq!(ask(Method::POST, &desk.address_of(&job, "cancel"), &operate).await.status, 202);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_on_somebody_elses_page_changes_nothing() {
+    let desk = Desk::open(&[]).await;
+    let job = desk.job("a.csv", []).await;
+    let url = desk.address_of(&job, "cancel");
+    for (kind, body, status) in [
+        (Some("application/x-www-form-urlencoded"), "", 415),
+        (Some("text/plain"), "{}", 415),
+        (Some("multipart/form-data; boundary=x"), "{}", 415),
+        (Some("application/jsonp"), "{}", 415),
+        (None, "{}", 415),
+        (Some("application/json"), "", 202),
+        (Some("Application/JSON; charset=utf-8"), "{}", 202),
+    ] {
+        let headers: Vec<_> = kind.map(|kind| ("content-type", kind)).into_iter().collect();
+        let answer = ask_with(Method::POST, &url, &headers, body).await;
+        assert_eq!(answer.status, status, "{kind:?} {body}: {}", answer.text);
+    }
+    let foreign = [("origin", "http://evil.example")];
+    ask(Method::POST, &url, &foreign).await.problem(403);
+    ask(Method::POST, &url, &[("host", "evil.example")]).await.problem(403);
 }

@@ -1,5 +1,6 @@
 //! Files come in through a drop folder.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
@@ -9,15 +10,18 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use scoreline::clock::SystemClock;
-use scoreline::fault::{Blame, Class, Fault};
+use scoreline::fault::{Blame, Class, Fault, Origin};
 use scoreline::feed::{Filter, Name, SourcePath, Watch};
-use scoreline::inbox::FolderInbox;
-use scoreline::job::{Arrival, FileIdentity, Job, JobId};
-use scoreline::ports::{Clock, Inbox, Scan, Source};
+use scoreline::inbox::{FolderInbox, FolderSource};
+use scoreline::job::{Arrival, FileIdentity, Job, JobId, Outcome, Turn, Want, apply};
+use scoreline::ports::{Clock, Inbox, Permit, Scan, Source};
+use scoreline::retry::Policy;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use uuid::Uuid;
@@ -98,7 +102,28 @@ impl Setting {
     }
 
     async fn take(&self, job: &Job) -> Result<(), Fault> {
-        self.inbox.take(job.id(), job.path(), job.file()).await
+        self.take_with(job, &Leave::always()).await
+    }
+
+    async fn take_with(&self, job: &Job, leave: &Leave) -> Result<(), Fault> {
+        self.inbox.take(job.id(), job.path(), job.file(), leave).await
+    }
+
+    async fn open(&self, job: &Job) -> Result<FolderSource, Fault> {
+        self.inbox.open(job, &Leave::always()).await
+    }
+
+    /// Everything that can be read from the job's source.
+    async fn read(&self, job: &Job) -> String {
+        let (mut text, mut source) = (String::new(), self.open(job).await.unwrap());
+        source.read_to_string(&mut text).await.unwrap();
+        source.unchanged().await.unwrap();
+        text
+    }
+
+    /// Where the job's source is.
+    async fn now(&self, job: &Job) -> Option<PathBuf> {
+        self.inbox.source_path(job).await.unwrap().now
     }
 
     fn work(&self, job: &Job) -> PathBuf {
@@ -111,6 +136,52 @@ fn job(number: u128, path: &SourcePath, file: FileIdentity) -> Job {
     let feed = Name::try_from("churn".to_owned()).unwrap();
     let arrival = Arrival { feed, path: path.clone(), file, deadline_at: clock.now() };
     Job::accepted(JobId::new(Uuid::from_u128(number)), &arrival, clock.now())
+}
+
+/// The job after it has failed, its source was moved to a place, and an operator wanted it again.
+fn retried(job: Job, moved_to: &Path) -> Job {
+    let failed = Outcome::Fault(Fault::permanent(Origin::Endpoint, "bad", "bad"));
+    let settled = Outcome::Settled(Some(moved_to.to_owned()));
+    [failed, settled, Outcome::Wished(Want::Retry)].into_iter().fold(job, |job, outcome| {
+        let turn = Turn { now: FakeClock::new().now(), tries: 0, outage: false };
+        apply(job, outcome, turn, &Policy::default()).unwrap().job
+    })
+}
+
+/// Leave to act that is given for so many times.
+#[derive(Clone, Debug)]
+pub(crate) struct Leave(Arc<AtomicUsize>);
+
+impl Leave {
+    pub(crate) fn first(times: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(times)))
+    }
+
+    pub(crate) fn always() -> Self {
+        Self::first(usize::MAX)
+    }
+}
+
+impl Permit for Leave {
+    fn holds(&self) -> bool {
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+/// Every file below a folder, with its content.
+pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.insert(entry.path(), fs::read_to_string(entry.path()).unwrap());
+            }
+        }
+    }
+    files
 }
 
 fn source_path(name: &str) -> SourcePath {
@@ -224,7 +295,7 @@ async fn a_link_that_takes_a_files_name_leads_nowhere() {
     symlink(&secret, here.path("a.csv")).unwrap();
 
     assert_eq!(here.take(&job).await.unwrap_err().code, "source_replaced");
-    assert_eq!(here.inbox.open(&job).await.unwrap_err().code, "source_replaced");
+    assert_eq!(here.open(&job).await.unwrap_err().code, "source_replaced");
     assert!(here.path("a.csv").is_symlink());
     assert_eq!(here.scan().await.ready, []);
     assert_eq!(fs::read_to_string(secret).unwrap(), "secret");
@@ -322,7 +393,7 @@ async fn names_are_bytes() {
     for (number, (path, file)) in scan.ready.iter().enumerate() {
         let job = job(number as u128, path, *file);
         let mut text = String::new();
-        here.inbox.open(&job).await.unwrap().read_to_string(&mut text).await.unwrap();
+        here.open(&job).await.unwrap().read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "1", "{path:?}");
     }
 }
@@ -580,7 +651,7 @@ async fn a_file_that_was_written_on_since_is_still_the_accepted_one() {
     let job = here.arrive().await;
     here.drop_file("a.csv", "1\n2");
     let mut text = String::new();
-    let mut source = here.inbox.open(&job).await.unwrap();
+    let mut source = here.open(&job).await.unwrap();
     source.read_to_string(&mut text).await.unwrap();
     source.unchanged().await.unwrap();
     assert_eq!(text, "1\n2");
@@ -592,7 +663,7 @@ async fn a_file_that_is_gone_is_missing() {
     here.drop_file("a.csv", "1");
     let job = here.arrive().await;
     fs::remove_file(here.path("a.csv")).unwrap();
-    for fault in [here.take(&job).await.unwrap_err(), here.inbox.open(&job).await.unwrap_err()] {
+    for fault in [here.take(&job).await.unwrap_err(), here.open(&job).await.unwrap_err()] {
         assert_eq!((fault.code.as_str(), fault.class), ("source_missing", Class::Permanent));
     }
     let place = here.inbox.source_path(&job).await.unwrap();
@@ -619,7 +690,7 @@ async fn a_source_that_stays_in_place_is_only_read_while_it_is_the_same() {
     here.take(&job).await.unwrap();
     assert!(here.exists("a.csv") && !here.exists(".scoreline"));
     let mut text = String::new();
-    let mut source = here.inbox.open(&job).await.unwrap();
+    let mut source = here.open(&job).await.unwrap();
     source.read_to_string(&mut text).await.unwrap();
     source.unchanged().await.unwrap();
     assert_eq!(here.inbox.source_path(&job).await.unwrap().now, Some(here.path("a.csv")));
@@ -648,7 +719,7 @@ async fn a_file_that_changes_while_it_is_read_is_read_again() {
     for (change, what) in
         [("123", "it grew"), ("1", "it was cut"), ("9", "rewritten, time and all")]
     {
-        let mut source = here.inbox.open(&job).await.unwrap();
+        let mut source = here.open(&job).await.unwrap();
         source.read_to_end(&mut Vec::new()).await.unwrap();
         source.unchanged().await.unwrap();
         written(change, &path);
@@ -666,7 +737,7 @@ async fn a_source_that_was_read_in_part_is_not_whole() {
     let here = Setting::new();
     here.drop_file("a.csv", "12");
     let job = here.arrive().await;
-    let mut source = here.inbox.open(&job).await.unwrap();
+    let mut source = here.open(&job).await.unwrap();
     source.read_exact(&mut [0]).await.unwrap();
     assert_eq!(source.unchanged().await.unwrap_err().code, "source_changed");
 }
@@ -680,4 +751,208 @@ async fn empty_work_folders_are_tidied_away_at_the_start_and_full_ones_never() {
     here.scan().await;
     assert!(!here.exists(".scoreline/work/empty"));
     assert!(here.exists(".scoreline/work/full/a.csv"));
+}
+
+/// A folder for the sources of failed jobs, on the drop folder's file system and on another one.
+fn failed_folders(here: &Setting) -> [(&'static str, PathBuf, Option<TempDir>); 2] {
+    let beside = here.temporary.path().join("failed");
+    fs::create_dir(&beside).unwrap();
+    let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    assert_ne!(
+        device(elsewhere.path()),
+        device(&beside),
+        "this test needs TMPDIR on another file system than /dev/shm"
+    );
+    let path = elsewhere.path().to_owned();
+    [("beside", beside, None), ("elsewhere", path, Some(elsewhere))]
+}
+
+/// Ends a job as the outbox does: its source moves, under another name, and a report is written beside it.
+fn end(here: &Setting, job: &Job, folder: &Path) -> PathBuf {
+    let (from, to) = (here.work(job).join("a.csv"), folder.join("a-1.csv"));
+    let time = fs::metadata(&from).unwrap().modified().unwrap();
+    if fs::rename(&from, &to).is_err() {
+        fs::copy(&from, &to).unwrap();
+        fs::File::options().write(true).open(&to).unwrap().set_modified(time).unwrap();
+        fs::remove_file(&from).unwrap();
+    }
+    fs::remove_dir(here.work(job)).unwrap();
+    report(&to, &job.id().to_string());
+    to
+}
+
+fn report(beside: &Path, job: &str) {
+    let text = format!("{{\"job\": {job:?}, \"error\": null}}");
+    fs::write(report_of(beside), text).unwrap();
+}
+
+fn report_of(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.error.json", path.display()))
+}
+
+#[tokio::test]
+async fn the_source_of_a_retried_job_is_brought_back_and_its_report_goes() {
+    let here = Setting::new();
+    for (n, (what, folder, _keep)) in failed_folders(&here).into_iter().enumerate() {
+        let text = format!("content {n}");
+        here.drop_file("a.csv", &text);
+        let job = here.arrive().await;
+        here.take(&job).await.unwrap();
+        let ended = end(&here, &job, &folder);
+        here.drop_file("a.csv", "a newer file of that name");
+        let job = retried(job, &ended);
+        assert_eq!(here.now(&job).await.as_ref(), Some(&ended), "{what}");
+        for _ in 0..2 {
+            assert_eq!(here.read(&job).await, text, "{what}");
+            assert_eq!(here.now(&job).await, Some(here.work(&job).join("a.csv")), "{what}");
+            assert_eq!(tree(&folder), BTreeMap::new(), "{what}");
+        }
+        assert_eq!(fs::read_to_string(here.path("a.csv")).unwrap(), "a newer file of that name");
+        fs::remove_file(here.path("a.csv")).unwrap();
+        fs::remove_file(here.work(&job).join("a.csv")).unwrap();
+        here.scan().await;
+    }
+}
+
+#[tokio::test]
+async fn a_crash_on_the_way_back_leaves_one_source() {
+    let here = Setting::new();
+    for (what, folder, _keep) in failed_folders(&here) {
+        here.drop_file("a.csv", "1");
+        let job = here.arrive().await;
+        here.take(&job).await.unwrap();
+        let ended = end(&here, &job, &folder);
+        let job = retried(job, &ended);
+        // Both names, as after the first of two steps.
+        let back = here.work(&job).join("a.csv");
+        fs::create_dir(here.work(&job)).unwrap();
+        if fs::hard_link(&ended, &back).is_err() {
+            let time = fs::metadata(&ended).unwrap().modified().unwrap();
+            fs::copy(&ended, &back).unwrap();
+            fs::File::options().write(true).open(&back).unwrap().set_modified(time).unwrap();
+        }
+        assert_eq!(here.read(&job).await, "1", "{what}");
+        assert_eq!(tree(&folder), BTreeMap::new(), "{what}");
+        fs::remove_file(back).unwrap();
+        here.scan().await;
+    }
+}
+
+#[tokio::test]
+async fn what_else_has_the_name_of_an_ended_source_is_left_alone() {
+    let here = Setting::new();
+    let [(_, folder, _), _] = failed_folders(&here);
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    here.take(&job).await.unwrap();
+    let ended = end(&here, &job, &folder);
+    let other = JobId::new(Uuid::from_u128(2)).to_string();
+    let job = retried(job, &ended);
+
+    // The very number of the file, but another job's, says the report.
+    report(&ended, &other);
+    let before = tree(&folder);
+    let missing = here.open(&job).await.unwrap_err();
+    assert_eq!((missing.code.as_str(), missing.class), ("source_missing", Class::Permanent));
+    assert!(missing.message.contains(ended.to_str().unwrap()), "{missing}");
+    assert_eq!((here.now(&job).await, tree(&folder)), (None, before));
+
+    // Another file, whatever the report says.
+    fs::write(folder.join("other"), "another").unwrap();
+    fs::rename(folder.join("other"), &ended).unwrap();
+    report(&ended, &job.id().to_string());
+    let before = tree(&folder);
+    assert_eq!(here.open(&job).await.unwrap_err().code, "source_missing");
+    assert_eq!((here.now(&job).await, tree(&folder)), (None, before));
+
+    // One that somebody put back where it was dropped, written on since: it may be any file by now.
+    here.drop_file("a.csv", "1 and more");
+    assert_eq!(here.open(&job).await.unwrap_err().code, "source_replaced");
+    assert!(here.exists("a.csv"));
+}
+
+#[tokio::test]
+async fn a_source_that_somebody_put_back_unchanged_is_taken_for_its_retried_job() {
+    let here = Setting::new();
+    let [(_, folder, _), _] = failed_folders(&here);
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    here.take(&job).await.unwrap();
+    let ended = end(&here, &job, &folder);
+    fs::rename(&ended, here.path("a.csv")).unwrap();
+    let job = retried(job, &ended);
+    assert_eq!(here.now(&job).await, Some(here.path("a.csv")));
+    assert_eq!(here.read(&job).await, "1");
+    assert!(!here.exists("a.csv") && here.work(&job).join("a.csv").exists());
+}
+
+#[tokio::test]
+async fn a_feed_that_moves_no_sources_reads_an_ended_one_where_it_is() {
+    let here = Setting::in_place();
+    let [(_, folder, _), _] = failed_folders(&here);
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    let ended = folder.join("a.csv");
+    fs::rename(here.path("a.csv"), &ended).unwrap();
+    let job = retried(job, &ended);
+    assert_eq!(here.read(&job).await, "1");
+    assert_eq!(here.now(&job).await, Some(ended));
+    assert!(!here.exists(".scoreline"));
+}
+
+#[tokio::test]
+async fn without_leave_nothing_is_taken_given_back_or_brought_back() {
+    let here = Setting::new();
+    let lapsed = async |job: &Job| {
+        let before = tree(here.temporary.path());
+        let fault = here.inbox.open(job, &Leave::first(0)).await.unwrap_err();
+        assert_eq!((fault.code.as_str(), fault.class), ("lease_lapsed", Class::Transient));
+        assert_eq!(fault.blame, Blame::Service, "waiting costs no attempt");
+        assert_eq!(tree(here.temporary.path()), before);
+    };
+    here.drop_file("a.csv", "1");
+    let job = here.arrive().await;
+    lapsed(&job).await;
+
+    // A stranger in the work folder, and one file under two names.
+    fs::create_dir_all(here.work(&job)).unwrap();
+    fs::write(here.work(&job).join("a.csv"), "a stranger").unwrap();
+    lapsed(&job).await;
+    fs::remove_file(here.work(&job).join("a.csv")).unwrap();
+    fs::hard_link(here.path("a.csv"), here.work(&job).join("a.csv")).unwrap();
+    lapsed(&job).await;
+    here.take(&job).await.unwrap();
+
+    let [(_, folder, _), _] = failed_folders(&here);
+    let ended = end(&here, &job, &folder);
+    lapsed(&retried(job, &ended)).await;
+}
+
+#[tokio::test]
+async fn leave_that_ends_at_any_point_loses_no_source() {
+    let here = Setting::new();
+    for (what, folder, _keep) in failed_folders(&here) {
+        here.drop_file("a.csv", "1");
+        let job = here.arrive().await;
+        let whole = |files: BTreeMap<PathBuf, String>| {
+            files.iter().any(|(path, text)| path.ends_with("a.csv") && text == "1")
+                || files.iter().any(|(path, text)| path.ends_with("a-1.csv") && text == "1")
+        };
+        let mut asked = 0;
+        while here.take_with(&job, &Leave::first(asked)).await.is_err() {
+            assert!(whole(tree(&here.folder)), "{what} {asked}");
+            asked += 1;
+        }
+        let job = retried(job.clone(), &end(&here, &job, &folder));
+        let mut asked = 0;
+        while here.inbox.open(&job, &Leave::first(asked)).await.is_err() {
+            assert!(whole(tree(&folder)) || whole(tree(&here.folder)), "{what} {asked}");
+            asked += 1;
+        }
+        assert!(asked > 1, "{what}: it is asked before each step");
+        assert_eq!((here.read(&job).await.as_str(), tree(&folder).len()), ("1", 0), "{what}");
+        fs::remove_file(here.work(&job).join("a.csv")).unwrap();
+        here.scan().await;
+    }
 }

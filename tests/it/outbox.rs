@@ -8,16 +8,25 @@ use std::process::Command;
 use scoreline::fault::{Blame, Class, Fault};
 use scoreline::job::{Content, JobId, Sha256};
 use scoreline::outbox::{FolderOutbox, StagedFile};
-use scoreline::ports::{Outbox, Placed, Settled, Settlement, SourcePlace};
+use scoreline::ports::{NodeId, Outbox, Part, Placed, Settled, Settlement, SourcePlace};
 use sha2::Digest;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
+use crate::inbox::{Leave, tree};
 use crate::rights::without_roots_rights;
 
 fn job() -> JobId {
     JobId::new(Uuid::from_u128(1))
+}
+
+fn part(node: i64) -> Part {
+    Part { job: job(), output: 0, node: NodeId(node) }
+}
+
+fn leave() -> Leave {
+    Leave::always()
 }
 
 fn content(text: &str) -> Content {
@@ -43,14 +52,18 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 async fn staged(target: &Path, text: &str) -> StagedFile {
-    let mut staged = FolderOutbox::new().stage(target, job(), 0).await.unwrap();
+    staged_by(1, target, text).await
+}
+
+async fn staged_by(node: i64, target: &Path, text: &str) -> StagedFile {
+    let mut staged = FolderOutbox::new().stage(target, part(node), None).await.unwrap();
     staged.write_all(text.as_bytes()).await.unwrap();
     staged
 }
 
 async fn deliver(target: &Path, text: &str, replace: bool) -> Result<Placed, Fault> {
     let mut staged = staged(target, text).await;
-    FolderOutbox::new().place(&mut staged, content(text), target, replace).await
+    FolderOutbox::new().place(&mut staged, content(text), target, replace, &leave()).await
 }
 
 /// A source in a work folder, and where it was dropped.
@@ -85,7 +98,7 @@ impl Taken {
     }
 
     async fn settle(&self, end: Settlement) -> Result<Settled, Fault> {
-        FolderOutbox::new().settle(&self.place, &end).await
+        FolderOutbox::new().settle(&self.place, &end, &leave()).await
     }
 
     async fn move_to(&self, target: &Path) -> Result<Settled, Fault> {
@@ -143,13 +156,14 @@ async fn readers_see_nothing_before_the_whole_file() {
     let mut staged = staged(&target, "half").await;
     staged.flush().await.unwrap();
     let seen = names(target.parent().unwrap());
-    let hidden = [format!(".{}.0.scoreline-part", job())];
+    let hidden = [format!(".{}.0.1.scoreline-part", job())];
     assert_eq!(seen, hidden);
 
     staged.write_all(b" and half").await.unwrap();
     let outbox = FolderOutbox::new();
     assert!(!outbox.exists(&target).await.unwrap());
-    let placed = outbox.place(&mut staged, content("half and half"), &target, false).await;
+    let placed =
+        outbox.place(&mut staged, content("half and half"), &target, false, &leave()).await;
     assert_eq!(placed.unwrap(), Placed::InPlace);
     assert!(outbox.exists(&target).await.unwrap());
     drop(staged);
@@ -172,11 +186,13 @@ async fn another_file_keeps_its_name_and_the_output_can_get_another_one() {
     fs::write(&target, "theirs").unwrap();
     let outbox = FolderOutbox::new();
     let mut staged = staged(&target, "ours!!").await;
-    let placed = outbox.place(&mut staged, content("ours!!"), &target, false).await.unwrap();
+    let placed =
+        outbox.place(&mut staged, content("ours!!"), &target, false, &leave()).await.unwrap();
     assert_eq!((placed, read(&target).as_str()), (Placed::Taken, "theirs"));
 
     let second = out.path().join("a-1.csv");
-    let placed = outbox.place(&mut staged, content("ours!!"), &second, false).await.unwrap();
+    let placed =
+        outbox.place(&mut staged, content("ours!!"), &second, false, &leave()).await.unwrap();
     assert_eq!((placed, read(second).as_str()), (Placed::InPlace, "ours!!"));
     drop(staged);
     assert_eq!(names(out.path()), ["a-1.csv", "a.csv"]);
@@ -198,7 +214,8 @@ async fn placing_twice_is_placing_once() {
     let target = out.path().join("a.csv");
     let mut staged = staged(&target, "1").await;
     for _ in 0..2 {
-        let placed = FolderOutbox::new().place(&mut staged, content("1"), &target, false).await;
+        let placed =
+            FolderOutbox::new().place(&mut staged, content("1"), &target, false, &leave()).await;
         assert_eq!(placed.unwrap(), Placed::InPlace);
     }
 }
@@ -229,10 +246,10 @@ async fn a_late_writer_of_the_same_output_spoils_nothing() {
     let mut ours = staged(&target, "ours").await;
     late.write_all(b"r and later").await.unwrap();
     let outbox = FolderOutbox::new();
-    let fault = outbox.place(&mut late, content("later and later"), &target, false).await;
+    let fault = outbox.place(&mut late, content("later and later"), &target, false, &leave()).await;
     assert_eq!(fault.unwrap_err().code, "staged_lost");
     drop(late);
-    outbox.place(&mut ours, content("ours"), &target, false).await.unwrap();
+    outbox.place(&mut ours, content("ours"), &target, false, &leave()).await.unwrap();
     assert_eq!(read(&target), "ours");
 }
 
@@ -276,7 +293,8 @@ async fn a_file_shorter_than_what_was_written_gets_no_name() {
     let out = folder();
     let target = out.path().join("a.csv");
     let mut staged = staged(&target, "1").await;
-    let fault = FolderOutbox::new().place(&mut staged, content("12"), &target, false).await;
+    let fault =
+        FolderOutbox::new().place(&mut staged, content("12"), &target, false, &leave()).await;
     assert_eq!(fault.unwrap_err().code, "staged_incomplete");
     assert!(!target.exists());
 }
@@ -286,7 +304,7 @@ async fn a_small_file_is_written_whole_over_what_was_there() {
     let out = folder();
     let path = out.path().join("sub").join("x".repeat(255));
     for text in ["first", "second, longer", "3rd"] {
-        FolderOutbox::new().write(&path, text).await.unwrap();
+        FolderOutbox::new().write(&path, text, &leave()).await.unwrap();
         assert_eq!(read(&path), text);
     }
     assert_eq!(names(path.parent().unwrap()).len(), 1);
@@ -299,7 +317,7 @@ async fn a_full_disk_is_waited_for() {
     let large = "x".repeat(200 * 1024);
 
     let target = disk.path().join("a.csv");
-    let mut staged = outbox.stage(&target, job(), 0).await.unwrap();
+    let mut staged = outbox.stage(&target, part(1), None).await.unwrap();
     let mut written = staged.write_all(large.as_bytes()).await;
     if written.is_ok() {
         written = staged.flush().await;
@@ -309,7 +327,7 @@ async fn a_full_disk_is_waited_for() {
 
     let taken = Taken::new(&large);
     let faults = [
-        outbox.write(&target, &large).await.unwrap_err(),
+        outbox.write(&target, &large, &leave()).await.unwrap_err(),
         taken.move_to(&target).await.unwrap_err(),
     ];
     for fault in faults {
@@ -327,8 +345,8 @@ fn a_folder_that_may_not_be_written_names_who_wants_to() {
     without_roots_rights(async {
         let out = folder();
         fs::set_permissions(out.path(), fs::Permissions::from_mode(0o500)).unwrap();
-        let stage = FolderOutbox::new().stage(&out.path().join("a.csv"), job(), 0).await;
-        let sub = FolderOutbox::new().write(&out.path().join("sub/a.csv"), "1").await;
+        let stage = FolderOutbox::new().stage(&out.path().join("a.csv"), part(1), None).await;
+        let sub = FolderOutbox::new().write(&out.path().join("sub/a.csv"), "1", &leave()).await;
         for fault in [stage.unwrap_err(), sub.unwrap_err()] {
             assert_eq!((fault.code.as_str(), fault.class), ("outbox_denied", Class::Transient));
             let user = format!("user id {}", rustix::process::geteuid().as_raw());
@@ -457,7 +475,7 @@ async fn a_source_that_was_never_taken_stays_when_it_is_left() {
     fs::write(&dropped, "1").unwrap();
     let place =
         SourcePlace { now: Some(dropped.clone()), dropped: dropped.clone(), work_directory: None };
-    let settled = FolderOutbox::new().settle(&place, &Settlement::Leave).await;
+    let settled = FolderOutbox::new().settle(&place, &Settlement::Leave, &leave()).await;
     assert_eq!((settled.unwrap(), read(dropped).as_str()), (Settled::Done, "1"));
     assert_eq!(names(folder.path()), ["a.csv"]);
 }
@@ -493,4 +511,136 @@ async fn a_work_folder_that_is_not_empty_stays() {
     fs::write(&other, "").unwrap();
     assert_eq!(taken.settle(Settlement::Delete).await.unwrap(), Settled::Done);
     assert!(other.exists());
+}
+
+#[tokio::test]
+async fn the_parts_of_two_nodes_never_share_a_name() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    let (mut one, mut two) =
+        (staged_by(1, &target, "one").await, staged_by(2, &target, "two").await);
+    assert_eq!(names(out.path()).len(), 2);
+    let outbox = FolderOutbox::new();
+    outbox.place(&mut two, content("two"), &target, false, &leave()).await.unwrap();
+    let late = outbox.place(&mut one, content("one"), &target, false, &leave()).await.unwrap();
+    assert_eq!((late, read(&target).as_str()), (Placed::Taken, "two"));
+    drop((one, two));
+    assert_eq!(names(out.path()), ["a.csv"]);
+}
+
+#[tokio::test]
+async fn what_a_jobs_last_owner_left_can_get_no_name_any_more() {
+    let out = folder();
+    let target = out.path().join("a.csv");
+    let mut late = staged_by(1, &target, "late").await;
+    late.flush().await.unwrap();
+    let outbox = FolderOutbox::new();
+    let ours = outbox.stage(&target, part(2), Some(NodeId(1))).await.unwrap();
+    assert_eq!(names(out.path()), [format!(".{}.0.2.scoreline-part", job())]);
+    let fault = outbox.place(&mut late, content("late"), &target, true, &leave()).await;
+    assert_eq!(fault.unwrap_err().code, "staged_lost");
+    drop((late, ours));
+    assert!(names(out.path()).is_empty());
+    // It may have left nothing.
+    outbox.stage(&target, part(2), Some(NodeId(1))).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_leave_nothing_is_placed_written_moved_or_deleted() {
+    let taken = Taken::new("1");
+    let out = taken.folder.path().join("out.csv");
+    let mut staged = staged(&out, "output").await;
+    staged.flush().await.unwrap();
+    let before = tree(taken.folder.path());
+    let (outbox, lapsed) = (FolderOutbox::new(), Leave::first(0));
+    let target = taken.folder.path().join("archive/a.csv");
+    let settle = |end| outbox.settle(&taken.place, end, &lapsed);
+    let ends = [Settlement::Move(target), Settlement::Delete, Settlement::Leave];
+    for fault in [
+        outbox.place(&mut staged, content("output"), &out, false, &lapsed).await.unwrap_err(),
+        outbox.place(&mut staged, content("output"), &out, true, &lapsed).await.unwrap_err(),
+        outbox.write(&out, "text", &lapsed).await.unwrap_err(),
+        settle(&ends[0]).await.unwrap_err(),
+        settle(&ends[1]).await.unwrap_err(),
+        settle(&ends[2]).await.unwrap_err(),
+    ] {
+        assert_eq!((fault.code.as_str(), fault.class), ("lease_lapsed", Class::Transient));
+        assert_eq!(fault.blame, Blame::Service, "waiting costs no attempt");
+        assert_eq!(tree(taken.folder.path()), before);
+    }
+}
+
+#[tokio::test]
+async fn leave_that_ends_at_any_point_of_a_move_loses_nothing() {
+    let elsewhere = folder_elsewhere();
+    for across in [false, true] {
+        let taken = Taken::new("1");
+        let archive = if across { elsewhere.path() } else { taken.folder.path() }.join("archive");
+        fs::create_dir(&archive).unwrap();
+        let end = Settlement::Move(archive.join("a.csv"));
+        let mut asked = 0;
+        while FolderOutbox::new().settle(&taken.place, &end, &Leave::first(asked)).await.is_err() {
+            assert_eq!(read(taken.now()), "1", "across {across}, {asked}");
+            assert!(names(&archive).iter().all(|name| name == "a.csv"), "nothing half is seen");
+            asked += 1;
+        }
+        assert_eq!(asked, if across { 4 } else { 2 }, "it is asked before each step");
+        assert!(!taken.now().exists() && taken.work_is_gone());
+        assert_eq!(tree(&archive).into_values().collect::<Vec<_>>(), ["1"]);
+    }
+}
+
+#[tokio::test]
+async fn a_small_file_is_not_written_once_leave_has_ended_on_the_way() {
+    let out = folder();
+    let path = out.path().join("a.csv.error.json");
+    let fault = FolderOutbox::new().write(&path, "text", &Leave::first(1)).await.unwrap_err();
+    assert_eq!((fault.code.as_str(), names(out.path()).len()), ("lease_lapsed", 0));
+}
+
+/// A source that lies where an earlier end of its job had put it, with a report beside it.
+fn ended(report: &str) -> Taken {
+    let folder = folder();
+    let failed = folder.path().join("failed");
+    fs::create_dir(&failed).unwrap();
+    fs::write(failed.join("a.csv"), "1").unwrap();
+    fs::write(failed.join("a.csv.error.json"), report).unwrap();
+    let place = SourcePlace {
+        now: Some(failed.join("a.csv")),
+        dropped: folder.path().join("a.csv"),
+        work_directory: None,
+    };
+    Taken { folder, place }
+}
+
+#[tokio::test]
+async fn the_report_of_a_failure_goes_with_its_source() {
+    let report = format!("{{\"job\": {:?}}}", job().to_string());
+    for end in 0..3 {
+        let taken = ended(&report);
+        let archived = taken.folder.path().join("archive/a.csv");
+        let ends = [Settlement::Move(archived), Settlement::Delete, Settlement::Leave];
+        assert_eq!(taken.settle(ends[end].clone()).await.unwrap(), Settled::Done);
+        assert!(names(&taken.folder.path().join("failed")).is_empty(), "{:?}", ends[end]);
+    }
+    // A source that stays where it is keeps the report that was just written beside it.
+    let taken = ended(&report);
+    taken.move_to(taken.now()).await.unwrap();
+    assert_eq!(names(&taken.folder.path().join("failed")), ["a.csv", "a.csv.error.json"]);
+}
+
+#[tokio::test]
+async fn a_file_that_only_looks_like_a_report_stays() {
+    let taken = ended("somebody else's notes");
+    taken.settle(Settlement::Delete).await.unwrap();
+    assert_eq!(names(&taken.folder.path().join("failed")), ["a.csv.error.json"]);
+
+    // In a drop folder every name is a sender's.
+    let folder = folder();
+    let dropped = folder.path().join("a.csv");
+    fs::write(&dropped, "1").unwrap();
+    fs::write(folder.path().join("a.csv.error.json"), "{\"job\": \"x\"}").unwrap();
+    let place = SourcePlace { now: Some(dropped.clone()), dropped, work_directory: None };
+    FolderOutbox::new().settle(&place, &Settlement::Delete, &leave()).await.unwrap();
+    assert_eq!(names(folder.path()), ["a.csv.error.json"]);
 }

@@ -9,7 +9,7 @@ use scoreline::fault::{Fault, Origin};
 use scoreline::feed::{Name, SourcePath};
 use scoreline::job::{
     Arrival, Content, FileIdentity, Job, JobId, Outcome, Output, Redirect, RemoteId, ResultPlace,
-    RunResult, Sha256, Turn, apply,
+    RunResult, Sha256, Turn, Want, apply,
 };
 use scoreline::ports::Transition;
 use scoreline::retry::Policy;
@@ -46,7 +46,7 @@ pub(crate) fn step(job: &Job, outcome: Outcome) -> Transition {
 pub(crate) fn try_step(job: &Job, outcome: Outcome) -> Option<Transition> {
     let turn = Turn { now: at(1), tries: 0, outage: false };
     let step = apply(job.clone(), outcome, turn, &Policy::default()).ok()?;
-    Some(Transition { job: step.job, event: step.event? })
+    Some(Transition { job: step.job, event: step.event?, run: None, answers: None })
 }
 
 pub(crate) fn uploaded() -> Outcome {
