@@ -174,7 +174,9 @@ async fn it_tells_its_version_and_its_commands() {
     let help = run(&["--help"]).await;
     assert_eq!((version.code, help.code, help.err.as_str()), (0, 0, ""));
     insta::assert_snapshot!("help", help.out);
-    for command in ["demo", "serve", "sandbox", "check", "migrate", "jobs list", "config show"] {
+    for command in
+        ["demo", "serve", "sandbox", "check", "migrate", "audit", "jobs list", "config show"]
+    {
         let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
         assert!(run(&words).await.out.contains("Usage: scoreline"), "{command}");
     }
