@@ -11,8 +11,8 @@
 //! reported when it was so at every look and nothing about it has changed between the last two.
 //!
 //! Memory: about 200 bytes for each file in the four kinds of folders, while no job has accounted for it; for each job
-//! about 100, for what must be its alone (its file's identity, the paths that it put something at). Jobs and histories
-//! go by in pages.
+//! about 100, for what must be its alone (its file's identity, the paths that it put something at), and 300 more for what
+//! is not there any more. Jobs and histories go by in pages.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -247,7 +247,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
         let mut suspects = std::mem::take(&mut books.suspects);
         for claim in books.claims.values() {
             if let Some(wrong) = &claim.wrong {
-                let (finding, evidence) = (wrong.finding.clone(), wrong.evidence.clone());
+                let (finding, evidence) = (wrong.finding.clone(), wrong.evidence);
                 suspects.push(Suspect { finding, evidence });
             }
         }
@@ -260,7 +260,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
                 );
                 let (kind, detail) = (Kind::RowUnreadable, place);
                 let finding = Finding { kind, feed: None, job: None, path: None, detail };
-                suspects.push(Suspect { finding, evidence: String::new() });
+                suspects.push(Suspect { finding, evidence: 0 });
             }
         }
         self.draw_up_files(books, &mut suspects).await?;
@@ -274,7 +274,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
                 let (kind, path) = (Kind::Leftover, Some(path.clone()));
                 let detail = format!("it is {} old", judge::span(age));
                 let finding = Finding { kind, feed, job: None, path, detail };
-                suspects.push(Suspect { finding, evidence: String::new() });
+                suspects.push(Suspect { finding, evidence: 0 });
             }
         }
         suspects.retain(|s| s.finding.feed.as_ref().is_none_or(|feed| self.is_wanted(feed)));
@@ -326,7 +326,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
             };
             let finding = judge::judge_file(path, found, root, &about, books.began);
             let revision = about.job.map(Job::revision);
-            let evidence = format!("{revision:?} {:?}", found.stamp);
+            let evidence = hash(&(revision, format!("{:?}", found.stamp)));
             suspects.push(Suspect { finding, evidence });
         }
         Ok(())
@@ -398,8 +398,8 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
 #[derive(Debug)]
 struct Suspect {
     finding: Finding,
-    /// What has to be the same at two looks for the finding to count.
-    evidence: String,
+    /// A hash of what has to be the same at two looks for the finding to count.
+    evidence: u64,
 }
 
 impl Suspect {

@@ -32,9 +32,9 @@ pub(super) struct Judged {
 }
 
 impl Seen {
-    /// What has to stay the same for a finding to count.
-    pub(super) fn evidence(&self) -> String {
-        format!("{} {:?}", self.job.revision(), self.places)
+    /// What has to stay the same for a finding to count, by its hash: there may be a million of them.
+    pub(super) fn evidence(&self) -> u64 {
+        super::hash(&(self.job.revision(), format!("{:?}", self.places)))
     }
 
     pub(super) fn judge(&self, feed: Option<&Feed>) -> Judged {
@@ -230,7 +230,10 @@ fn judge_work(
     finding: impl Fn(Kind, String) -> Finding,
 ) -> Finding {
     let Some(job) = job else {
-        return finding(Kind::UnknownInWork, "its directory names no job of the store".to_owned());
+        return finding(
+            Kind::UnknownInWork,
+            "its directory names no job that the store has and can read".to_owned(),
+        );
     };
     let mine = root.feeds.iter().find(|feed| feed.name == *job.feed());
     let Some(watch) = mine.and_then(|feed| feed.watch.as_ref()) else {
@@ -261,7 +264,7 @@ pub(super) struct Claim {
 #[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) finding: Finding,
-    pub(super) evidence: String,
+    pub(super) evidence: u64,
     /// The other job, of two that name the path.
     pub(super) rival: Option<JobId>,
 }
@@ -375,9 +378,8 @@ mod tests {
         let job = JobId::new(Uuid::from_u128(n));
         let finding =
             |kind| Finding { kind, feed: None, job: Some(job), path: None, detail: String::new() };
-        let wrong = wrong.map(|kind| {
-            Box::new(Wrong { finding: finding(kind), evidence: String::new(), rival: None })
-        });
+        let wrong =
+            wrong.map(|kind| Box::new(Wrong { finding: finding(kind), evidence: 0, rival: None }));
         Claim { job, done_at, wrong }
     }
 

@@ -196,7 +196,7 @@ async fn each_difference_is_found_and_named() {
             vec![["archive/a.csv", "in/a.csv"]],
             vec!["archive_gone archive/a.csv", "settling in/a.csv"],
         ),
-        // A copy has another inode, so the oldest job lost its row: its file is younger than nothing.
+        // The files were restored just now, so this one looks younger than the history.
         (
             "DELETE FROM job_history WHERE path = CAST('first.csv' AS BLOB)".to_owned(),
             vec![],
