@@ -17,6 +17,7 @@ use crate::job::{JobId, Phase, RemoteId, Want};
 use crate::retry::Span;
 use crate::sandbox::Fault;
 
+pub mod audit;
 mod client;
 pub mod table;
 
@@ -66,6 +67,8 @@ pub enum Command {
     },
     /// Bring the store to this version
     Migrate,
+    /// Check that folders and store tell the same story: every file has one job, every job its files and its history
+    Audit(AuditArgs),
     /// Ask a running daemon about its jobs
     Jobs {
         /// The daemon to ask.
@@ -118,6 +121,21 @@ pub struct SandboxArgs {
     /// Go wrong now and then, like submit=503:0.1 or start=lost:*2 (may be given several times)
     #[arg(long = "fault", value_name = "OP=KIND:PROBABILITY")]
     pub faults: Vec<Fault>,
+}
+
+/// `audit`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Only reads, and works beside a running daemon. Ends with 0 when there is no difference, with 1 when there is one or when a \
+folder can't be read, with 69 when the store can't be reached."
+)]
+pub struct AuditArgs {
+    /// Only this feed's folders and jobs
+    #[arg(long, value_name = "FEED", value_parser = feed_name)]
+    pub feed: Option<Name>,
+    /// Also read delivered outputs, and compare their content with what was delivered
+    #[arg(long)]
+    pub hash: bool,
 }
 
 /// Which daemon to ask.

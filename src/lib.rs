@@ -27,7 +27,7 @@
 //! |---|---|---|
 //! | 5 roof | `main`, [`daemon`], [`demo`] | builds the adapters, starts the services, waits, drains |
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
-//! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`] | claim, act, apply, commit |
+//! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`sandbox`] | one technology each |
 //! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
 //! | 0 ground | [`job`], [`feed`], [`fault`], [`retry`], [`name`], [`wire`] | pure |
@@ -45,6 +45,7 @@
 //! `README.md` → this page → [`job`] (the phases) → [`engine`] (the loop) → [`ports`] (the world) → `tests/it/simulation.rs`
 //! (the promise, held against every way of failing) → `tests/it/boundaries.rs` (a real process killed at every point).
 
+pub mod audit;
 pub mod blobs;
 pub mod cli;
 pub mod clock;

@@ -11,9 +11,10 @@ use secrecy::SecretString;
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 
+use scoreline::audit::Audit;
 use scoreline::cli::{
-    Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, Filters, JobsCommand,
-    SandboxArgs, SelectArgs, TellError, environment, is_default_config, table, tell,
+    self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, Filters,
+    JobsCommand, SandboxArgs, SelectArgs, TellError, environment, is_default_config, table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
@@ -60,6 +61,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Sandbox(args) => run_sandbox(args).await,
         Command::Check { online } => check(&cli, *online).await,
         Command::Migrate => migrate(&cli).await,
+        Command::Audit(args) => audit(&cli, args).await,
         Command::Jobs { daemon, command } => jobs(&cli, daemon, command).await,
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
@@ -180,6 +182,21 @@ applied "
         ))?;
     }
     Ok(Exit::Done)
+}
+
+async fn audit(cli: &Cli, args: &AuditArgs) -> anyhow::Result<Exit> {
+    let config = load(cli)?;
+    // Rows that can't be read are told there.
+    log_to_stderr(&LogConfig { level: "error".into(), format: LogFormat::Auto })?;
+    let store = config.store.open_read_only(SystemClock).await?;
+    let audit = Audit::new(&store, &config.feeds, SystemClock);
+    let report = audit.only(args.feed.clone()).with_hashes(args.hash).run().await?;
+    if cli.json {
+        tell_json(&cli::audit::json(&report))?;
+    } else {
+        tell(&cli::audit::shown(&report))?;
+    }
+    Ok(if report.differences() == 0 { Exit::Done } else { Exit::Failed })
 }
 
 async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::Result<Exit> {

@@ -76,7 +76,30 @@ impl Settings {
                 let state_dir = StateDir::lock(&self.state_dir)?;
                 let store =
                     PostgresStore::connect(url.clone(), *max_connections, self.migrate, clock);
-                Kind::Postgres(store.await?, state_dir)
+                Kind::Postgres(store.await?, Some(state_dir))
+            }
+        }))
+    }
+
+    /// Opens the store to read from it, beside a daemon that may be using it. Nothing in it is changed, and the state
+    /// folder is not kept for this process.
+    pub async fn open_read_only<C: Clock>(&self, clock: C) -> Result<AnyStore<C>, StoreError> {
+        Ok(AnyStore(match &self.server {
+            None if !SqliteStore::is_in(&self.state_dir) => {
+                return Err(StoreError::Unusable(format!(
+                    "there is none in {}: the first `scoreline serve` makes it; see that node.state_dir is the \
+                     daemon's and that this user may look into it",
+                    self.state_dir.display()
+                )));
+            }
+            None => {
+                let store = SqliteStore::open_read_only(&self.state_dir, clock).await?;
+                Kind::Sqlite(Box::new(store))
+            }
+            Some(Server { url, max_connections }) => {
+                let check = Migrate::Check;
+                let store = PostgresStore::connect(url.clone(), *max_connections, check, clock);
+                Kind::Postgres(store.await?, None)
             }
         }))
     }
@@ -110,14 +133,16 @@ impl fmt::Display for Settings {
     }
 }
 
-/// The store that settings name, with the state folder, which is one daemon's whatever the store is.
+/// The store that settings name, with the state folder, which is one daemon's whatever the store is; for a reader,
+/// without it.
 #[derive(Debug)]
 pub struct AnyStore<C>(Kind<C>);
 
 #[derive(Debug)]
 enum Kind<C> {
     Sqlite(Box<SqliteStore<C>>),
-    Postgres(PostgresStore<C>, StateDir),
+    /// Without a state folder it is there to be read.
+    Postgres(PostgresStore<C>, Option<StateDir>),
 }
 
 /// The method of the store at hand.
@@ -155,7 +180,11 @@ impl<C: Clock> Store for AnyStore<C> {
     async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
         let (store, state_dir) = match &self.0 {
             Kind::Sqlite(store) => return store.gone(node).await,
-            Kind::Postgres(store, state_dir) => (store, state_dir),
+            Kind::Postgres(store, Some(state_dir)) => (store, state_dir),
+            Kind::Postgres(_, None) => {
+                let text = "it was opened for reading alone".to_owned();
+                return Err(StoreError::Unusable(text));
+            }
         };
         let earlier = state_dir.nodes(store.id())?;
         let mut gone: Vec<_> = store.others(node).await?.into_iter().map(|(id, _)| id).collect();

@@ -15,6 +15,7 @@ const FLOORS: [(&str, u32); 28] = [
     ("intake", 3),
     ("membership", 3),
     ("upkeep", 3),
+    ("audit", 3),
     ("store", 2),
     ("scoring", 2),
     ("blobs", 2),

@@ -185,6 +185,7 @@ async fn it_tells_its_version_and_its_commands() {
         "sandbox",
         "check",
         "migrate",
+        "audit",
         "jobs list",
         "jobs cancel",
         "jobs retry",

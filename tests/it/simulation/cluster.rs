@@ -206,12 +206,13 @@ impl Cluster {
         let seen = {
             let state = self.land.state();
             let inside = |path: &Path| path.strip_prefix(IN).ok().map(Path::to_owned);
-            let mut here = state.disk.iter().filter_map(|(path, there)| Some((inside(path)?, there)));
+            let mut here =
+                state.disk.iter().filter_map(|(path, there)| Some((inside(path)?, there)));
             here.all(|(path, there)| {
                 path.starts_with(".scoreline")
-                    || jobs.iter().any(|job| {
-                        job.path().as_path() == path && job.file() == there.file
-                    })
+                    || jobs
+                        .iter()
+                        .any(|job| job.path().as_path() == path && job.file() == there.file)
             })
         };
         if !seen {
