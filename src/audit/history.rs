@@ -3,12 +3,24 @@
 use std::collections::BTreeSet;
 
 use super::finding::Kind;
-use crate::job::{Event, Job};
+use crate::job::{Event, Job, Phase, replay};
 
 /// What in a job's history contradicts itself, or the job; at most one of each kind.
 pub(super) fn contradictions(job: &Job, events: &[Event]) -> Vec<(Kind, String)> {
     let mut found = Vec::new();
-    found.extend(broken(events).map(|what| (Kind::HistoryBroken, what)));
+    match replay(events) {
+        Err(what) => found.push((Kind::HistoryBroken, what)),
+        Ok(there) => {
+            let here = (job.phase(), job.generation(), job.revision());
+            if here != there {
+                let words = |(phase, generation, revision): (Phase, u32, u64)| {
+                    format!("{} in generation {generation} at revision {revision}", phase.name())
+                };
+                let what = format!("the job is {}, its history says {}", words(here), words(there));
+                found.push((Kind::RowDiffers, what));
+            }
+        }
+    }
     let mut started = BTreeSet::new();
     let twice = events.iter().find(|e| e.outcome == STARTED && !started.insert(e.generation));
     if let Some(event) = twice {
@@ -16,45 +28,8 @@ pub(super) fn contradictions(job: &Job, events: &[Event]) -> Vec<(Kind, String)>
         let what = format!("generation {generation}, the second time at revision {revision}");
         found.push((Kind::StartedTwice, what));
     }
-    if let Some(last) = events.last() {
-        let here = (job.phase(), job.generation(), job.revision());
-        let there = (last.to, last.generation, last.revision);
-        if here != there {
-            let words = |(phase, generation, revision): (crate::job::Phase, u32, u64)| {
-                format!("{} in generation {generation} at revision {revision}", phase.name())
-            };
-            let what = format!("the job is {}, its history says {}", words(here), words(there));
-            found.push((Kind::RowDiffers, what));
-        }
-    }
     found.extend(forgotten(job, events).map(|what| (Kind::RowDiffers, what)));
     found
-}
-
-/// Why the lines don't follow on each other.
-fn broken(events: &[Event]) -> Option<String> {
-    let Some(first) = events.first() else { return Some("it has no history".to_owned()) };
-    if first.revision != 1 {
-        return Some(format!("it begins with revision {}", first.revision));
-    }
-    events.windows(2).find_map(|pair| {
-        let [before, after] = pair else { return None };
-        if after.revision != before.revision + 1 {
-            return Some(format!("revision {} follows on {}", after.revision, before.revision));
-        }
-        if after.from != before.to {
-            return Some(format!(
-                "revision {} begins at {} where the one before ends at {}",
-                after.revision,
-                after.from.name(),
-                before.to.name()
-            ));
-        }
-        (after.generation < before.generation).then(|| {
-            let (now, then) = (after.generation, before.generation);
-            format!("revision {} goes back from generation {then} to {now}", after.revision)
-        })
-    })
 }
 
 /// What the job names and the last line about it doesn't. The lines are for people: that they hold the name is all
