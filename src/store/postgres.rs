@@ -37,7 +37,7 @@ mod server;
 mod session;
 mod wish;
 
-use nodes::{ADOPT, CLAIM, PAUSE, PAUSES};
+use nodes::{ADOPT, CLAIM, PAUSE, PAUSES, UNOWNED};
 use rows::{ACCEPT, KNOWN, columns, event, job, text};
 pub use server::check_url;
 use server::{close, failed, open, options};
@@ -235,10 +235,8 @@ impl<C: Clock> Store for PostgresStore<C> {
 
     async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
         self.bounded("count the jobs that nobody has", 1, async {
-            let sql = "SELECT count(*), count(*) FILTER (WHERE feed = ANY($2)) FROM job WHERE site = $1 \
-                       AND (node IS NULL OR node = ANY(ARRAY(SELECT id FROM node WHERE fenced)))";
             let mut session = self.session().await?;
-            let counts = query_as(sql).bind(text(&node.site)).bind(names_of(feeds));
+            let counts = query_as(UNOWNED).bind(text(&node.site)).bind(names_of(feeds));
             let (all, adoptable): (i64, i64) = counts.fetch_one(session.on()).await?;
             session.done();
             Ok(Unowned { all: all.cast_unsigned(), adoptable: adoptable.cast_unsigned() })

@@ -41,6 +41,7 @@ macro_rules! every_store {
 mod against_the_model;
 mod nodes;
 mod postgres_alone;
+mod postgres_nodes;
 mod runs;
 mod sqlite_alone;
 mod wishes;

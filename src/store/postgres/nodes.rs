@@ -78,6 +78,14 @@ impl Session {
     }
 }
 
+/// Counts the jobs without an owner that lives, of any feed and of the feeds $2. $1 is the site. It is asked all the
+/// time: while nobody is fenced off, the second part, which may go through all live jobs, is not even begun.
+pub(super) const UNOWNED: &str = "SELECT count(*), count(*) FILTER (WHERE feed = ANY($2)) FROM ( \
+       SELECT feed FROM job WHERE site = $1 AND node IS NULL UNION ALL \
+       SELECT feed FROM job WHERE site = $1 AND node = ANY(ARRAY(SELECT id FROM node WHERE fenced)) \
+         AND EXISTS (SELECT FROM node WHERE fenced) \
+     ) AS free";
+
 /// Adopts and answers what is adopted, each with its last owner if that was fenced off. $1 is the node, $2 its site, $3
 /// the feeds, $4 the limit, $5 the time. A row changed by hand may have an event of that revision already; the others
 /// must not wait for it.

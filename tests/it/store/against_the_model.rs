@@ -110,7 +110,7 @@ impl<S: Store> Side<S> {
                 feeds.dedup();
                 self.store.claim(node(n), &feeds).await.map_or_else(
                     |error| error.to_string(),
-                    |ours| ours.iter().map(|feed| feed.as_str()).collect(),
+                    |ours| ours.iter().map(Name::as_str).collect(),
                 )
             }
             Call::Accept { node: n, paths, ours } => {

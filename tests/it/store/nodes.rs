@@ -329,27 +329,25 @@ async fn the_rest_of_a_call_is_free_for_others(database: &impl Database) {
     // In another order than their names.
     let paths = ["e", "known", "d", "c", "d", "b", "a"].map(arrival);
     let answers = store.accept(&node, &paths, 2, at(0)).await.unwrap();
-    let [
-        Accepted::New(e),
-        Accepted::Known(_),
-        Accepted::New(d),
-        Accepted::Free(c),
-        Accepted::Known(again),
-        Accepted::Free(b),
-        Accepted::Free(a),
-    ] = &answers[..]
-    else {
-        panic!("{answers:?}");
-    };
-    assert_eq!(d.id(), *again);
-    assert_eq!(store.owned(&node).await.unwrap(), [known.id(), e.id(), d.id()].map(|id| (id, 1)));
-    assert_eq!(load(&store, c.id()).await, Some(((**c).clone(), None)));
-    assert_eq!(store.events(a.id()).await.unwrap(), [a.accepted_event()]);
+    let kinds = answers.iter().map(|answer| match answer {
+        Accepted::New(_) => "ours",
+        Accepted::Free(_) => "free",
+        Accepted::Known(_) => "known",
+    });
+    let kinds: Vec<_> = kinds.collect();
+    assert_eq!(kinds, ["ours", "known", "ours", "free", "known", "free", "free"]);
+    let ids: Vec<_> = answers.iter().cloned().map(id_of).collect();
+    assert_eq!(ids[4], ids[2], "whoever comes second in one call finds the first one's job");
+    let ours = [known.id(), ids[0], ids[2]].map(|id| (id, 1));
+    assert_eq!(store.owned(&node).await.unwrap(), ours);
+    let Accepted::Free(free) = &answers[3] else { unreachable!() };
+    assert_eq!(load(&store, ids[3]).await, Some(((**free).clone(), None)));
+    assert_eq!(store.events(ids[3]).await.unwrap(), [free.accepted_event()]);
     let other = store.register("b", "site").await.unwrap();
-    assert_eq!(adopt(&store, &other, 2).await, [c.id(), b.id()]);
-    assert_eq!(adopt(&store, &node, 2).await, [a.id()]);
-    let none = store.accept(&node, &[arrival("z")], 0, at(0)).await.unwrap();
-    assert!(matches!(none[..], [Accepted::Free(_)]), "{none:?}");
+    assert_eq!(adopt(&store, &other, 2).await, [ids[3], ids[5]]);
+    assert_eq!(adopt(&store, &node, 2).await, [ids[6]]);
+    let all = store.accept(&node, &[arrival("z")], 0, at(0)).await.unwrap();
+    assert!(matches!(all[..], [Accepted::Free(_)]), "{all:?}");
 }
 
 async fn one_node_scans_a_feed_at_a_time(database: &impl Database) {

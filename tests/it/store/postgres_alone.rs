@@ -534,12 +534,15 @@ async fn transitions_need_no_index_entries() {
         jobs.push(*job);
     }
     for outcome in [uploaded(), submitted(), Outcome::Started, finished(), delivered()] {
+        let run = matches!(outcome, Outcome::Submitted { .. } | Outcome::Started);
         // In batches of jobs that lie apart, as they come due.
         for part in 0..JOBS / 100 {
             let some = jobs.iter_mut().skip(part).step_by(JOBS / 100);
             let batch: Vec<_> = some
                 .map(|job| {
-                    let transition = step(job, outcome.clone());
+                    let run = run.then(|| name("e"));
+                    let answers = Some(Want::Cancel);
+                    let transition = Transition { run, answers, ..step(job, outcome.clone()) };
                     *job = transition.job.clone();
                     transition
                 })
@@ -646,6 +649,10 @@ async fn of_a_servers_nodes_those_of_our_state_folder_are_gone_and_no_others() {
     }
     let store = ours.open(SystemClock).await.unwrap();
     let node = store.register("a", "site").await.unwrap();
+    // One that somebody fenced off is still known while it owns something.
+    let fenced = Node { id: earlier[1], site: "site".into() };
+    job(&store, &fenced, "a").await;
+    fence(&store, &fenced).await;
     store.retire(&Node { id: earlier.remove(0), site: "site".into() }).await.unwrap();
     assert_eq!(store.gone(&node).await.unwrap(), earlier);
     drop(store);
@@ -660,7 +667,7 @@ async fn of_a_servers_nodes_those_of_our_state_folder_are_gone_and_no_others() {
 }
 
 /// A connection to the database after all others have ended: what they counted is counted then.
-async fn alone_in(database: &Database) -> sqlx::PgConnection {
+pub(super) async fn alone_in(database: &Database) -> sqlx::PgConnection {
     eventually("the store's connections have ended", || async {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                    AND pid <> pg_backend_pid() AND application_name = 'scoreline'";

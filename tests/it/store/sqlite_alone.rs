@@ -166,6 +166,45 @@ async fn no_index_on_live_jobs_names_what_transitions_change() {
     }
 }
 
+#[tokio::test]
+async fn of_this_state_folder_every_other_node_is_gone_fenced_off_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let nodes = [store.register("a", "site").await, store.register("b", "site").await];
+    let [a, b] = nodes.map(Result::unwrap);
+    store.register("x", "elsewhere").await.unwrap();
+    job(&store, &a, "a").await;
+    fence(&store, &a).await;
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(store.gone(&me).await.unwrap(), [a.id, b.id]);
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let node = store.register("a", "site").await.unwrap();
+    let [live, done] = jobs(&store, &node, ["live", "done"]).await;
+    let done = walk(&store, &node, &done, [permanent(), settled()]).await;
+    store.close().await;
+    by_hand(
+        dir.path(),
+        "DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
+         ALTER TABLE node DROP COLUMN fenced; DELETE FROM _sqlx_migrations WHERE version = 2",
+    )
+    .await;
+    let old = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
+    assert!(unusable(old).contains("scoreline migrate"));
+    assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), ["0002 nodes"]);
+    let store = open(dir.path()).await.unwrap();
+    assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
+    store.wish(done.id(), &Want::Retry, None).await.unwrap();
+    let me = store.register("me", "site").await.unwrap();
+    fence(&store, &node).await;
+    assert_eq!(adopt(&store, &me, 9).await, [live.id(), done.id()]);
+    assert_eq!(runs::admit(&store, &me, &[&live], 1).await, [live.id()]);
+}
+
 /// Does what an operator with a database tool does.
 async fn by_hand(dir: &Path, sql: &str) {
     let options = SqliteConnectOptions::new().filename(dir.join("scoreline.db"));

@@ -191,7 +191,7 @@ async fn a_node_knows_what_it_owns(database: &impl Database) {
 async fn pauses_reach_every_node_once(database: &impl Database) {
     let (store, _) = begin(database).await;
     assert_eq!(store.pauses(0).await.unwrap(), []);
-    let [short, long] = [Duration::from_millis(1500), Duration::from_secs(3600)];
+    let [short, long] = [Duration::from_millis(1500), Duration::from_hours(1)];
     store.pause(&name("a"), short).await.unwrap();
     store.pause(&name("b"), short).await.unwrap();
     let told = store.pauses(0).await.unwrap();
