@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::query_scalar;
@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::postgres::Database;
+use crate::rig::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_fence_and_a_beat_at_once_one_wins() {
@@ -125,14 +126,7 @@ async fn beats_do_not_wait_behind_other_calls() {
         let (store, node, transition) = (store.clone(), node.clone(), step(&job, uploaded()));
         async move { store.commit(&node, &[transition]).await }
     });
-    crate::rig::eventually("the write waits", || async {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-                   AND wait_event_type = 'Lock'";
-        let waits: i64 =
-            query_scalar(sql).fetch_one(&mut database.connection().await).await.unwrap();
-        waits == 1
-    })
-    .await;
+    somebody_waits(&database).await;
     assert!(store.beat(&node).await.unwrap());
     assert_eq!(store.others(&other).await.unwrap(), [(node.id, 1)]);
     assert!(store.fence(other.id, Some(0)).await.unwrap());
@@ -248,9 +242,36 @@ async fn what_a_node_asks_all_the_time_is_found_by_index() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wish_for_a_job_that_is_just_ending_is_noted() {
     let database = Database::fresh();
+    let store = Arc::new(connect(&database).await);
+    let node = store.register("a", "site").await.unwrap();
+    let made = job(&*store, &node, "a").await;
+    let failed = walk(&*store, &node, &made, [permanent()]).await;
+    // What the end of the job does, and somebody asks before it is over.
+    let mut other = database.connection().await;
+    sqlx::raw_sql(
+        "BEGIN; UPDATE job SET source_settled = true; \
+         WITH done AS (DELETE FROM job RETURNING *) INSERT INTO job_history SELECT * FROM done",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
+    let wished = tokio::spawn({
+        let store = store.clone();
+        async move { store.wish(failed.id(), &Want::Retry, Some(1)).await }
+    });
+    somebody_waits(&database).await;
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    assert_eq!(wished.await.unwrap().unwrap(), Wished::Noted);
+    assert_eq!(adopt(&*store, &node, 1).await, [made.id()]);
+    assert_eq!(store.wishes(&node).await.unwrap(), [(made.id(), Want::Retry)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_wish_and_the_end_of_its_job_at_once_the_wish_is_not_lost() {
+    let database = Database::fresh();
     let (one, two) = (connect(&database).await, connect(&database).await);
     let node = one.register("a", "site").await.unwrap();
-    for round in 0..50 {
+    for round in 0..30 {
         let made = job(&one, &node, &round.to_string()).await;
         let failed = walk(&one, &node, &made, [permanent()]).await;
         let end = [step(&failed, settled())];
@@ -262,51 +283,33 @@ async fn a_wish_for_a_job_that_is_just_ending_is_noted() {
         assert_eq!(one.wishes(&node).await.unwrap(), [(made.id(), Want::Retry)]);
         let (job, _) = load(&one, made.id()).await.unwrap();
         let again = Transition { answers: Some(Want::Retry), ..again(&job) };
-        walk(&one, &node, &again.job, []).await;
         assert_eq!(one.commit(&node, &[again]).await.unwrap(), [Committed::Done]);
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pauses_that_are_told_at_once_are_missed_by_nobody() {
+/// Whoever has seen the later one would never look for an earlier one.
+#[tokio::test]
+async fn a_pause_is_not_told_before_one_that_has_its_serial_already() {
     let database = Database::fresh();
-    let reader = connect(&database).await;
-    let over = Arc::new(AtomicBool::new(false));
-    let mut tellers = Vec::new();
-    for n in 0..4_u64 {
-        let store = connect(&database).await;
-        tellers.push(tokio::spawn(async move {
-            for time in 0..50 {
-                let time = Duration::from_millis(time);
-                store.pause(&name(&format!("e{}", n % 3)), time).await.unwrap();
-            }
-        }));
-    }
-    let seen = tokio::spawn({
-        let over = over.clone();
-        async move {
-            let (mut seen, mut last) = (BTreeMap::new(), 0);
-            loop {
-                let is_over = over.load(Ordering::SeqCst);
-                for pause in reader.pauses(last).await.unwrap() {
-                    last = pause.serial;
-                    seen.insert(pause.endpoint.clone(), pause);
-                }
-                if is_over {
-                    return (seen, reader.pauses(0).await.unwrap());
-                }
-            }
-        }
-    });
-    for teller in tellers {
-        teller.await.unwrap();
-    }
-    over.store(true, Ordering::SeqCst);
-    let (seen, all) = seen.await.unwrap();
-    assert_eq!(all.len(), 3);
-    for pause in all {
-        assert_eq!(seen[&pause.endpoint], pause);
-    }
+    let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
+    let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
+    let (pause, second) = (name("a"), Duration::from_secs(1));
+    store.pause(&pause, second).await.unwrap();
+    let mut other = database.connection().await;
+    sqlx::raw_sql(
+        "BEGIN; SELECT pg_advisory_xact_lock(x'70617573'::int, 0); \
+         INSERT INTO pause VALUES ('b', nextval('pause_serial'), 7)",
+    )
+    .execute(&mut other)
+    .await
+    .unwrap();
+    let early = store.pause(&pause, second).await;
+    assert!(matches!(early, Err(StoreError::Unavailable { .. })), "{early:?}");
+    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    store.pause(&pause, second).await.unwrap();
+    let told = store.pauses(1).await.unwrap();
+    let told: Vec<_> = told.iter().map(|pause| pause.endpoint.as_str()).collect();
+    assert_eq!(told, ["b", "a"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -365,4 +368,16 @@ fn many(count: &str, which: &str) -> String {
            generate_series(1, {count}); \
          UPDATE many SET id = gen_random_uuid(), want = NULL; INSERT INTO job SELECT * FROM many; DROP TABLE many"
     )
+}
+
+/// Until a session on the database waits for what another one has locked.
+async fn somebody_waits(database: &Database) {
+    eventually("somebody waits", || async {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND wait_event_type = 'Lock'";
+        let waits: i64 =
+            query_scalar(sql).fetch_one(&mut database.connection().await).await.unwrap();
+        waits == 1
+    })
+    .await;
 }
