@@ -336,7 +336,11 @@ async fn the_rest_of_a_call_is_free_for_others(database: &impl Database) {
     });
     let kinds: Vec<_> = kinds.collect();
     assert_eq!(kinds, ["ours", "known", "ours", "free", "known", "free", "free"]);
-    let ids: Vec<_> = answers.iter().cloned().map(id_of).collect();
+    let ids = answers.iter().map(|answer| match answer {
+        Accepted::New(job) | Accepted::Free(job) => job.id(),
+        Accepted::Known(id) => *id,
+    });
+    let ids: Vec<_> = ids.collect();
     assert_eq!(ids[4], ids[2], "whoever comes second in one call finds the first one's job");
     let ours = [known.id(), ids[0], ids[2]].map(|id| (id, 1));
     assert_eq!(store.owned(&node).await.unwrap(), ours);

@@ -29,6 +29,22 @@ async fn of_a_fence_and_a_beat_at_once_one_wins() {
     println!("{beaten} beats came first, {} fences did", 200 - beaten);
 }
 
+#[tokio::test]
+async fn a_fence_waits_for_what_its_node_is_being_given_and_a_beat_does_not() {
+    let database = Database::fresh();
+    let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
+    let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
+    let node = store.register("a", "site").await.unwrap();
+    let mut giving = database.connection().await;
+    sqlx::raw_sql("BEGIN; SELECT FROM node FOR KEY SHARE").execute(&mut giving).await.unwrap();
+    assert!(store.beat(&node).await.unwrap());
+    let early = store.fence(node.id, None).await;
+    assert!(matches!(early, Err(StoreError::Unavailable { .. })), "{early:?}");
+    sqlx::raw_sql("ROLLBACK").execute(&mut giving).await.unwrap();
+    assert!(store.beat(&node).await.unwrap());
+    fence(&store, &node).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_never_exceed_the_limit_however_many_ask_at_once() {
     const LIMIT: usize = 5;
