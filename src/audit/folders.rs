@@ -307,7 +307,7 @@ pub(super) fn job_in_report(path: &Path) -> Option<JobId> {
     JobId::parse(report.get("job")?.as_str()?)
 }
 
-/// The job that an unfinished output is for: `.JOB.N.scoreline-part`.
+/// The job that an unfinished output is for: `.JOB.N.NODE.scoreline-part`.
 pub(super) fn job_of_unfinished(path: &Path) -> Option<JobId> {
     let name = path.file_name()?.to_str()?.strip_prefix('.')?;
     JobId::parse(name.split('.').next()?)

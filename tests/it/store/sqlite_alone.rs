@@ -9,7 +9,7 @@ use super::*;
 async fn a_fresh_folder_is_made_and_migrated_once() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("deep/state");
-    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), ["0001 jobs"]);
+    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), ["0001 jobs", "0002 nodes"]);
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
     let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
     store.ping().await.unwrap();
@@ -109,10 +109,11 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     assert_eq!(store.events(event).await.unwrap().len(), 1);
 
     let me = store.register("me", "site").await.unwrap();
-    let adopted = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
-    assert_eq!(adopted.jobs.iter().map(Job::id).collect::<Vec<_>>(), [good, event]);
+    fence(&store, &node).await;
+    let adopted = store.adopt(&me, &[name("churn")], 10).await.unwrap();
+    assert_eq!(adopted.jobs.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
     assert_eq!(adopted.corrupt.iter().map(|row| row.id).collect::<Vec<_>>(), [phase, json]);
-    let again = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
+    let again = store.adopt(&me, &[name("churn")], 10).await.unwrap();
     assert!(again.jobs.is_empty() && again.corrupt.is_empty(), "{again:?}");
 }
 
@@ -163,6 +164,45 @@ async fn no_index_on_live_jobs_names_what_transitions_change() {
     for index in indexes {
         assert!(!index.contains("phase") && !index.contains("_at"), "{index}");
     }
+}
+
+#[tokio::test]
+async fn of_this_state_folder_every_other_node_is_gone_fenced_off_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let nodes = [store.register("a", "site").await, store.register("b", "site").await];
+    let [a, b] = nodes.map(Result::unwrap);
+    store.register("x", "elsewhere").await.unwrap();
+    job(&store, &a, "a").await;
+    fence(&store, &a).await;
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(store.gone(&me).await.unwrap(), [a.id, b.id]);
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let node = store.register("a", "site").await.unwrap();
+    let [live, done] = jobs(&store, &node, ["live", "done"]).await;
+    let done = walk(&store, &node, &done, [permanent(), settled()]).await;
+    store.close().await;
+    by_hand(
+        dir.path(),
+        "DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
+         ALTER TABLE node DROP COLUMN fenced; DELETE FROM _sqlx_migrations WHERE version = 2",
+    )
+    .await;
+    let old = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
+    assert!(unusable(old).contains("scoreline migrate"));
+    assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), ["0002 nodes"]);
+    let store = open(dir.path()).await.unwrap();
+    assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
+    store.wish(done.id(), &Want::Retry, None).await.unwrap();
+    let me = store.register("me", "site").await.unwrap();
+    fence(&store, &node).await;
+    assert_eq!(adopt(&store, &me, 9).await, [live.id(), done.id()]);
+    assert_eq!(runs::admit(&store, &me, &[&live], 1).await, [live.id()]);
 }
 
 /// Does what an operator with a database tool does.
