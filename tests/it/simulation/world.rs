@@ -387,8 +387,8 @@ pub(crate) const SITE: &str = "site";
 /// A mistake that somebody planted: the simulation must find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mistake {
-    /// A write that the store refused passes for done: nothing fences anybody.
-    RefusedWritesPass,
+    /// A write that the store should refuse is written: nothing fences anybody.
+    WritesAreNotFenced,
     /// A write whose answer was lost passes for done.
     LostAnswersPass,
     /// Now and then a write that was never made passes for done: a live job is forgotten.
@@ -438,7 +438,7 @@ pub(crate) enum Mistake {
 impl Mistake {
     /// All of them.
     pub(crate) const ALL: [Self; 23] = [
-        Self::RefusedWritesPass,
+        Self::WritesAreNotFenced,
         Self::LostAnswersPass,
         Self::WritesAreDropped,
         Self::ArrivalsAreDropped,
