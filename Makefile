@@ -20,7 +20,7 @@ test-heavy: tools ## The long tests
 
 lint: ## Format and lints, as CI demands them
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 fmt: ## Format the code
 	cargo fmt

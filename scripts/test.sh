@@ -19,4 +19,4 @@ fi
 if [ "${1:-}" = --heavy ]; then
     exec cargo test --locked --test it -- heavy:: --ignored
 fi
-exec cargo test --locked
+exec cargo test --locked --workspace

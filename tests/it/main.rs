@@ -21,6 +21,5 @@ mod rig;
 mod rights;
 mod samples;
 mod sandbox;
-mod simulation;
 mod store;
 mod trouble;

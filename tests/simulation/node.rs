@@ -95,7 +95,9 @@ impl Life {
             let long = self.land.state().rng.below(60);
             self.host.cut_off(Duration::from_secs(long));
         }
-        clock.sleep(nap).await;
+        if !nap.is_zero() {
+            clock.sleep(nap).await;
+        }
         if self.dead.is_cancelled() || fate == Fate::CrashBefore {
             self.die().await;
         }
@@ -515,10 +517,8 @@ impl Blobs for Life {
             if self.made(Mistake::UploadsAreHalf) {
                 bytes.truncate(bytes.len() / 2);
             }
-            if state.blobs.insert(blob.to_owned(), bytes).is_some() {
-                // Only a life that ended before it could say so may have written there; its bytes were the same.
-                tracing::debug!(blob, "written again");
-            }
+            // Only a life that ended before it could say so may have written there; its bytes were the same.
+            state.blobs.insert(blob.to_owned(), bytes);
             Ok(content)
         })
         .await

@@ -186,7 +186,8 @@ impl State {
     /// What the next effect meets, and how long it takes.
     pub(crate) fn next(&mut self, at: Place, now: Duration) -> (Fate, Duration) {
         self.effects += 1;
-        let mut nap = Duration::from_micros(self.rng.below(30_000));
+        // Many take no time to speak of.
+        let mut nap = Duration::from_micros(self.rng.below(60_000).saturating_sub(30_000));
         let fate = match self.plan {
             Plan::At(n, fate) if n == self.effects => fate,
             Plan::Random(per_mille, until) if now < until && self.rng.below(1000) < per_mille => {
