@@ -21,5 +21,6 @@ mod rights;
 mod samples;
 mod sandbox;
 mod simulation;
+mod soak;
 mod store;
 mod trouble;
