@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests run against and is missing: Azurite, a blob server, from npm into the folder given, so that
-# nothing else on the machine changes; and PostgreSQL, for SOAK_PATRONI=1 Patroni too, from the system's packages. The tests start servers of their own.
+# nothing else on the machine changes; and PostgreSQL, with SOAK_PATRONI=1 Patroni too, from the system's packages. The
+# tests start servers of their own.
 set -eu
 tools=${1:?"the folder to install into"}
 
@@ -22,7 +23,6 @@ has() {
 has_postgres() {
     has initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 }
-
 has_patroni() {
     has patroni && has etcd
 }

@@ -67,14 +67,16 @@ impl Event {
     pub(crate) fn musts(nodes: usize, patroni: bool) -> Vec<Self> {
         let beyond_the_lease = LEASE + Duration::from_secs(4);
         let mut musts = vec![
-            Self::Node(0, Order::Pause(beyond_the_lease)),
+            Self::Restart(Shutdown::Immediate, Duration::ZERO),
             Self::LoseDatabaseAnswers(3),
-            Self::Restart(Shutdown::Immediate, Duration::from_secs(1)),
+            Self::Node(0, Order::Pause(beyond_the_lease)),
             Self::LoseAnswers(Feed::Wide, 0.2, Duration::from_secs(5)),
             Self::Away(Feed::Narrow, Duration::from_secs(6)),
             Self::TerminateBackends,
             Self::Silent(Feed::Wide, Duration::from_secs(5)),
             Self::CutDatabase,
+            Self::Restart(Shutdown::Immediate, Duration::ZERO),
+            Self::Restart(Shutdown::Immediate, Duration::from_secs(2)),
         ];
         if nodes > 1 {
             musts.insert(1, Self::Node(1, Order::Kill(beyond_the_lease)));
@@ -82,8 +84,7 @@ impl Event {
             musts.push(Self::Node(0, Order::Kill(Duration::ZERO)));
         }
         if patroni {
-            let kill = Self::Restart(Shutdown::Immediate, Duration::from_secs(5));
-            musts.extend([kill, kill]);
+            musts.push(Self::Restart(Shutdown::Immediate, Duration::from_secs(5)));
         }
         musts
     }
@@ -102,16 +103,16 @@ impl Event {
             }
             34..50 => Self::Node(node, Order::Pause(dice.millis(1000, 25_000))),
             50..60 => Self::Node(node, Order::Terminate(dice.millis(0, 5000))),
-            60..66 => {
+            60..63 => {
                 let shutdown = *dice.pick(&[Shutdown::Immediate, Shutdown::Fast]);
                 Self::Restart(shutdown, dice.millis(0, 4000))
             }
-            66..74 => Self::TerminateBackends,
-            74..82 => Self::CutDatabase,
-            82..90 => Self::LoseDatabaseAnswers(u32::try_from(dice.below(4)).unwrap() + 1),
-            90..92 => Self::DatabaseSilent(dice.millis(500, 6000)),
-            92..95 => Self::Away(feed, dice.millis(1000, 20_000)),
-            95..97 => Self::Silent(feed, dice.millis(1000, 8000)),
+            63..70 => Self::TerminateBackends,
+            70..77 => Self::CutDatabase,
+            77..86 => Self::LoseDatabaseAnswers(u32::try_from(dice.below(4)).unwrap() + 1),
+            86..88 => Self::DatabaseSilent(dice.millis(500, 6000)),
+            88..92 => Self::Away(feed, dice.millis(1000, 20_000)),
+            92..95 => Self::Silent(feed, dice.millis(1000, 8000)),
             _ => Self::LoseAnswers(
                 feed,
                 0.05 + 0.05 * f64::from(u8::try_from(dice.below(6)).unwrap()),

@@ -92,6 +92,17 @@ impl Access {
         format!("postgres://scoreline@{proxy}/{}?sslmode=disable", self.database)
     }
 
+    /// Keeps the rows for whoever looks into a failure: the database is gone by then.
+    pub(crate) async fn write_down(&self, home: &Path) {
+        let Some(mut connection) = self.connect().await else { return };
+        for table in ["node", "job", "job_history", "job_event", "arrival", "reservation"] {
+            let sql = format!("SELECT to_json(t)::text FROM {table} AS t");
+            let rows = sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(sql));
+            let rows = rows.fetch_all(&mut connection).await.unwrap_or_default();
+            std::fs::write(home.join(format!("{table}.jsonl")), rows.join("\n")).unwrap();
+        }
+    }
+
     /// Ends every session of the daemons.
     pub(crate) async fn terminate_backends(&self) {
         const SQL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
