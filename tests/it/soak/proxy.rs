@@ -204,3 +204,43 @@ async fn carry(
         to.write_all(&piece[..length]).await?;
     }
 }
+
+#[tokio::test]
+async fn an_answer_is_lost_after_the_server_has_acted_and_never_before() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(1).await;
+    proxy.lead_to(&Upstream::Tcp(server.local_addr().unwrap()));
+    let mut asked = [0; 2];
+    for (lost, expected) in [(0, Some(b'!')), (1, None), (0, Some(b'!'))] {
+        proxy.lose_next(lost);
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        client.write_all(b"do").await.unwrap();
+        let (mut peer, _) = server.accept().await.unwrap();
+        peer.read_exact(&mut asked).await.unwrap();
+        assert_eq!(asked, *b"do", "the server acts");
+        peer.write_all(b"!").await.unwrap();
+        assert_eq!(client.read_u8().await.ok(), expected);
+    }
+    assert_eq!(proxy.lost(), 1);
+}
+
+#[tokio::test]
+async fn nobody_is_there_while_a_server_is_away() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(1).await;
+    proxy.lead_to(&Upstream::Tcp(server.local_addr().unwrap()));
+    let mut before = TcpStream::connect(proxy.address).await.unwrap();
+    before.write_all(b"do").await.unwrap();
+    let (mut peer, _) = server.accept().await.unwrap();
+    proxy.set(Mode::Away);
+    assert!(before.read_u8().await.is_err(), "what was open is cut");
+    assert!(peer.read_to_end(&mut Vec::new()).await.is_ok(), "on both sides");
+    let mut meanwhile = TcpStream::connect(proxy.address).await.unwrap();
+    assert!(meanwhile.read_u8().await.is_err());
+    proxy.mend();
+    let mut after = TcpStream::connect(proxy.address).await.unwrap();
+    after.write_all(b"do").await.unwrap();
+    let (mut peer, _) = server.accept().await.unwrap();
+    peer.write_all(b"!").await.unwrap();
+    assert_eq!(after.read_u8().await.unwrap(), b'!');
+}
