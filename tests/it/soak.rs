@@ -271,7 +271,7 @@ async fn soak(plan: Plan) {
         "  answers lost after the act: {lost}; failovers: {failovers}; daemons that ended by themselves: {own_ends}"
     );
     follower.abort();
-    for takeover in takeovers {
+    for (takeover, _) in takeovers {
         if plan.nodes > 1 && takeover > TAKEOVER_MAX.as_secs_f64() {
             verdict.wrong.push(format!("a dead node's jobs lay still for {takeover:.1} s"));
         }
@@ -288,7 +288,13 @@ async fn soak(plan: Plan) {
     );
 }
 
-fn report(plan: Plan, chaos: &Chaos, verdict: &Verdict, takeovers: &[f64], recovery: Duration) {
+fn report(
+    plan: Plan,
+    chaos: &Chaos,
+    verdict: &Verdict,
+    takeovers: &[(f64, bool)],
+    recovery: Duration,
+) {
     println!("seed {}: {} files, {} nodes", plan.seed, plan.files, plan.nodes);
     for (kind, count) in &chaos.counts {
         println!("  {kind}: {count}");
@@ -303,13 +309,16 @@ fn report(plan: Plan, chaos: &Chaos, verdict: &Verdict, takeovers: &[f64], recov
         verdict.suffixed,
         verdict.leftovers
     );
-    let mut sorted = takeovers.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    if let (Some(longest), Some(median)) = (sorted.last(), sorted.get(sorted.len() / 2)) {
-        println!(
-            "  jobs of killed nodes were taken over {} times, after {median:.1} s (the median), {longest:.1} s at most",
-            sorted.len()
-        );
+    for (by_another, whom) in [(true, "another node"), (false, "their own successor")] {
+        let mut times: Vec<_> =
+            takeovers.iter().filter(|taken| taken.1 == by_another).map(|taken| taken.0).collect();
+        times.sort_by(f64::total_cmp);
+        if let (Some(longest), Some(median)) = (times.last(), times.get(times.len() / 2)) {
+            println!(
+                "  jobs of the killed went on with {whom} {} times, after {median:.1} s (the median), {longest:.1} s at most",
+                times.len()
+            );
+        }
     }
     println!("  all done {:.1} s after all was mended", recovery.as_secs_f64());
 }

@@ -131,16 +131,18 @@ impl Facts {
         verdict
     }
 
-    /// How long it took from a node's death until another one wrote to a job of it; `None` when it had none.
-    pub(crate) fn takeover(&self, ids: &BTreeSet<i64>, at: DateTime<Utc>) -> Option<f64> {
+    /// How long it took from a node's death until its first job was written to again, and whether by another node than
+    /// its own successor; `None` when it had no job. `ids` are all that the node ever had.
+    pub(crate) fn takeover(&self, ids: &BTreeSet<i64>, at: DateTime<Utc>) -> Option<(f64, bool)> {
         let taken = self.events.values().filter_map(|events| {
             let next = events.partition_point(|event| event.at <= at);
             let last = events[..next].last()?;
             let open = !FINAL.contains(&last.to.as_str());
             let first = events[next..].iter().find(|event| event.node != last.node)?;
-            (open && ids.contains(&last.node)).then(|| (first.at - at).as_seconds_f64())
+            let seconds = (first.at - at).as_seconds_f64();
+            (open && ids.contains(&last.node)).then(|| (seconds, !ids.contains(&first.node)))
         });
-        taken.min_by(f64::total_cmp)
+        taken.min_by(|a, b| a.0.total_cmp(&b.0))
     }
 
     fn one_job_each(&self, dropped: &[Dropped], verdict: &mut Verdict) {
