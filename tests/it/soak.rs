@@ -50,7 +50,7 @@ mod heavy {
     #[ignore = "heavy"]
     async fn a_minute_in_which_everything_breaks_loses_and_doubles_nothing() {
         let time = Duration::from_secs(45);
-        soak(Plan { seed: 3, time, files: 400, nodes: NODES, patroni: false }).await;
+        soak(Plan { seed: 3, time, files: 1000, nodes: NODES, patroni: false }).await;
     }
 }
 
@@ -489,7 +489,7 @@ impl Drop for Home {
 }
 
 /// How many daemons there are, if nobody says otherwise.
-const NODES: usize = 1;
+const NODES: usize = 3;
 /// How long a daemon must be silent before others take its jobs over.
 const LEASE: Duration = Duration::from_secs(15);
 const NARROW_RUNS: u64 = 20;
