@@ -4,7 +4,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 TOOLS := target/tools
 
-.PHONY: help demo test test-heavy lint fmt tools
+.PHONY: help demo test test-heavy soak lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,9 @@ test: tools ## All tests but the long ones; installs what they need and is missi
 
 test-heavy: tools ## The long tests
 	TOOLS=$(TOOLS) sh scripts/test.sh --heavy
+
+soak: tools ## Break everything for minutes: SOAK_MINUTES=10 SOAK_FILES=5000 SOAK_SEED=… SOAK_PATRONI=1
+	TOOLS=$(TOOLS) sh scripts/test.sh --soak
 
 lint: ## Format and lints, as CI demands them
 	cargo fmt --check

@@ -21,5 +21,6 @@ mod rig;
 mod rights;
 mod samples;
 mod sandbox;
+mod soak;
 mod store;
 mod trouble;

@@ -51,6 +51,10 @@ impl Database {
         made
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn url(&self) -> SecretString {
         self.url_as("scoreline", "")
     }
@@ -96,19 +100,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
-        // It refuses to run as root.
-        let user =
-            ["postgres", "nobody"].into_iter().find_map(|user| Some((user, id("-u", user)?)));
-        let mut shell = if id("-u", "").as_deref() == Some("0") {
-            let (user, uid) = user.expect("there is a user that is not root");
-            let group = id("-g", user).expect("a user has a group");
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &uid, "--regid", &group, "--clear-groups", "sh"]);
-            command
-        } else {
-            Command::new("sh")
-        };
-        let mut watchdog = shell
+        let mut watchdog = as_server_user()
             .args(["-c", WATCHED, "postgres"])
             .arg(programs())
             .current_dir("/")
@@ -123,9 +115,22 @@ impl Server {
         server
     }
 
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join(".s.PGSQL.5432")
+    }
+
     /// Ends all of its processes at once, as a power cut does.
     pub(crate) fn stop(&mut self) {
-        writeln!(self.stdin, "stop").unwrap();
+        self.shut_down(Shutdown::Immediate);
+    }
+
+    pub(crate) fn shut_down(&mut self, how: Shutdown) {
+        let word = match how {
+            Shutdown::Immediate => "stop",
+            Shutdown::Fast => "stop-fast",
+        };
+        writeln!(self.stdin, "{word}").unwrap();
         self.said();
     }
 
@@ -140,6 +145,28 @@ impl Server {
     }
 }
 
+/// How a server is stopped; `pg_ctl` has the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shutdown {
+    /// As by a power cut.
+    Immediate,
+    /// In order, but every session is ended.
+    Fast,
+}
+
+/// A shell that may run a server, which refuses to run as root.
+pub(crate) fn as_server_user() -> Command {
+    if id("-u", "").as_deref() != Some("0") {
+        return Command::new("sh");
+    }
+    let user = ["postgres", "nobody"].into_iter().find_map(|user| Some((user, id("-u", user)?)));
+    let (user, uid) = user.expect("there is a user that is not root");
+    let group = id("-g", user).expect("a user has a group");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &uid, "--regid", &group, "--clear-groups", "sh"]);
+    command
+}
+
 fn id(what: &str, user: &str) -> Option<String> {
     let mut command = Command::new("id");
     let command = command.arg(what).args((!user.is_empty()).then_some(user));
@@ -149,7 +176,7 @@ fn id(what: &str, user: &str) -> Option<String> {
 }
 
 /// The folder of the server's programs: those on the PATH may be links to the newest, or to a wrapper of Debian's.
-fn programs() -> PathBuf {
+pub(crate) fn programs() -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut debian: Vec<_> = debian.map(|version| version.path().join("bin")).collect();
@@ -250,6 +277,7 @@ echo "$folder"
 while read -r word; do
     case $word in
     stop) control "$1" stop '-m immediate' ;;
+    stop-fast) control "$1" stop '-m fast' ;;
     start) control "$1" start ;;
     esac
     echo "$word"
