@@ -235,7 +235,9 @@ impl<W: World> Engine<W> {
         let finished = self.work(stop).await;
         // Whatever it still has is nobody's in this process from here on.
         let ids: Vec<_> = self.jobs.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.forget(id));
+        for id in ids {
+            self.forget(id);
+        }
         if finished? {
             self.world.store().retire(&self.tenure.node).await?;
         }
@@ -329,11 +331,15 @@ impl<W: World> Engine<W> {
         match incoming {
             Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, None)),
             Incoming::Adopted(jobs) => {
-                jobs.into_iter().for_each(|(job, left_by)| self.take_in(job, left_by));
+                for (job, left_by) in jobs {
+                    self.take_in(job, left_by);
+                }
             }
             Incoming::Owned(rows) => self.compare(&rows),
             Incoming::Wishes(wishes) => {
-                wishes.into_iter().for_each(|(id, revision, want)| self.wished(id, revision, want));
+                for (id, revision, want) in wishes {
+                    self.wished(id, revision, want);
+                }
             }
             Incoming::Pause(endpoint, time) => {
                 let until = self.world.clock().boot() + time;

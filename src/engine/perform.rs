@@ -52,9 +52,14 @@ async fn within<W: World>(
     call: impl Future<Output = Result<Outcome, Fault>> + Send,
 ) -> Result<Outcome, Fault> {
     lease.ensure(Origin::Endpoint)?;
-    let done = world.clock().timeout(lease.remaining(), call).await;
-    // Only the time can be over, and then this says so.
-    done.unwrap_or_else(|| lease.ensure(Origin::Endpoint).map(|()| Outcome::Pending))
+    let mut call = std::pin::pin!(call);
+    loop {
+        match world.clock().timeout(lease.remaining(), &mut call).await {
+            Some(done) => return done,
+            // It may have been renewed meanwhile.
+            None => lease.ensure(Origin::Endpoint)?,
+        }
+    }
 }
 
 async fn upload<W: World>(

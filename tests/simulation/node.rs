@@ -774,6 +774,6 @@ impl Outbox for Life {
 }
 
 /// How long a node must be silent before others take its jobs over.
-pub(crate) const TERM: Duration = Duration::from_secs(60);
+pub(crate) const TERM: Duration = Duration::from_mins(1);
 /// No job's id.
 const NOBODY: JobId = JobId::new(uuid::Uuid::nil());

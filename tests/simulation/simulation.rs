@@ -47,7 +47,7 @@ fn whatever_happens_the_promise_is_kept() {
     let walks = number("SIMULATION_WALKS").unwrap_or(WALKS);
     let failed = Mutex::new(BTreeMap::new());
     in_threads(|first, step| {
-        for seed in (first..walks).step_by(step) {
+        for seed in (first as u64..walks).step_by(step) {
             let outcome = std::panic::catch_unwind(|| walk(seed, None));
             if let Err(broken) = outcome.unwrap_or_else(|_| Err("it panicked".into())) {
                 failed.lock().unwrap().insert(seed, broken);
@@ -69,7 +69,7 @@ fn whatever_happens_the_promise_is_kept() {
 fn every_planted_mistake_is_found() {
     let missed = Mutex::new(Vec::new());
     in_threads(|first, step| {
-        for mistake in Mistake::ALL.into_iter().skip(first as usize).step_by(step) {
+        for mistake in Mistake::ALL.into_iter().skip(first).step_by(step) {
             match finding(mistake) {
                 Some(found) => println!("{mistake:?}: {found}"),
                 None => missed.lock().unwrap().push(mistake),
@@ -316,10 +316,10 @@ fn in_runtime<F: Future>(happen: impl FnOnce() -> F) -> F::Output {
 }
 
 /// Runs the parts of something, as many at once as there are processors.
-fn in_threads(part: impl Fn(u64, usize) + Sync) {
+fn in_threads(part: impl Fn(usize, usize) + Sync) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for first in 0..threads as u64 {
+        for first in 0..threads {
             let part = &part;
             scope.spawn(move || part(first, threads));
         }
