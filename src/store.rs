@@ -187,7 +187,7 @@ impl<C: Clock> Store for AnyStore<C> {
             }
         };
         let earlier = state_dir.nodes(store.id())?;
-        let mut gone: Vec<_> = store.others(node).await?.into_iter().map(|(id, _)| id).collect();
+        let mut gone = store.known(node).await?;
         gone.retain(|id| earlier.contains(id));
         // They stay on the list until they are retired: they may own jobs of a feed that comes back one day.
         let noted: Vec<_> = gone.iter().copied().chain([node.id]).collect();
@@ -298,9 +298,13 @@ impl<C: Clock> Store for AnyStore<C> {
     }
 }
 
-/// Why a node that the store doesn't know gets nothing: what it owned would never be anybody's again.
+/// Why a node that is fenced off, or that the store doesn't know, gets nothing: others take its jobs, or what it owned
+/// would never be anybody's again.
 fn forgotten(node: NodeId) -> String {
-    format!("the store doesn't know node {} any more; a new registration mends that", node.0)
+    let id = node.0;
+    format!(
+        "node {id} is fenced off, or the store doesn't know it any more; a new registration mends that"
+    )
 }
 
 /// Gives jobs their ids. Those of one process rise, however fast they are made and wherever the clock jumps.

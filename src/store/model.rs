@@ -268,17 +268,13 @@ impl Store for ModelStore {
             others_waiting: waiting.len(),
             others: holding.chain(waiting.iter().copied()).collect::<BTreeSet<_>>().len(),
         };
-        let ours = |id: &&JobId| owner(id) == Some(node.id);
-        let known: Vec<_> = jobs.iter().filter(ours).copied().collect();
-        let (mut admitted, new): (Vec<_>, Vec<_>) =
-            known.iter().copied().partition(|id| tables.runs.contains_key(id));
-        let granted: Vec<_> = new.iter().copied().take(quota.grants()).collect();
-        let left = new.len() - granted.len();
-        tables.runs.extend(granted.iter().map(|id| (*id, endpoint.clone())));
+        // A run of another endpoint, which the feed had before, is none here.
+        let runs = |id| tables.runs.get(&id) == Some(endpoint);
+        let admission = quota.admit(jobs, |id| owner(&id) == Some(node.id), runs);
+        tables.runs.extend(admission.begun.iter().map(|id| (*id, endpoint.clone())));
         let beats = tables.nodes.get(&node.id).map_or(0, |beats| beats.count);
-        tables.waiting.insert((endpoint.clone(), node.id), (left, beats));
-        admitted.extend(granted);
-        Ok(admitted)
+        tables.waiting.insert((endpoint.clone(), node.id), (admission.waiting, beats));
+        Ok([admission.running, admission.begun].concat())
     }
 
     async fn commit(
@@ -431,8 +427,8 @@ impl Tables {
                 row.want = None;
             }
             match run {
-                Some(endpoint) => self.runs.insert(job.id(), endpoint.clone()),
-                None => self.runs.remove(&job.id()),
+                Some(endpoint) if !job.is_done() => self.runs.insert(job.id(), endpoint.clone()),
+                _ => self.runs.remove(&job.id()),
             };
             if job.is_done() {
                 self.names.retain(|(owner, _), _| *owner != job.id());

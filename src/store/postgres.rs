@@ -12,20 +12,15 @@
 //! database and the user: an answered commit is on the disk (`synchronous_commit`), whatever anybody set.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Postgres, QueryBuilder, Row, query, query_scalar};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Postgres, QueryBuilder, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::row::Unreadable;
-use super::{Ids, Migrate, forgotten, signed};
+use super::{Ids, Migrate, row, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
@@ -33,13 +28,20 @@ use crate::ports::{
     Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
+mod names;
+mod nodes;
 mod rows;
+mod runs;
 mod schema;
 mod server;
+mod session;
+mod wish;
 
-use rows::{ACCEPT, KNOWN, REPEATED, WRITE, columns, event, job, text};
+use nodes::{ADOPT, CLAIM, PAUSE, PAUSES};
+use rows::{ACCEPT, KNOWN, columns, event, job, text};
 pub use server::check_url;
 use server::{close, failed, open, options};
+use session::{Session, rounds};
 
 /// The store on a PostgreSQL server.
 #[derive(Debug)]
@@ -47,13 +49,15 @@ pub struct PostgresStore<C> {
     clock: C,
     ids: Ids,
     pool: PgPool,
+    /// One connection for who lives: a beat must not wait behind what takes long, or all of the node's work stops.
+    control: PgPool,
     /// The database's own identity.
     id: Uuid,
 }
 
 impl<C: Clock> PostgresStore<C> {
     /// Connects to the database at `url` (`postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=…`), by up to
-    /// `max_connections` connections. What the URL leaves out is taken from `PGUSER` and its like and from `~/.pgpass`.
+    /// `max_connections` connections, at least two. What the URL leaves out is taken from `PGUSER` and its like and from `~/.pgpass`.
     pub async fn connect(
         url: SecretString,
         max_connections: u32,
@@ -72,11 +76,12 @@ impl<C: Clock> PostgresStore<C> {
             Ok(id)
         })
         .await?;
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(ACQUIRE_LIMIT)
-            .connect_lazy_with(options);
-        Ok(Self { clock, ids: Ids::default(), pool, id })
+        let pool = |connections: u32| {
+            let pool = PgPoolOptions::new().max_connections(connections);
+            pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy_with(options.clone())
+        };
+        let (pool, control) = (pool(max_connections.saturating_sub(1).max(1)), pool(1));
+        Ok(Self { clock, ids: Ids::default(), pool, control, id })
     }
 
     /// Brings the database to this program's version. Returns the migrations that ran.
@@ -109,9 +114,23 @@ impl<C: Clock> PostgresStore<C> {
         self.id
     }
 
+    /// The other nodes of the site that the server knows, alive or not.
+    pub(super) async fn known(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
+        self.bounded("read the other nodes", 1, async {
+            let mut session = self.session().await?;
+            let sql = "SELECT id FROM node WHERE site = $1 AND id <> $2 ORDER BY id";
+            let ids = query_scalar(sql).bind(text(&node.site)).bind(node.id.0);
+            let ids = ids.fetch_all(session.on()).await?;
+            session.done();
+            Ok(ids.into_iter().map(NodeId).collect())
+        })
+        .await
+    }
+
     /// Closes all connections. A store that is dropped instead loses nothing.
     pub async fn close(self) {
         self.pool.close().await;
+        self.control.close().await;
     }
 
     /// Does `work` in a time that is bounded by how much it is.
@@ -127,9 +146,7 @@ impl<C: Clock> PostgresStore<C> {
     }
 
     async fn session(&self) -> Result<Session, Failure> {
-        // Boxed: connecting with TLS is most of what any call's future could ever need room for.
-        let connection = Box::pin(self.pool.acquire()).await?;
-        Ok(Session { connection, done: false })
+        Session::from(&self.pool).await
     }
 }
 
@@ -152,9 +169,9 @@ impl<C: Clock> Store for PostgresStore<C> {
     }
 
     async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
-        self.bounded("count the node's beat", 1, async {
-            let mut session = self.session().await?;
-            let sql = "UPDATE node SET beats = beats + 1 WHERE id = $1";
+        within(&self.clock, CONTROL_LIMIT, "count the node's beat", async {
+            let mut session = Session::from(&self.control).await?;
+            let sql = "UPDATE node SET beats = beats + 1 WHERE id = $1 AND NOT fenced";
             let beaten = query(sql).bind(node.id.0).execute(session.on()).await?;
             session.done();
             Ok(beaten.rows_affected() == 1)
@@ -163,17 +180,13 @@ impl<C: Clock> Store for PostgresStore<C> {
     }
 
     async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
-        self.bounded("read the other nodes", 1, async {
-            let mut session = self.session().await?;
-            let sql = "SELECT id, beats FROM node WHERE site = $1 AND id <> $2 ORDER BY id";
-            let rows = query(sql).bind(text(&node.site)).bind(node.id.0);
+        within(&self.clock, CONTROL_LIMIT, "read the other nodes", async {
+            let mut session = Session::from(&self.control).await?;
+            let sql = "SELECT id, beats FROM node WHERE site = $1 AND id <> $2 AND NOT fenced ORDER BY id";
+            let rows = query_as(sql).bind(text(&node.site)).bind(node.id.0);
             let rows = rows.fetch_all(session.on()).await?;
             session.done();
-            let other = |row: &PgRow| {
-                let beats: i64 = row.try_get("beats")?;
-                Ok((NodeId(row.try_get("id")?), beats.cast_unsigned()))
-            };
-            rows.iter().map(other).collect()
+            Ok(row::beats(rows))
         })
         .await
     }
@@ -184,65 +197,51 @@ impl<C: Clock> Store for PostgresStore<C> {
     }
 
     async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
-        unfinished((node, beats))
-    }
-
-    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
-        unfinished((node, feeds))
-    }
-
-    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
-        unfinished((node, feeds))
-    }
-
-    async fn admit(
-        &self,
-        node: &Node,
-        endpoint: &Name,
-        jobs: &[JobId],
-        limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
-        unfinished((node, endpoint, jobs, limit))
-    }
-
-    async fn wish(
-        &self,
-        id: JobId,
-        want: &Want,
-        generation: Option<u32>,
-    ) -> Result<Wished, StoreError> {
-        unfinished((id, want, generation))
-    }
-
-    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
-        unfinished((node,))
-    }
-
-    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
-        unfinished((node,))
-    }
-
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
-        unfinished((endpoint, time))
-    }
-
-    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
-        unfinished((after,))
+        within(&self.clock, CONTROL_LIMIT, "fence a node off", async {
+            let mut session = Session::from(&self.control).await?;
+            let fenced = session.fence(node, beats).await?;
+            session.done();
+            Ok(fenced)
+        })
+        .await
     }
 
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
-        self.bounded("give the node's jobs back", 1000, async {
+        const ATTEMPTED: &str = "give the node's jobs back";
+        let mut all = 0;
+        loop {
+            // Most of them in bites that the server's time limit leaves enough time for.
+            let some = self.bounded(ATTEMPTED, RETIRE_BATCH, async {
+                let mut session = self.session().await?;
+                let some = session.give_back(node, Some(signed(RETIRE_BATCH))).await?;
+                session.done();
+                Ok(some)
+            });
+            let some = some.await?;
+            all += some;
+            if some < RETIRE_BATCH as u64 {
+                break;
+            }
+        }
+        let rest = self.bounded(ATTEMPTED, RETIRE_BATCH, async {
             let mut session = self.session().await?;
             session.begin().await?;
-            // Nobody accepts or adopts for it any more, once this is ours.
-            let sql = "SELECT 1 FROM node WHERE id = $1 FOR UPDATE";
-            query(sql).bind(node.id.0).execute(session.on()).await?;
-            let sql = "UPDATE job SET node = NULL WHERE node = $1";
-            let given_back = query(sql).bind(node.id.0).execute(session.on()).await?;
-            let sql = "DELETE FROM node WHERE id = $1";
-            query(sql).bind(node.id.0).execute(session.on()).await?;
+            let rest = session.forget(node).await?;
             session.commit().await?;
-            Ok(given_back.rows_affected())
+            Ok(rest)
+        });
+        Ok(all + rest.await?)
+    }
+
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        self.bounded("count the jobs that nobody has", 1, async {
+            let sql = "SELECT count(*), count(*) FILTER (WHERE feed = ANY($2)) FROM job WHERE site = $1 \
+                       AND (node IS NULL OR node = ANY(ARRAY(SELECT id FROM node WHERE fenced)))";
+            let mut session = self.session().await?;
+            let counts = query_as(sql).bind(text(&node.site)).bind(names_of(feeds));
+            let (all, adoptable): (i64, i64) = counts.fetch_one(session.on()).await?;
+            session.done();
+            Ok(Unowned { all: all.cast_unsigned(), adoptable: adoptable.cast_unsigned() })
         })
         .await
     }
@@ -254,44 +253,40 @@ impl<C: Clock> Store for PostgresStore<C> {
         limit: usize,
     ) -> Result<Adopted, StoreError> {
         const ATTEMPTED: &str = "adopt jobs";
-        // A row changed by hand may have an event of that revision already; the others must not wait for it.
-        const ADOPT: &str = concat!(
-            "WITH me AS ( \
-               SELECT id FROM node WHERE id = $1 FOR KEY SHARE \
-             ), found AS ( \
-               SELECT id FROM job WHERE (node IS NULL OR node = ANY($4)) AND site = $2 AND feed = ANY($3) \
-                 AND EXISTS (SELECT FROM me) \
-               ORDER BY id LIMIT $5 FOR UPDATE SKIP LOCKED \
-             ), adopted AS ( \
-               UPDATE job SET node = $1, revision = revision + 1, updated_at = $6 FROM found \
-               WHERE job.id = found.id RETURNING job.* \
-             ), noted AS ( \
-               INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome) \
-               SELECT id, revision, $6, $1, generation, phase, phase, 'adopted' FROM adopted ON CONFLICT DO NOTHING \
-             ) SELECT ",
-            columns!(),
-            " FROM adopted ORDER BY id"
-        );
         let now = self.clock.now();
         self.bounded(ATTEMPTED, limit, async {
             let mut session = self.session().await?;
-            let feeds: Vec<_> = feeds.iter().map(Name::as_str).collect();
-            let dead: Vec<i64> = Vec::new();
-            let rows = query(ADOPT).bind(node.id.0).bind(text(&node.site)).bind(feeds).bind(dead);
+            session.begin().await?;
+            let rows = query(ADOPT).bind(node.id.0).bind(text(&node.site)).bind(names_of(feeds));
             let rows = rows.bind(signed(limit)).bind(now).fetch_all(session.on()).await?;
             if rows.is_empty() {
                 session.require(node, ATTEMPTED).await?;
             }
-            session.done();
-            let mut adopted = Adopted::default();
-            for row in &rows {
-                match job(row) {
-                    Ok(job) => adopted.jobs.push((job, None)),
-                    Err(Unreadable::Corrupt(corrupt)) => adopted.corrupt.push(corrupt),
-                    Err(unreadable) => unreadable.log(),
-                }
+            session.forget_the_dead().await?;
+            session.commit().await?;
+            Ok(row::adopted(
+                rows.iter().map(|row| (job(row), row.try_get("left_by").ok().flatten())),
+            ))
+        })
+        .await
+    }
+
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        const ATTEMPTED: &str = "claim feeds";
+        self.bounded(ATTEMPTED, feeds.len(), async {
+            let mut session = self.session().await?;
+            let row = query(CLAIM).bind(node.id.0).bind(text(&node.site)).bind(names_of(feeds));
+            let row = row.fetch_one(session.on()).await?;
+            if !row.try_get("known")? {
+                session.require(node, ATTEMPTED).await?;
             }
-            Ok(adopted)
+            session.done();
+            let ours: Vec<String> = row.try_get("ours")?;
+            Ok(feeds
+                .iter()
+                .filter(|feed| ours.iter().any(|f| f == feed.as_str()))
+                .cloned()
+                .collect())
         })
         .await
     }
@@ -313,15 +308,19 @@ impl<C: Clock> Store for PostgresStore<C> {
         let new: Vec<_> = new.into_values().collect();
         self.bounded(ATTEMPTED, arrivals.len(), async {
             let mut session = self.session().await?;
-            let row = rows::accepted(query(ACCEPT), node, &new).fetch_one(session.on()).await?;
+            let row = rows::accepted(query(ACCEPT), node, &new).bind(signed(ours));
+            let row = row.fetch_one(session.on()).await?;
             if !row.try_get("known")? {
                 session.require(node, ATTEMPTED).await?;
             }
-            let made: Vec<Uuid> = row.try_get("new")?;
-            let made: HashSet<_> = made.into_iter().map(JobId::new).collect();
-            let (ours, known): (Vec<_>, Vec<_>) =
-                new.into_iter().partition(|(_, job)| made.contains(&job.id()));
-            let mut answers = HashMap::with_capacity(ours.len() + known.len());
+            let made = |column| -> Result<HashSet<Uuid>, sqlx::Error> {
+                Ok(row.try_get::<Vec<_>, _>(column)?.into_iter().collect())
+            };
+            let (ours, free) = (made("ours")?, made("free")?);
+            let is = |made: &HashSet<Uuid>, job: &Job| made.contains(&job.id().uuid());
+            let (new, known): (Vec<_>, Vec<_>) =
+                new.into_iter().partition(|(_, job)| is(&ours, job) || is(&free, job));
+            let mut answers = HashMap::with_capacity(arrivals.len());
             if !known.is_empty() {
                 let known = known.iter().map(|(arrival, _)| *arrival);
                 let ids = rows::by_arrival(query(KNOWN), node, known.clone());
@@ -332,8 +331,9 @@ impl<C: Clock> Store for PostgresStore<C> {
                 }
             }
             session.done();
-            for (arrival, job) in ours {
-                answers.insert(arrival_key(arrival), Accepted::New(Box::new(job)));
+            for (arrival, job) in new {
+                let accepted = if is(&ours, &job) { Accepted::New } else { Accepted::Free };
+                answers.insert(arrival_key(arrival), accepted(Box::new(job)));
             }
             let answer = |arrival| {
                 let answer = answers.get_mut(&arrival_key(arrival))?;
@@ -345,6 +345,23 @@ impl<C: Clock> Store for PostgresStore<C> {
                 Some(std::mem::replace(answer, again))
             };
             Ok(arrivals.iter().filter_map(answer).collect())
+        })
+        .await
+    }
+
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        self.bounded("admit jobs", jobs.len(), async {
+            let mut session = self.session().await?;
+            session.begin().await?;
+            let admitted = session.admit(node, endpoint, jobs, limit).await?;
+            session.commit().await?;
+            Ok(admitted)
         })
         .await
     }
@@ -407,6 +424,78 @@ impl<C: Clock> Store for PostgresStore<C> {
         .await
     }
 
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        const ATTEMPTED: &str = "note what is wanted of a job";
+        self.bounded(ATTEMPTED, 1, async {
+            // Each time, it went from one table of jobs to the other meanwhile, or into another generation.
+            for _ in 0..WISH_TRIES {
+                let mut session = self.session().await?;
+                let wished = session.wish(id, want, generation).await?;
+                session.done();
+                if let Some(wished) = wished {
+                    return Ok(wished);
+                }
+            }
+            let cause = "the job changes all the time".to_owned();
+            Err(StoreError::Unavailable { attempted: ATTEMPTED, cause }.into())
+        })
+        .await
+    }
+
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
+        self.bounded("read what is wanted of jobs", 1, async {
+            let sql = "SELECT id, revision, want FROM job WHERE node = $1 AND want IS NOT NULL ORDER BY id";
+            let mut session = self.session().await?;
+            let rows = query_as(sql).bind(node.id.0);
+            let rows: Vec<(Uuid, i64, String)> = rows.fetch_all(session.on()).await?;
+            session.done();
+            Ok(row::wishes(rows.into_iter().map(|(id, revision, want)| (JobId::new(id), revision, want))))
+        })
+        .await
+    }
+
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        self.bounded("read which jobs the node has", 1, async {
+            let sql = "SELECT id, revision FROM job WHERE node = $1 ORDER BY id";
+            let mut session = self.session().await?;
+            let rows = query_as(sql).bind(node.id.0);
+            let rows: Vec<(Uuid, i64)> = rows.fetch_all(session.on()).await?;
+            session.done();
+            let read = |(id, revision): (Uuid, i64)| (JobId::new(id), revision.cast_unsigned());
+            Ok(rows.into_iter().map(read).collect())
+        })
+        .await
+    }
+
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        self.bounded("tell of a pause", 1, async {
+            let mut session = self.session().await?;
+            let told = query(PAUSE).bind(endpoint.as_str()).bind(row::millis(time));
+            told.bind(PAUSES).execute(session.on()).await?;
+            session.done();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        self.bounded("read pauses", 1, async {
+            let sql =
+                "SELECT serial, endpoint, millis FROM pause WHERE serial > $1 ORDER BY serial";
+            let mut session = self.session().await?;
+            let rows = query_as(sql).bind(i64::try_from(after).unwrap_or(i64::MAX));
+            let rows = rows.fetch_all(session.on()).await?;
+            session.done();
+            Ok(row::pauses(rows))
+        })
+        .await
+    }
+
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
         self.bounded("read jobs", ids.len(), async {
             // One statement, so that a job that is just moving into the history is seen on one side of it.
@@ -421,17 +510,10 @@ impl<C: Clock> Store for PostgresStore<C> {
             let wanted: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
             let rows = query(sql).bind(wanted).fetch_all(session.on()).await?;
             session.done();
-            let mut found = HashMap::with_capacity(rows.len());
-            for row in &rows {
-                match job(row) {
-                    Ok(job) => {
-                        let owner: Option<i64> = row.try_get("node")?;
-                        found.insert(job.id(), (job, owner.map(NodeId)));
-                    }
-                    Err(unreadable) => unreadable.log(),
-                }
-            }
-            Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
+            Ok(row::in_order(
+                ids,
+                rows.iter().map(|row| (job(row), row.try_get("node").ok().flatten())),
+            ))
         })
         .await
     }
@@ -451,21 +533,9 @@ impl<C: Clock> Store for PostgresStore<C> {
             }
             sql.push(") AS job ORDER BY id DESC LIMIT ").push_bind(limit);
             let mut session = self.session().await?;
-            let mut rows = sql.build().fetch_all(session.on()).await?;
+            let rows = sql.build().fetch_all(session.on()).await?;
             session.done();
-            let more = rows.len() > wanted.limit;
-            rows.truncate(wanted.limit);
-            let mut page = JobPage::default();
-            if let (true, Some(last)) = (more, rows.last()) {
-                page.next = Some(JobId::new(last.try_get("id")?));
-            }
-            for row in &rows {
-                match job(row) {
-                    Ok(job) => page.jobs.push(job),
-                    Err(unreadable) => unreadable.log(),
-                }
-            }
-            Ok(page)
+            Ok(row::page(rows.iter().map(job), wanted.limit))
         })
         .await
     }
@@ -477,15 +547,7 @@ impl<C: Clock> Store for PostgresStore<C> {
             let mut session = self.session().await?;
             let rows = query(sql).bind(id.uuid()).fetch_all(session.on()).await?;
             session.done();
-            let mut events = Vec::with_capacity(rows.len());
-            for row in &rows {
-                if let Some(event) = event(row) {
-                    events.push(event);
-                } else {
-                    tracing::error!(job = %id, "an event in the store can't be read");
-                }
-            }
-            Ok(events)
+            Ok(row::events(id, rows.iter().map(event)))
         })
         .await
     }
@@ -498,148 +560,6 @@ impl<C: Clock> Store for PostgresStore<C> {
             Ok(())
         })
         .await
-    }
-}
-
-/// A connection that something is under way on. Dropping it before that is done closes the connection.
-struct Session {
-    connection: PoolConnection<Postgres>,
-    done: bool,
-}
-
-impl Session {
-    fn on(&mut self) -> &mut PgConnection {
-        &mut self.connection
-    }
-
-    async fn begin(&mut self) -> Result<(), sqlx::Error> {
-        query("BEGIN").execute(self.on()).await.map(drop)
-    }
-
-    async fn commit(mut self) -> Result<(), sqlx::Error> {
-        query("COMMIT").execute(self.on()).await?;
-        self.done();
-        Ok(())
-    }
-
-    async fn roll_back(mut self) -> Result<(), sqlx::Error> {
-        query("ROLLBACK").execute(self.on()).await?;
-        self.done();
-        Ok(())
-    }
-
-    fn done(mut self) {
-        self.done = true;
-    }
-
-    /// A job of a node that is forgotten would never be anybody's again.
-    async fn require(&mut self, node: &Node, attempted: &'static str) -> Result<(), Failure> {
-        let known = query("SELECT 1 FROM node WHERE id = $1").bind(node.id.0);
-        if known.fetch_optional(self.on()).await?.is_some() {
-            return Ok(());
-        }
-        let cause = forgotten(node.id);
-        Err(StoreError::Unavailable { attempted, cause }.into())
-    }
-
-    /// Writes a round of transitions; answers the jobs of those that are written, now or before.
-    async fn write(
-        &mut self,
-        node: &Node,
-        transitions: &[Transition],
-        round: &[usize],
-    ) -> Result<HashSet<JobId>, sqlx::Error> {
-        let mut round: Vec<_> = round.iter().map(|n| &transitions[*n]).collect();
-        let written = rows::transitions(query(WRITE), node, &round).fetch_all(self.on()).await?;
-        let id = |row: &PgRow| row.try_get("id").map(JobId::new);
-        let mut written = written.iter().map(id).collect::<Result<HashSet<_>, _>>()?;
-        round.retain(|transition| !written.contains(&transition.job.id()));
-        if !round.is_empty() {
-            let repeated = rows::events(query(REPEATED), node, &round).fetch_all(self.on()).await?;
-            written.extend(repeated.iter().map(id).collect::<Result<Vec<_>, _>>()?);
-        }
-        Ok(written)
-    }
-
-    /// Reserves, in the transaction that is begun; `None` when somebody else was quicker.
-    async fn reserve(
-        &mut self,
-        node: &Node,
-        wishes: &[Reservation],
-    ) -> Result<Option<Vec<Reserved>>, Failure> {
-        let jobs: Vec<_> = wishes.iter().map(|wish| wish.job.uuid()).collect();
-        let paths: Vec<_> = wishes.iter().map(|wish| wish.path.as_os_str().as_bytes()).collect();
-        let slots: Vec<_> = wishes.iter().map(|wish| text(&wish.slot)).collect();
-        // Locked, so that none of them ends, or becomes another node's, before its reservation is there.
-        let sql = "SELECT id FROM job WHERE id = ANY($1) AND node = $2 ORDER BY id FOR SHARE";
-        let ours = query_scalar(sql).bind(&jobs).bind(node.id.0);
-        let ours: Vec<Uuid> = ours.fetch_all(self.on()).await?;
-        let sql = "SELECT path, job_id, slot FROM reservation WHERE path = ANY($1) UNION \
-                   SELECT r.path, r.job_id, r.slot FROM reservation r \
-                   JOIN unnest($2::uuid[], $3::text[]) AS wish (job_id, slot) USING (job_id, slot)";
-        let rows = query(sql).bind(&paths).bind(&jobs).bind(&slots).fetch_all(self.on()).await?;
-        let mut names = Names::default();
-        for row in &rows {
-            let (path, slot): (Vec<u8>, String) = (row.try_get("path")?, row.try_get("slot")?);
-            names.give(JobId::new(row.try_get("job_id")?), slot, OsString::from_vec(path).into());
-        }
-        let ours: HashSet<_> = ours.into_iter().map(JobId::new).collect();
-        let (answers, mut new) = names.allot(wishes, &ours);
-        new.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        let jobs: Vec<_> = new.iter().map(|wish| wish.job.uuid()).collect();
-        let paths: Vec<_> = new.iter().map(|wish| wish.path.as_os_str().as_bytes()).collect();
-        let slots: Vec<_> = new.iter().map(|wish| text(&wish.slot)).collect();
-        let sql = "INSERT INTO reservation (path, job_id, slot) \
-                   SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::text[]) ON CONFLICT DO NOTHING";
-        let kept = query(sql).bind(paths).bind(jobs).bind(slots).execute(self.on()).await?;
-        Ok((kept.rows_affected() == new.len() as u64).then_some(answers))
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if !self.done {
-            self.connection.close_on_drop();
-        }
-    }
-}
-
-/// Names that are reserved.
-#[derive(Default)]
-struct Names {
-    by_slot: HashMap<(JobId, String), PathBuf>,
-    taken: HashSet<PathBuf>,
-}
-
-impl Names {
-    fn give(&mut self, job: JobId, slot: String, path: PathBuf) {
-        self.taken.insert(path.clone());
-        self.by_slot.insert((job, slot), path);
-    }
-
-    /// Answers wishes one after the other, and says which of them are to be kept.
-    fn allot<'w>(
-        mut self,
-        wishes: &'w [Reservation],
-        ours: &HashSet<JobId>,
-    ) -> (Vec<Reserved>, Vec<&'w Reservation>) {
-        let mut new = Vec::new();
-        let mut answers = Vec::with_capacity(wishes.len());
-        for wish in wishes {
-            let slot = text(&wish.slot).into_owned();
-            answers.push(if !ours.contains(&wish.job) {
-                Reserved::Lost
-            } else if let Some(path) = self.by_slot.get(&(wish.job, slot.clone())) {
-                Reserved::Yours(path.clone())
-            } else if self.taken.contains(&wish.path) {
-                Reserved::Taken
-            } else {
-                self.give(wish.job, slot, wish.path.clone());
-                new.push(wish);
-                Reserved::Yours(wish.path.clone())
-            });
-        }
-        (answers, new)
     }
 }
 
@@ -659,25 +579,6 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Refused(error)
     }
-}
-
-/// Transitions in rounds, each with one of a job at most, in the order of the jobs' ids: a statement can write a row
-/// once. Almost always it is one round.
-fn rounds(transitions: &[Transition]) -> Vec<Vec<usize>> {
-    let mut rounds: Vec<Vec<usize>> = Vec::new();
-    let mut seen: HashMap<JobId, usize> = HashMap::with_capacity(transitions.len());
-    for (n, transition) in transitions.iter().enumerate() {
-        let round = seen.entry(transition.job.id()).or_default();
-        if rounds.len() == *round {
-            rounds.push(Vec::new());
-        }
-        rounds[*round].push(n);
-        *round += 1;
-    }
-    for round in &mut rounds {
-        round.sort_unstable_by_key(|n| transitions[*n].job.id());
-    }
-    rounds
 }
 
 /// What makes an arrival unique in its site.
@@ -740,14 +641,19 @@ async fn within<C: Clock, T: Send>(
     }
 }
 
-/// Less than a call's limit, so that the reason is known.
-const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+fn names_of(feeds: &[Name]) -> Vec<&str> {
+    feeds.iter().map(Name::as_str).collect()
+}
+
+/// Less than any call's limit, so that the reason is known.
+const ACQUIRE_LIMIT: Duration = Duration::from_secs(4);
+/// How long a beat may take, and a look at the others: there is another one in a moment.
+const CONTROL_LIMIT: Duration = Duration::from_secs(5);
 /// How long a call may take that touches few rows, and how much more for each row.
 const CALL_LIMIT: Duration = Duration::from_secs(10);
 const ROW_LIMIT: Duration = Duration::from_millis(1);
 const MIGRATION_LIMIT: Duration = Duration::from_mins(10);
 const RESERVE_TRIES: usize = 5;
-
-fn unfinished<T, A>(_: A) -> Result<T, StoreError> {
-    Err(StoreError::Unusable("unfinished".into()))
-}
+const WISH_TRIES: usize = 5;
+/// Jobs given back by one statement.
+const RETIRE_BATCH: usize = 5000;

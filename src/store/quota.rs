@@ -1,4 +1,6 @@
-//! How many of an endpoint's runs a node gets when it asks.
+//! Which jobs of a node get an endpoint's runs when it asks for some.
+
+use crate::job::JobId;
 
 /// What is known of an endpoint's runs at the moment, under the endpoint's lock.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +20,7 @@ pub(super) struct Quota {
 impl Quota {
     /// How many more jobs the node may begin. Whoever finds the endpoint free may have all of it; while others wait,
     /// nobody gets more than an equal share, so that one node's thousands don't keep another's first file waiting.
-    pub(super) fn grants(&self) -> usize {
+    fn grants(&self) -> usize {
         let free = self.limit.saturating_sub(self.used);
         if self.others_waiting == 0 {
             return free;
@@ -26,6 +28,30 @@ impl Quota {
         let share = self.limit.div_ceil(self.others + 1);
         free.min(share.saturating_sub(self.mine))
     }
+
+    /// What becomes of jobs that ask: those that are not the node's get nothing, and one that `runs` here has its run.
+    pub(super) fn admit(
+        &self,
+        jobs: &[JobId],
+        is_ours: impl Fn(JobId) -> bool,
+        runs: impl Fn(JobId) -> bool,
+    ) -> Admission {
+        let ours = jobs.iter().copied().filter(|id| is_ours(*id));
+        let (running, mut begun): (Vec<_>, Vec<_>) = ours.partition(|id| runs(*id));
+        let asked = begun.len();
+        begun.truncate(self.grants());
+        Admission { running, waiting: asked - begun.len(), begun }
+    }
+}
+
+/// What becomes of jobs that ask for runs.
+pub(super) struct Admission {
+    /// Those that have one.
+    pub(super) running: Vec<JobId>,
+    /// Those that get one.
+    pub(super) begun: Vec<JobId>,
+    /// How many get none.
+    pub(super) waiting: usize,
 }
 
 /// A node that has not asked for so many of its beats waits no more.

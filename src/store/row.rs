@@ -3,10 +3,15 @@
 //! Reading tells two kinds of trouble apart, neither of which may stop a reader from seeing the other rows: a row that
 //! has an id and makes no sense, and one that hasn't even that.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::job::{CancelReason, Corrupt};
+use crate::feed::Name;
+use crate::job::{CancelReason, Corrupt, Event, Job, JobId, Want};
+use crate::ports::{Adopted, JobPage, NodeId, Pause};
 
 /// A row that is no job.
 pub(super) enum Unreadable {
@@ -16,7 +21,7 @@ pub(super) enum Unreadable {
 }
 
 impl Unreadable {
-    pub(super) fn log(&self) {
+    fn log(&self) {
         match self {
             Self::Corrupt(corrupt) => tracing::error!(job = %corrupt.id, "{corrupt}"),
             Self::NoId(id) => {
@@ -25,6 +30,113 @@ impl Unreadable {
         }
     }
 }
+
+/// A row as a job.
+pub(super) type Read = Result<Job, Unreadable>;
+
+/// Rows that are newest first and one more than the page, if there is another.
+pub(super) fn page(mut rows: impl Iterator<Item = Read>, limit: usize) -> JobPage {
+    let (mut page, mut last) = (JobPage::default(), None);
+    for row in rows.by_ref().take(limit) {
+        last = match &row {
+            Ok(job) => Some(job.id()),
+            Err(Unreadable::Corrupt(corrupt)) => Some(corrupt.id),
+            Err(Unreadable::NoId(_)) => None,
+        };
+        match row {
+            Ok(job) => page.jobs.push(job),
+            Err(unreadable) => unreadable.log(),
+        }
+    }
+    page.next = rows.next().and(last);
+    page
+}
+
+/// Rows with their owners, in the order of `ids`.
+pub(super) fn in_order(
+    ids: &[JobId],
+    rows: impl Iterator<Item = (Read, Option<i64>)>,
+) -> Vec<(Job, Option<NodeId>)> {
+    let mut found = HashMap::with_capacity(ids.len());
+    for (row, owner) in rows {
+        match row {
+            Ok(job) => {
+                found.insert(job.id(), (job, owner.map(NodeId)));
+            }
+            Err(unreadable) => unreadable.log(),
+        }
+    }
+    ids.iter().filter_map(|id| found.get(id).cloned()).collect()
+}
+
+/// Rows with their last owners, which gave nothing back.
+pub(super) fn adopted(rows: impl Iterator<Item = (Read, Option<i64>)>) -> Adopted {
+    let mut adopted = Adopted::default();
+    for (row, left_by) in rows {
+        match row {
+            Ok(job) => adopted.jobs.push((job, left_by.map(NodeId))),
+            Err(Unreadable::Corrupt(corrupt)) => adopted.corrupt.push(corrupt),
+            Err(unreadable) => unreadable.log(),
+        }
+    }
+    adopted.jobs.sort_unstable_by_key(|(job, _)| job.id());
+    adopted.corrupt.sort_unstable_by_key(|corrupt| corrupt.id);
+    adopted
+}
+
+/// Rows of a job's history.
+pub(super) fn events(id: JobId, rows: impl Iterator<Item = Option<Event>>) -> Vec<Event> {
+    let read = |row: Option<Event>| {
+        if row.is_none() {
+            tracing::error!(job = %id, "an event in the store can't be read");
+        }
+        row
+    };
+    rows.filter_map(read).collect()
+}
+
+/// Rows of the beats of nodes.
+pub(super) fn beats(rows: Vec<(i64, i64)>) -> Vec<(NodeId, u64)> {
+    rows.into_iter().map(|(id, beats)| (NodeId(id), beats.cast_unsigned())).collect()
+}
+
+/// Rows of what is wanted of jobs.
+pub(super) fn wishes(rows: impl Iterator<Item = (JobId, i64, String)>) -> Vec<(JobId, u64, Want)> {
+    let read = |(id, revision, text): (JobId, i64, String)| {
+        let want = Want::parse(&text);
+        if want.is_none() {
+            tracing::error!(job = %id, "somebody wants {text:?} of the job, which nobody understands");
+        }
+        Some((id, revision.cast_unsigned(), want?))
+    };
+    rows.filter_map(read).collect()
+}
+
+/// Rows of pauses: serial, endpoint, milliseconds.
+pub(super) fn pauses(rows: Vec<(i64, String, i64)>) -> Vec<Pause> {
+    let read = |(serial, endpoint, millis): (i64, String, i64)| {
+        let time = Duration::from_millis(millis.try_into().unwrap_or_default());
+        Some(Pause {
+            serial: serial.cast_unsigned(),
+            endpoint: Name::try_from(endpoint).ok()?,
+            time,
+        })
+    };
+    rows.into_iter().filter_map(read).collect()
+}
+
+/// A pause as the stores count it; not shorter than it was told.
+pub(super) fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(i64::MAX)
+}
+
+/// Whether a row's job is done, as [`Job::is_done`] says it.
+macro_rules! is_done {
+    () => {
+        "(phase = 'succeeded' OR (ended_at IS NOT NULL AND source_settled))"
+    };
+}
+pub(super) use is_done;
 
 /// A row's [`Record`](crate::job::Record), whatever the database; else the function around it answers what is corrupt.
 /// Databases differ in what they make of a 32-bit count, of a time and of another job's id: those are given.

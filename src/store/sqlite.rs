@@ -8,27 +8,23 @@
 //! caller went away in the middle, it is dropped, which rolls back: SQLite ends a transaction by itself on some errors
 //! (a full disk) and not on others, and a connection that doesn't know where it stands must not be used again.
 
-use std::collections::HashMap;
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::collections::HashSet;
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{
     ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, query,
-    query_scalar,
+    query_as, query_scalar,
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
-use super::row::{Unreadable, cancel_reason_name, json};
+use super::row::{self, json};
 use super::state_dir::StateDir;
-use super::{Ids, Migrate, forgotten, signed};
+use super::{Ids, Migrate, signed};
 use crate::feed::Name;
-use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
+use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
     Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation,
     Reserved, Store, StoreError, Transition, Unowned, Wished,
@@ -36,8 +32,10 @@ use crate::ports::{
 
 mod rows;
 mod schema;
+mod write;
 
-use rows::{by_arrival, by_event, columns, event, job};
+use rows::{columns, event, job};
+use write::Write;
 
 /// The embedded store.
 #[derive(Debug)]
@@ -128,12 +126,11 @@ impl<C: Clock> SqliteStore<C> {
             return Err(Failure::Refused(StoreError::Unusable(text)));
         };
         let mut slot = self.writer.lock().await;
-        let mut connection = match slot.take() {
+        let connection = match slot.take() {
             Some(connection) => connection,
             None => options.connect().await?,
         };
-        query("BEGIN IMMEDIATE").execute(&mut connection).await?;
-        Ok(Write { slot, connection })
+        Write::begin(slot, connection).await
     }
 }
 
@@ -175,7 +172,7 @@ impl<C: Clock> Store for SqliteStore<C> {
     async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
         self.bounded("count the node's beat", 1, async {
             let mut write = self.begin().await?;
-            let sql = "UPDATE node SET beats = beats + 1 WHERE id = ?1";
+            let sql = "UPDATE node SET beats = beats + 1 WHERE id = ?1 AND NOT fenced";
             let beaten = query(sql).bind(node.id.0).execute(write.on()).await?;
             write.commit().await?;
             Ok(beaten.rows_affected() == 1)
@@ -185,68 +182,37 @@ impl<C: Clock> Store for SqliteStore<C> {
 
     async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
         self.bounded("read the other nodes", 1, async {
-            let sql = "SELECT id, beats FROM node WHERE site = ?1 AND id <> ?2 ORDER BY id";
-            let rows = query(sql).bind(&node.site).bind(node.id.0);
-            let rows = rows.fetch_all(&self.readers).await?;
-            let other = |row: &SqliteRow| {
-                let beats: i64 = row.try_get("beats")?;
-                Ok((NodeId(row.try_get("id")?), beats.cast_unsigned()))
-            };
-            rows.iter().map(other).collect()
+            let sql = "SELECT id, beats FROM node WHERE site = ?1 AND id <> ?2 AND NOT fenced ORDER BY id";
+            let rows = query_as(sql).bind(&node.site).bind(node.id.0);
+            Ok(row::beats(rows.fetch_all(&self.readers).await?))
         })
         .await
     }
 
     /// Everybody: this process has the state folder's lock.
     async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
-        Ok(self.others(node).await?.into_iter().map(|(other, _)| other).collect())
+        self.bounded("read the other nodes", 1, async {
+            let sql = "SELECT id FROM node WHERE site = ?1 AND id <> ?2 ORDER BY id";
+            let ids = query_scalar(sql).bind(&node.site).bind(node.id.0);
+            let ids = ids.fetch_all(&self.readers).await?;
+            Ok(ids.into_iter().map(NodeId).collect())
+        })
+        .await
     }
 
     async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
-        unfinished((node, beats))
-    }
-
-    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
-        unfinished((node, feeds))
-    }
-
-    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
-        unfinished((node, feeds))
-    }
-
-    async fn admit(
-        &self,
-        node: &Node,
-        endpoint: &Name,
-        jobs: &[JobId],
-        limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
-        unfinished((node, endpoint, jobs, limit))
-    }
-
-    async fn wish(
-        &self,
-        id: JobId,
-        want: &Want,
-        generation: Option<u32>,
-    ) -> Result<Wished, StoreError> {
-        unfinished((id, want, generation))
-    }
-
-    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
-        unfinished((node,))
-    }
-
-    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
-        unfinished((node,))
-    }
-
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
-        unfinished((endpoint, time))
-    }
-
-    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
-        unfinished((after,))
+        self.bounded("fence a node off", 1, async {
+            let mut write = self.begin().await?;
+            let sql = "UPDATE node SET fenced = 1 WHERE id = ?1 AND (?2 IS NULL OR beats = ?2)";
+            let beats = beats.map(u64::cast_signed);
+            query(sql).bind(node.0).bind(beats).execute(write.on()).await?;
+            let sql = "SELECT 1 FROM node WHERE id = ?1 AND NOT fenced";
+            let lives = query(sql).bind(node.0).fetch_optional(write.on()).await?.is_some();
+            write.forget_the_dead().await?;
+            write.commit().await?;
+            Ok(!lives)
+        })
+        .await
     }
 
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
@@ -262,6 +228,18 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        self.bounded("count the jobs that nobody has", 1000, async {
+            let sql = "SELECT count(*), count(*) FILTER (WHERE feed IN (SELECT value FROM json_each(?2))) FROM ( \
+                         SELECT feed FROM job WHERE site = ?1 AND node IS NULL UNION ALL \
+                         SELECT feed FROM job WHERE site = ?1 AND node IN (SELECT id FROM node WHERE fenced))";
+            let counts = query_as(sql).bind(&node.site).bind(json(feeds));
+            let (all, adoptable): (i64, i64) = counts.fetch_one(&self.readers).await?;
+            Ok(Unowned { all: all.cast_unsigned(), adoptable: adoptable.cast_unsigned() })
+        })
+        .await
+    }
+
     async fn adopt(
         &self,
         node: &Node,
@@ -273,43 +251,28 @@ impl<C: Clock> Store for SqliteStore<C> {
         self.bounded(ATTEMPTED, limit, async {
             let mut write = self.begin().await?;
             write.require(node, ATTEMPTED).await?;
-            let feeds = json(feeds);
-            let mut ids: Vec<String> = Vec::new();
-            // One look for each owner: each reads its part of the index in the order of ids, and stops at the limit.
-            for owner in [None].into_iter().chain(std::iter::empty::<Option<i64>>()) {
-                let sql = "SELECT id FROM job WHERE node IS ?1 AND site = ?2 \
-                           AND feed IN (SELECT value FROM json_each(?3)) ORDER BY id LIMIT ?4";
-                let found = query_scalar(sql).bind(owner).bind(&node.site).bind(&feeds);
-                let found: Vec<String> = found.bind(signed(limit)).fetch_all(write.on()).await?;
-                ids.extend(found);
-            }
-            ids.sort_unstable();
-            ids.dedup();
-            ids.truncate(limit);
-            let ids = json(&ids);
-            let sql = concat!(
-                "UPDATE job SET node = ?1, revision = revision + 1, updated_at = ?2 \
-                 WHERE id IN (SELECT value FROM json_each(?3)) RETURNING ",
-                columns!(),
-            );
-            let rows = query(sql).bind(node.id.0).bind(now).bind(&ids);
-            let rows = rows.fetch_all(write.on()).await?;
-            // A row changed by hand may have an event of that revision already; the others must not wait for it.
-            let sql = "INSERT INTO job_event SELECT id, revision, ?1, node, generation, phase, phase, 'adopted', NULL \
-                       FROM job WHERE id IN (SELECT value FROM json_each(?2)) ON CONFLICT DO NOTHING";
-            query(sql).bind(now).bind(&ids).execute(write.on()).await?;
+            let adopted = write.adopt(node, feeds, limit, now).await?;
+            write.forget_the_dead().await?;
             write.commit().await?;
-            let mut adopted = Adopted::default();
-            for row in &rows {
-                match job(row) {
-                    Ok(job) => adopted.jobs.push((job, None)),
-                    Err(Unreadable::Corrupt(corrupt)) => adopted.corrupt.push(corrupt),
-                    Err(unreadable) => unreadable.log(),
-                }
-            }
-            adopted.jobs.sort_unstable_by_key(|(job, _)| job.id());
-            adopted.corrupt.sort_unstable_by_key(|corrupt| corrupt.id);
             Ok(adopted)
+        })
+        .await
+    }
+
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        const ATTEMPTED: &str = "claim feeds";
+        self.bounded(ATTEMPTED, feeds.len(), async {
+            let mut write = self.begin().await?;
+            write.require(node, ATTEMPTED).await?;
+            let names = json(feeds);
+            let sql = "INSERT INTO scanner (site, feed, node) SELECT ?1, value, ?2 FROM json_each(?3) WHERE true \
+                       ON CONFLICT DO NOTHING";
+            query(sql).bind(&node.site).bind(node.id.0).bind(names).execute(write.on()).await?;
+            let sql = "SELECT feed FROM scanner WHERE site = ?1 AND node = ?2";
+            let ours = query_scalar(sql).bind(&node.site).bind(node.id.0);
+            let ours: HashSet<String> = ours.fetch_all(write.on()).await?.into_iter().collect();
+            write.commit().await?;
+            Ok(feeds.iter().filter(|feed| ours.contains(feed.as_str())).cloned().collect())
         })
         .await
     }
@@ -326,11 +289,34 @@ impl<C: Clock> Store for SqliteStore<C> {
             let mut write = self.begin().await?;
             write.require(node, ATTEMPTED).await?;
             let mut answers = Vec::with_capacity(arrivals.len());
+            let mut left = ours;
             for arrival in arrivals {
-                answers.push(write.accept(node, arrival, self.ids.next(now), now).await?);
+                let owner = (left > 0).then_some(node.id);
+                let id = self.ids.next(now);
+                let answer = write.accept(node, arrival, owner, id, now).await?;
+                left -= usize::from(matches!(answer, Accepted::New(_)));
+                answers.push(answer);
             }
             write.commit().await?;
             Ok(answers)
+        })
+        .await
+    }
+
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        const ATTEMPTED: &str = "admit jobs";
+        self.bounded(ATTEMPTED, jobs.len(), async {
+            let mut write = self.begin().await?;
+            write.require(node, ATTEMPTED).await?;
+            let admitted = write.admit(node, endpoint, jobs, limit).await?;
+            write.commit().await?;
+            Ok(admitted)
         })
         .await
     }
@@ -369,6 +355,70 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        self.bounded("note what is wanted of a job", 1, async {
+            let mut write = self.begin().await?;
+            let wished = write.wish(id, want, generation).await?;
+            write.commit().await?;
+            Ok(wished)
+        })
+        .await
+    }
+
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
+        self.bounded("read what is wanted of jobs", 1, async {
+            let sql = "SELECT id, revision, want FROM job WHERE node = ?1 AND want IS NOT NULL ORDER BY id";
+            let rows = query_as(sql).bind(node.id.0);
+            let rows: Vec<(String, i64, String)> = rows.fetch_all(&self.readers).await?;
+            let known = |(id, revision, want): (String, i64, String)| {
+                Some((JobId::parse(&id)?, revision, want))
+            };
+            Ok(row::wishes(rows.into_iter().filter_map(known)))
+        })
+        .await
+    }
+
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        self.bounded("read which jobs the node has", 1000, async {
+            let sql = "SELECT id, revision FROM job WHERE node = ?1 ORDER BY id";
+            let rows = query_as(sql).bind(node.id.0);
+            let rows: Vec<(String, i64)> = rows.fetch_all(&self.readers).await?;
+            let known = |(id, revision): (String, i64)| {
+                Some((JobId::parse(&id)?, revision.cast_unsigned()))
+            };
+            Ok(rows.into_iter().filter_map(known).collect())
+        })
+        .await
+    }
+
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        self.bounded("tell of a pause", 1, async {
+            let mut write = self.begin().await?;
+            let sql = "INSERT INTO pause (endpoint, serial, millis) \
+                       SELECT ?1, coalesce(max(serial), 0) + 1, ?2 FROM pause WHERE true \
+                       ON CONFLICT (endpoint) DO UPDATE SET serial = excluded.serial, millis = excluded.millis";
+            let told = query(sql).bind(endpoint.as_str()).bind(row::millis(time));
+            told.execute(write.on()).await?;
+            Ok(write.commit().await?)
+        })
+        .await
+    }
+
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        self.bounded("read pauses", 1, async {
+            let sql =
+                "SELECT serial, endpoint, millis FROM pause WHERE serial > ?1 ORDER BY serial";
+            let rows = query_as(sql).bind(i64::try_from(after).unwrap_or(i64::MAX));
+            Ok(row::pauses(rows.fetch_all(&self.readers).await?))
+        })
+        .await
+    }
+
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
         self.bounded("read jobs", ids.len(), async {
             // One statement, so that a job that is just moving into the history is seen on one side of it.
@@ -380,17 +430,10 @@ impl<C: Clock> Store for SqliteStore<C> {
                 " FROM job_history WHERE id IN (SELECT value FROM json_each(?1))",
             );
             let rows = query(sql).bind(json(ids)).fetch_all(&self.readers).await?;
-            let mut found = HashMap::with_capacity(rows.len());
-            for row in &rows {
-                match job(row) {
-                    Ok(job) => {
-                        let owner: Option<i64> = row.try_get("node")?;
-                        found.insert(job.id(), (job, owner.map(NodeId)));
-                    }
-                    Err(unreadable) => unreadable.log(),
-                }
-            }
-            Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
+            Ok(row::in_order(
+                ids,
+                rows.iter().map(|row| (job(row), row.try_get("node").ok().flatten())),
+            ))
         })
         .await
     }
@@ -409,20 +452,8 @@ impl<C: Clock> Store for SqliteStore<C> {
                 sql.push(" ORDER BY id DESC LIMIT ").push_bind(limit).push(end);
             }
             sql.push(") ORDER BY id DESC LIMIT ").push_bind(limit);
-            let mut rows = sql.build().fetch_all(&self.readers).await?;
-            let more = rows.len() > wanted.limit;
-            rows.truncate(wanted.limit);
-            let mut page = JobPage::default();
-            if let (true, Some(last)) = (more, rows.last()) {
-                page.next = JobId::parse(last.try_get("id")?);
-            }
-            for row in &rows {
-                match job(row) {
-                    Ok(job) => page.jobs.push(job),
-                    Err(unreadable) => unreadable.log(),
-                }
-            }
-            Ok(page)
+            let rows = sql.build().fetch_all(&self.readers).await?;
+            Ok(row::page(rows.iter().map(job), wanted.limit))
         })
         .await
     }
@@ -432,15 +463,7 @@ impl<C: Clock> Store for SqliteStore<C> {
             let sql = "SELECT revision, at, generation, from_phase, to_phase, outcome, detail \
                        FROM job_event WHERE job_id = ?1 ORDER BY revision";
             let rows = query(sql).bind(id.to_string()).fetch_all(&self.readers).await?;
-            let mut events = Vec::with_capacity(rows.len());
-            for row in &rows {
-                if let Some(event) = event(row) {
-                    events.push(event);
-                } else {
-                    tracing::error!(job = %id, "an event in the store can't be read");
-                }
-            }
-            Ok(events)
+            Ok(row::events(id, rows.iter().map(event)))
         })
         .await
     }
@@ -451,191 +474,6 @@ impl<C: Clock> Store for SqliteStore<C> {
             schema::check(&mut connection).await.map_err(Failure::Refused)
         })
         .await
-    }
-}
-
-/// A write that is under way. Dropping it, with its connection, undoes it.
-struct Write<'s> {
-    slot: MutexGuard<'s, Option<SqliteConnection>>,
-    connection: SqliteConnection,
-}
-
-impl Write<'_> {
-    fn on(&mut self) -> &mut SqliteConnection {
-        &mut self.connection
-    }
-
-    async fn commit(mut self) -> Result<(), sqlx::Error> {
-        query("COMMIT").execute(&mut self.connection).await?;
-        *self.slot = Some(self.connection);
-        Ok(())
-    }
-
-    /// A job of a node that is forgotten would never be anybody's again.
-    async fn require(&mut self, node: &Node, attempted: &'static str) -> Result<(), Failure> {
-        let known = query("SELECT 1 FROM node WHERE id = ?1").bind(node.id.0);
-        if known.fetch_optional(self.on()).await?.is_some() {
-            return Ok(());
-        }
-        let cause = forgotten(node.id);
-        Err(Failure::Refused(StoreError::Unavailable { attempted, cause }))
-    }
-
-    async fn accept(
-        &mut self,
-        node: &Node,
-        arrival: &Arrival,
-        id: JobId,
-        now: DateTime<Utc>,
-    ) -> Result<Accepted, Failure> {
-        let sql = "INSERT INTO arrival (site, feed, path, inode, size_bytes, mtime_ns, job_id) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
-        let new = by_arrival(query(sql), node, arrival).bind(id.to_string());
-        if new.execute(self.on()).await?.rows_affected() == 0 {
-            let sql = "SELECT job_id FROM arrival WHERE site = ?1 AND feed = ?2 AND path = ?3 \
-                       AND inode = ?4 AND size_bytes = ?5 AND mtime_ns = ?6";
-            let row = by_arrival(query(sql), node, arrival).fetch_one(self.on()).await?;
-            let known: &str = row.try_get("job_id")?;
-            let known = JobId::parse(known).ok_or_else(|| {
-                let text = format!("an arrival names the job {known:?}, which is no id");
-                Failure::Refused(StoreError::Unusable(text))
-            })?;
-            return Ok(Accepted::Known(known));
-        }
-        let job = Job::accepted(id, arrival, now);
-        let record = job.record();
-        let sql = "INSERT INTO job (site, feed, path, inode, size_bytes, mtime_ns, id, name, node, phase, generation, \
-                   revision, attempts, created_at, updated_at, deadline_at) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
-        by_arrival(query(sql), node, arrival)
-            .bind(id.to_string())
-            .bind(arrival.path.file_name().to_string_lossy().into_owned())
-            .bind(node.id.0)
-            .bind(record.phase.name())
-            .bind(record.generation)
-            .bind(record.revision.cast_signed())
-            .bind(record.attempts)
-            .bind(record.created_at.timestamp_micros())
-            .bind(record.updated_at.timestamp_micros())
-            .bind(record.deadline_at.timestamp_micros())
-            .execute(self.on())
-            .await?;
-        self.note(node, id, &job.accepted_event()).await?;
-        Ok(Accepted::New(Box::new(job)))
-    }
-
-    async fn transition(
-        &mut self,
-        node: &Node,
-        Transition { job, event, .. }: &Transition,
-    ) -> Result<Committed, Failure> {
-        let record = job.record();
-        let id = record.id.to_string();
-        let revision = record.revision.cast_signed();
-        let sql = "UPDATE job SET revision = ?3, phase = ?5, generation = ?6, attempts = ?7, updated_at = ?8, \
-                   finished_at = ?9, deadline_at = ?10, held_code = ?11, held_message = ?12, error_class = ?13, \
-                   error_code = ?14, error_message = ?15, input_blob = ?16, input_bytes = ?17, sha256 = ?18, \
-                   remote_id = ?19, redirects = ?20, results = ?21, outputs = ?22, cancel_reason = ?23, \
-                   ended_at = ?24, source_settled = ?25, source_moved_to = ?26, duplicate_of = ?27 \
-                   WHERE id = ?1 AND node = ?2 AND revision = ?4";
-        let held = record.held.map(|held| (held.code, held.message)).unzip();
-        let error = record.error.map(|error| (error.class, (error.code, error.message))).unzip();
-        let (error_code, error_message) = error.1.unzip();
-        let content = record.content;
-        let written = query(sql)
-            .bind(&id)
-            .bind(node.id.0)
-            .bind(revision)
-            .bind(revision.wrapping_sub(1))
-            .bind(record.phase.name())
-            .bind(record.generation)
-            .bind(record.attempts)
-            .bind(record.updated_at.timestamp_micros())
-            .bind(record.finished_at.map(|at| at.timestamp_micros()))
-            .bind(record.deadline_at.timestamp_micros())
-            .bind(held.0)
-            .bind(held.1)
-            .bind(error.0)
-            .bind(error_code)
-            .bind(error_message)
-            .bind(record.input_blob)
-            .bind(content.map(|content| content.size_bytes.cast_signed()))
-            .bind(content.map(|content| content.sha256.to_string()))
-            .bind(record.remote_id.map(|id| id.0))
-            .bind(record.redirects.as_ref().map(json))
-            .bind(record.results.as_ref().map(json))
-            .bind(record.outputs.as_ref().map(json))
-            .bind(record.cancel_reason.map(cancel_reason_name))
-            .bind(record.ended_at.map(Phase::name))
-            .bind(record.source_settled)
-            .bind(record.source_moved_to.map(|path| path.into_os_string().into_vec()))
-            .bind(record.duplicate_of.map(|of| of.to_string()))
-            .execute(self.on())
-            .await?;
-        if written.rows_affected() == 0 {
-            return self.repeated(node, record.id, event).await;
-        }
-        self.note(node, record.id, event).await?;
-        if job.is_done() {
-            let sql = "DELETE FROM reservation WHERE job_id = ?1";
-            query(sql).bind(&id).execute(self.on()).await?;
-            let sql = concat!(
-                "INSERT INTO job_history (site, name, node, want, ",
-                columns!(),
-                ") SELECT site, name, node, want, ",
-                columns!(),
-                " FROM job WHERE id = ?1",
-            );
-            query(sql).bind(&id).execute(self.on()).await?;
-            query("DELETE FROM job WHERE id = ?1").bind(&id).execute(self.on()).await?;
-        }
-        Ok(Committed::Done)
-    }
-
-    /// What to answer for a write that found nothing to write to: it may be there already, its answer lost.
-    async fn repeated(
-        &mut self,
-        node: &Node,
-        id: JobId,
-        event: &Event,
-    ) -> Result<Committed, Failure> {
-        let sql = "SELECT 1 FROM job_event e WHERE job_id = ?1 AND revision = ?2 AND at = ?3 AND node = ?4 \
-                   AND generation = ?5 AND from_phase = ?6 AND to_phase = ?7 AND outcome = ?8 AND detail IS ?9 \
-                   AND (EXISTS (SELECT 1 FROM job WHERE id = ?1 AND revision = ?2 AND node = ?4) \
-                     OR EXISTS (SELECT 1 FROM job_history WHERE id = ?1 AND revision = ?2))";
-        let same = by_event(query(sql), node, id, event).fetch_optional(self.on()).await?;
-        Ok(if same.is_some() { Committed::Done } else { Committed::Stale })
-    }
-
-    async fn note(&mut self, node: &Node, id: JobId, event: &Event) -> Result<(), sqlx::Error> {
-        let sql = "INSERT INTO job_event \
-                   (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-        by_event(query(sql), node, id, event).execute(self.on()).await?;
-        Ok(())
-    }
-
-    async fn reserve(&mut self, node: &Node, wish: &Reservation) -> Result<Reserved, Failure> {
-        let id = wish.job.to_string();
-        // Whoever lost a job must not put things in places for it, and nothing would ever end such a reservation.
-        let ours = query("SELECT 1 FROM job WHERE id = ?1 AND node = ?2").bind(&id).bind(node.id.0);
-        if ours.fetch_optional(self.on()).await?.is_none() {
-            return Ok(Reserved::Lost);
-        }
-        let sql = "SELECT path FROM reservation WHERE job_id = ?1 AND slot = ?2";
-        let path: Option<Vec<u8>> =
-            query_scalar(sql).bind(&id).bind(&wish.slot).fetch_optional(self.on()).await?;
-        if let Some(path) = path {
-            return Ok(Reserved::Yours(PathBuf::from(OsString::from_vec(path))));
-        }
-        let path = wish.path.as_os_str().as_bytes();
-        let taken = query("SELECT 1 FROM reservation WHERE path = ?1").bind(path);
-        if taken.fetch_optional(self.on()).await?.is_some() {
-            return Ok(Reserved::Taken);
-        }
-        let sql = "INSERT INTO reservation (path, job_id, slot) VALUES (?1, ?2, ?3)";
-        query(sql).bind(path).bind(&id).bind(&wish.slot).execute(self.on()).await?;
-        Ok(Reserved::Yours(wish.path.clone()))
     }
 }
 
@@ -764,7 +602,3 @@ const SQLITE_NOTADB: u32 = 26;
 
 #[cfg(test)]
 mod tests;
-
-fn unfinished<T, A>(_: A) -> Result<T, StoreError> {
-    Err(StoreError::Unusable("unfinished".into()))
-}

@@ -176,7 +176,8 @@ impl Desk {
 
     /// What was noted for the node's jobs.
     pub(crate) async fn wishes(&self) -> Vec<(JobId, Want)> {
-        self.store.wishes(&self.node).await.unwrap()
+        let wishes = self.store.wishes(&self.node).await.unwrap();
+        wishes.into_iter().map(|(id, _, want)| (id, want)).collect()
     }
 
     async fn post(&self, job: &Job, wish: &str, body: &str) -> Answer {

@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use scoreline::fault::{Fault, Origin};
 use scoreline::feed::{Name, SourcePath};
 use scoreline::job::{
-    Arrival, Content, FileIdentity, Job, JobId, Outcome, Output, Redirect, RemoteId, ResultPlace,
-    RunResult, Sha256, Turn, Want, apply,
+    Arrival, Content, Event, FileIdentity, Job, JobId, Outcome, Output, Redirect, RemoteId,
+    ResultPlace, RunResult, Sha256, Turn, Want, apply,
 };
 use scoreline::ports::Transition;
 use scoreline::retry::Policy;
@@ -42,11 +42,37 @@ pub(crate) fn step(job: &Job, outcome: Outcome) -> Transition {
     try_step(job, outcome).expect("an outcome that can follow and is worth a write")
 }
 
-/// The transition that follows from an outcome, if it can follow and is worth a write.
+/// The transition that follows from an outcome, if it can follow and is worth a write. It holds no run and answers no
+/// wish.
 pub(crate) fn try_step(job: &Job, outcome: Outcome) -> Option<Transition> {
     let turn = Turn { now: at(1), tries: 0, outage: false };
     let step = apply(job.clone(), outcome, turn, &Policy::default()).ok()?;
     Some(Transition { job: step.job, event: step.event?, run: None, answers: None })
+}
+
+/// The transition that takes a job back to the queue, in its next generation: a retry, from wherever it stands.
+pub(crate) fn again(job: &Job) -> Transition {
+    let mut record = Job::accepted(job.id(), &arrival_of(job), job.created_at()).record();
+    record.generation = job.generation() + 1;
+    record.revision = job.revision() + 1;
+    let again = Job::restore(record).expect("a queued job makes sense");
+    let event = Event {
+        revision: again.revision(),
+        generation: again.generation(),
+        from: job.phase(),
+        outcome: "retry_requested".into(),
+        ..again.accepted_event()
+    };
+    Transition { job: again, event, run: None, answers: None }
+}
+
+fn arrival_of(job: &Job) -> Arrival {
+    Arrival {
+        feed: job.feed().clone(),
+        path: job.path().clone(),
+        file: job.file(),
+        deadline_at: job.deadline_at(),
+    }
 }
 
 pub(crate) fn uploaded() -> Outcome {

@@ -6,22 +6,44 @@ use std::path::{Path, PathBuf};
 
 use chrono::DateTime;
 use scoreline::clock::SystemClock;
-use scoreline::feed::Name;
-use scoreline::job::{Arrival, Content, FileIdentity, Job, JobId, Outcome, Phase, Sha256};
+use scoreline::job::{
+    Arrival, Content, FileIdentity, Job, JobId, Outcome, Phase, RemoteId, Sha256, Want,
+};
 use scoreline::ports::{
     Accepted, Committed, JobQuery, Node, NodeId, Reservation, Reserved, Store, StoreError,
-    Transition,
+    Transition, Unowned, Wished,
 };
 use scoreline::store::{Migrate, ModelStore, PostgresStore, SqliteStore};
 
 use crate::samples::{
-    arrival, arrival_in, at, delivered, finished, name, permanent, settled, step, submitted,
+    again, arrival, arrival_in, at, delivered, finished, name, permanent, settled, step, submitted,
     try_step, uploaded, ways,
 };
 
+/// Asks the tests of each store.
+macro_rules! every_store {
+    ($($test:ident)*) => {
+        mod memory {
+            use super::{Database, Memory};
+            $(#[tokio::test] async fn $test() { super::$test(&Memory::fresh()).await; })*
+        }
+        mod sqlite {
+            use super::{Database, Sqlite};
+            $(#[tokio::test] async fn $test() { super::$test(&Sqlite::fresh()).await; })*
+        }
+        mod postgres {
+            use super::{Database, Postgres};
+            $(#[tokio::test] async fn $test() { super::$test(&Postgres::fresh()).await; })*
+        }
+    };
+}
+
 mod against_the_model;
+mod nodes;
 mod postgres_alone;
+mod runs;
 mod sqlite_alone;
+mod wishes;
 
 /// A database that can be opened again as another process would, once the one before it is gone.
 trait Database {
@@ -73,23 +95,6 @@ impl Database for Postgres {
     }
 }
 
-macro_rules! every_store {
-    ($($test:ident)*) => {
-        mod memory {
-            use super::{Database, Memory};
-            $(#[tokio::test] async fn $test() { super::$test(&Memory::fresh()).await; })*
-        }
-        mod sqlite {
-            use super::{Database, Sqlite};
-            $(#[tokio::test] async fn $test() { super::$test(&Sqlite::fresh()).await; })*
-        }
-        mod postgres {
-            use super::{Database, Postgres};
-            $(#[tokio::test] async fn $test() { super::$test(&Postgres::fresh()).await; })*
-        }
-    };
-}
-
 every_store! {
     an_arrival_becomes_one_job_however_often_it_is_accepted
     an_arrival_is_known_after_its_job_is_done
@@ -106,17 +111,6 @@ every_store! {
     a_different_write_of_the_same_revision_is_no_repetition
     one_stale_write_does_not_keep_others_from_being_done
     writes_of_one_job_in_one_call_follow_each_other
-    adoption_takes_what_is_free_or_of_the_dead
-    adoption_takes_only_given_feeds_and_its_own_site
-    adoption_takes_the_oldest_first_up_to_its_limit
-    adoption_leaves_what_is_done
-    two_nodes_never_adopt_the_same_job
-    adoption_fences_the_last_owner
-    adoption_is_written_down
-    a_retired_node_gives_its_jobs_back
-    a_forgotten_node_gets_no_jobs
-    a_nodes_id_is_never_used_again
-    beats_are_counted_for_others_to_see
     a_name_belongs_to_one_slot
     a_slot_keeps_its_first_name
     reservations_end_with_their_job
@@ -178,7 +172,7 @@ async fn jobs_of_one_call_have_rising_ids_and_the_answers_their_order(database: 
     let (store, node) = begin(database).await;
     let known = job(&store, &node, "5").await;
     let arrivals: Vec<_> = (0..10).map(|n| arrival(n.to_string())).collect();
-    let answers = store.accept(&node, &arrivals, at(0)).await.unwrap();
+    let answers = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
     assert_eq!(answers[5], Accepted::Known(known.id()));
     let mut last = known.id();
     for (arrival, answer) in arrivals.iter().zip(&answers) {
@@ -194,7 +188,7 @@ async fn ids_rise_although_the_clock_goes_back(database: &impl Database) {
     let mut last = None;
     for (n, seconds) in [0, 10, -1000, 10, 11].into_iter().enumerate() {
         let arrivals = [arrival(n.to_string())];
-        let answers = store.accept(&node, &arrivals, at(seconds)).await.unwrap();
+        let answers = store.accept(&node, &arrivals, usize::MAX, at(seconds)).await.unwrap();
         let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
         assert_eq!(job.created_at(), at(seconds));
         assert!(Some(job.id()) > last);
@@ -329,171 +323,6 @@ async fn writes_of_one_job_in_one_call_follow_each_other(database: &impl Databas
     assert_eq!(store.events(a.id()).await.unwrap().len(), 3);
 }
 
-async fn adoption_takes_what_is_free_or_of_the_dead(database: &impl Database) {
-    let (store, gone) = begin(database).await;
-    let dead = store.register("dead", "site").await.unwrap();
-    let alive = store.register("alive", "site").await.unwrap();
-    let free = job(&store, &gone, "free").await;
-    let of_dead = job(&store, &dead, "dead").await;
-    let of_alive = job(&store, &alive, "alive").await;
-    store.retire(&gone).await.unwrap();
-
-    let me = store.register("me", "site").await.unwrap();
-    assert_eq!(adopt(&store, &me, &[], 10).await, [free.id()]);
-    assert_eq!(adopt(&store, &me, &[dead.id], 10).await, [of_dead.id()]);
-    assert_eq!(adopt(&store, &me, &[dead.id, NodeId(999)], 10).await, []);
-    for (id, owner) in [(free.id(), me.id), (of_dead.id(), me.id), (of_alive.id(), alive.id)] {
-        assert_eq!(load(&store, id).await.unwrap().1, Some(owner));
-    }
-}
-
-async fn adoption_takes_only_given_feeds_and_its_own_site(database: &impl Database) {
-    let (store, node) = begin(database).await;
-    let arrivals = [arrival_in("churn", "a"), arrival_in("other", "a"), arrival_in("third", "a")];
-    let [a, _, c] = accept(&store, &node, &arrivals).await.map(id_of);
-    store.retire(&node).await.unwrap();
-    let elsewhere = store.register("x", "elsewhere").await.unwrap();
-    assert_eq!(adopt(&store, &elsewhere, &[], 10).await, []);
-    let me = store.register("me", "site").await.unwrap();
-    assert!(store.adopt(&me, &[], &[], 10).await.unwrap().jobs.is_empty());
-    let feeds = [name("third"), name("churn")];
-    let adopted = store.adopt(&me, &feeds, &[], 10).await.unwrap();
-    assert_eq!(adopted.jobs.iter().map(Job::id).collect::<Vec<_>>(), [a, c]);
-}
-
-async fn adoption_takes_the_oldest_first_up_to_its_limit(database: &impl Database) {
-    let (store, dead) = begin(database).await;
-    let gone = store.register("gone", "site").await.unwrap();
-    let mut ids = Vec::new();
-    for n in 0..9 {
-        let owner = if n % 2 == 0 { &dead } else { &gone };
-        ids.push(job(&store, owner, &n.to_string()).await.id());
-    }
-    store.retire(&gone).await.unwrap();
-    let me = store.register("me", "site").await.unwrap();
-    assert_eq!(adopt(&store, &me, &[dead.id], 0).await, []);
-    for part in ids.chunks(4) {
-        assert_eq!(adopt(&store, &me, &[dead.id], 4).await, part);
-    }
-    assert_eq!(adopt(&store, &me, &[dead.id], 4).await, []);
-}
-
-async fn adoption_leaves_what_is_done(database: &impl Database) {
-    let (store, node) = begin(database).await;
-    let [done, unsettled] = jobs(&store, &node, ["done", "unsettled"]).await;
-    walk(&store, &node, &done, [permanent(), settled()]).await;
-    walk(&store, &node, &unsettled, [permanent()]).await;
-    assert_eq!(store.retire(&node).await.unwrap(), 1);
-    let me = store.register("me", "site").await.unwrap();
-    assert_eq!(adopt(&store, &me, &[node.id], 10).await, [unsettled.id()]);
-}
-
-async fn two_nodes_never_adopt_the_same_job(database: &impl Database) {
-    let (store, node) = begin(database).await;
-    let arrivals: Vec<_> = (0..40).map(|n| arrival(n.to_string())).collect();
-    store.accept(&node, &arrivals, at(0)).await.unwrap();
-    let (a, b) = (store.register("a", "site").await, store.register("b", "site").await);
-    let (a, b) = (a.unwrap(), b.unwrap());
-    let dead = [node.id];
-    let mut owners = BTreeMap::new();
-    for _ in 0..7 {
-        let adopted = tokio::join!(adopt(&store, &a, &dead, 3), adopt(&store, &b, &dead, 3));
-        for (owner, ids) in [(a.id, adopted.0), (b.id, adopted.1)] {
-            for id in ids {
-                assert_eq!(owners.insert(id, owner), None, "{id:?} was adopted twice");
-            }
-        }
-    }
-    assert_eq!(owners.len(), 40);
-    for (id, owner) in owners {
-        assert_eq!(load(&store, id).await.unwrap().1, Some(owner));
-    }
-}
-
-async fn adoption_fences_the_last_owner(database: &impl Database) {
-    let (store, late) = begin(database).await;
-    let old = job(&store, &late, "a").await;
-    let me = store.register("me", "site").await.unwrap();
-    let adopted = store.adopt(&me, &[name("churn")], &[late.id], 1).await.unwrap().jobs;
-    assert_eq!(adopted[0].revision(), old.revision() + 1);
-    assert_eq!(store.commit(&late, &[step(&old, uploaded())]).await.unwrap(), [Committed::Stale]);
-    // Even one that gets the job back can't be taken for what it was before.
-    let again = store.adopt(&late, &[name("churn")], &[me.id], 1).await.unwrap().jobs;
-    assert_eq!(store.commit(&late, &[step(&old, uploaded())]).await.unwrap(), [Committed::Stale]);
-    assert_eq!(
-        store.commit(&late, &[step(&again[0], uploaded())]).await.unwrap(),
-        [Committed::Done]
-    );
-}
-
-async fn adoption_is_written_down(database: &impl Database) {
-    let (store, node) = begin(database).await;
-    let job = job(&store, &node, "a").await;
-    let job = walk(&store, &node, &job, [uploaded()]).await;
-    let me = store.register("me", "site").await.unwrap();
-    let adopted = store.adopt(&me, &[name("churn")], &[node.id], 1).await.unwrap().jobs.remove(0);
-    let event = store.events(job.id()).await.unwrap().pop().unwrap();
-    assert_eq!((event.from, event.to), (Phase::Uploaded, Phase::Uploaded));
-    assert_eq!((event.outcome.as_str(), event.revision), ("adopted", adopted.revision()));
-    assert_eq!(event.at, adopted.updated_at());
-    // It is the job that it was, but for the write itself.
-    let mut record = adopted.record();
-    (record.revision, record.updated_at) = (job.revision(), job.updated_at());
-    assert_eq!(record, job.record());
-    assert_eq!(load(&store, job.id()).await, Some((adopted, Some(me.id))));
-}
-
-async fn a_retired_node_gives_its_jobs_back(database: &impl Database) {
-    let (store, node) = begin(database).await;
-    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
-    assert_eq!(store.retire(&node).await.unwrap(), 2);
-    assert_eq!(store.retire(&node).await.unwrap(), 0);
-    assert!(!store.beat(&node).await.unwrap());
-    assert_eq!(load(&store, a.id()).await, Some((a.clone(), None)));
-    assert_eq!(store.commit(&node, &[step(&a, uploaded())]).await.unwrap(), [Committed::Stale]);
-    let me = store.register("me", "site").await.unwrap();
-    assert_eq!(adopt(&store, &me, &[], 10).await, [a.id(), b.id()]);
-    assert_eq!(store.others(&me).await.unwrap(), []);
-}
-
-async fn a_forgotten_node_gets_no_jobs(database: &impl Database) {
-    let (store, node) = begin(database).await;
-    let free = job(&store, &node, "a").await;
-    store.retire(&node).await.unwrap();
-    let late = store.accept(&node, &[arrival("b")], at(0)).await;
-    assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
-    let late = store.adopt(&node, &[name("churn")], &[], 1).await;
-    assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
-    let me = store.register("me", "site").await.unwrap();
-    assert_eq!(adopt(&store, &me, &[], 10).await, [free.id()]);
-    assert!(matches!(accept(&store, &me, &[arrival("b")]).await, [Accepted::New(_)]));
-}
-
-async fn a_nodes_id_is_never_used_again(database: &impl Database) {
-    let mut used = BTreeSet::new();
-    for _ in 0..3 {
-        let store = database.open().await;
-        for _ in 0..3 {
-            let node = store.register("host", "site").await.unwrap();
-            assert!(used.insert(node.id), "{:?} was given twice", node.id);
-            store.retire(&node).await.unwrap();
-        }
-    }
-}
-
-async fn beats_are_counted_for_others_to_see(database: &impl Database) {
-    let (store, a) = begin(database).await;
-    let b = store.register("b", "site").await.unwrap();
-    store.register("c", "elsewhere").await.unwrap();
-    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 0)]);
-    for _ in 0..3 {
-        assert!(store.beat(&b).await.unwrap());
-    }
-    assert!(store.beat(&a).await.unwrap());
-    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 3)]);
-    assert_eq!(store.others(&b).await.unwrap(), [(a.id, 1)]);
-}
-
 async fn a_name_belongs_to_one_slot(database: &impl Database) {
     let (store, node) = begin(database).await;
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
@@ -544,7 +373,8 @@ async fn who_lost_a_job_gets_no_name_for_it(database: &impl Database) {
     let yours = [Reserved::Yours("/out/y".into())];
     assert_eq!(store.reserve(&node, &[wish(&moved, "1", "/out/y")]).await.unwrap(), yours);
     let heir = store.register("heir", &node.site).await.unwrap();
-    store.adopt(&heir, &[moved.feed().clone()], &[node.id], 10).await.unwrap();
+    fence(&store, &node).await;
+    adopt(&store, &heir, 10).await;
     assert_eq!(store.reserve(&node, &[wish(&moved, "1", "/out/y")]).await.unwrap(), lost);
     assert_eq!(store.reserve(&heir, &[wish(&moved, "1", "/out/z")]).await.unwrap(), yours);
     // Nothing was kept of what was refused.
@@ -560,7 +390,7 @@ async fn a_mixed_lot<S: Store>(store: &S, node: &Node) -> Vec<Job> {
         let path = ["dir_%/A_b%", "50%/Ünit", "x_/ünit.a_B", "plain"][n % 4];
         let arrival = arrival_in(feed, format!("{path}{way}"));
         let now = at(i64::try_from(n).unwrap());
-        let answers = store.accept(node, &[arrival], now).await.unwrap();
+        let answers = store.accept(node, &[arrival], usize::MAX, now).await.unwrap();
         let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
         lot.push(walk(store, node, job, outcomes).await);
     }
@@ -657,12 +487,12 @@ async fn a_large_batch_is_written_whole(database: &impl Database) {
     const ROWS: usize = 10_000;
     let (store, node) = begin(database).await;
     let arrivals: Vec<_> = (0..ROWS).map(|n| arrival(n.to_string())).collect();
-    let jobs = store.accept(&node, &arrivals, at(0)).await.unwrap();
+    let jobs = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
     let transitions: Vec<_> = jobs
         .iter()
         .map(|accepted| match accepted {
             Accepted::New(job) => step(job, uploaded()),
-            Accepted::Known(id) => panic!("{id:?} is new"),
+            known @ (Accepted::Free(_) | Accepted::Known(_)) => panic!("{known:?} is ours and new"),
         })
         .collect();
     let committed = store.commit(&node, &transitions).await.unwrap();
@@ -676,7 +506,7 @@ async fn a_large_batch_is_written_whole(database: &impl Database) {
 async fn nothing_to_do_is_done(database: &impl Database) {
     let (store, node) = begin(database).await;
     store.ping().await.unwrap();
-    assert_eq!(store.accept(&node, &[], at(0)).await.unwrap(), []);
+    assert_eq!(store.accept(&node, &[], usize::MAX, at(0)).await.unwrap(), []);
     assert_eq!(store.commit(&node, &[]).await.unwrap(), []);
     assert_eq!(store.reserve(&node, &[]).await.unwrap(), []);
     assert_eq!(store.load(&[]).await.unwrap(), []);
@@ -693,8 +523,9 @@ async fn what_was_written_is_there_for_the_next_process(database: &impl Database
     assert_eq!(everything(&store).await, lot);
     let me = store.register("me", "site").await.unwrap();
     assert_eq!(store.others(&me).await.unwrap(), [(node.id, 0)]);
+    fence(&store, &node).await;
     let feeds = [name("churn"), name("other")];
-    let adopted = store.adopt(&me, &feeds, &[node.id], 100).await.unwrap().jobs.len();
+    let adopted = store.adopt(&me, &feeds, 100).await.unwrap().jobs.len();
     assert_eq!(adopted, lot.iter().filter(|job| !job.is_done()).count());
 }
 
@@ -717,13 +548,13 @@ async fn accept<const N: usize>(
     node: &Node,
     arrivals: &[Arrival; N],
 ) -> [Accepted; N] {
-    store.accept(node, arrivals, at(0)).await.unwrap().try_into().unwrap()
+    store.accept(node, arrivals, usize::MAX, at(0)).await.unwrap().try_into().unwrap()
 }
 
 async fn jobs<const N: usize>(store: &impl Store, node: &Node, paths: [&str; N]) -> [Job; N] {
     accept(store, node, &paths.map(arrival)).await.map(|accepted| match accepted {
         Accepted::New(job) => *job,
-        Accepted::Known(id) => panic!("{id:?} is new"),
+        known @ (Accepted::Free(_) | Accepted::Known(_)) => panic!("{known:?} is ours and new"),
     })
 }
 
@@ -747,11 +578,16 @@ async fn walk(
     job
 }
 
-async fn adopt(store: &impl Store, node: &Node, dead: &[NodeId], limit: usize) -> Vec<JobId> {
-    let feeds: [Name; 1] = [name("churn")];
-    let adopted = store.adopt(node, &feeds, dead, limit).await.unwrap();
+/// Adopts of the feed "churn".
+async fn adopt(store: &impl Store, node: &Node, limit: usize) -> Vec<JobId> {
+    let adopted = store.adopt(node, &[name("churn")], limit).await.unwrap();
     assert!(adopted.corrupt.is_empty(), "{:?}", adopted.corrupt);
-    adopted.jobs.iter().map(Job::id).collect()
+    adopted.jobs.iter().map(|(job, _)| job.id()).collect()
+}
+
+/// Fences a node off, whatever its beats say.
+async fn fence(store: &impl Store, node: &Node) {
+    assert!(store.fence(node.id, None).await.unwrap());
 }
 
 async fn load(store: &impl Store, id: JobId) -> Option<(Job, Option<NodeId>)> {
@@ -765,11 +601,21 @@ async fn everything(store: &impl Store) -> Vec<Job> {
 
 fn id_of(accepted: Accepted) -> JobId {
     match accepted {
-        Accepted::New(job) => job.id(),
-        Accepted::Known(id) => panic!("{id:?} is new"),
+        Accepted::New(job) | Accepted::Free(job) => job.id(),
+        known @ Accepted::Known(_) => panic!("{known:?} is new"),
     }
 }
 
 fn wish(job: &Job, slot: &str, path: &str) -> Reservation {
     Reservation { job: job.id(), slot: slot.into(), path: PathBuf::from(path) }
+}
+
+fn id(n: u128) -> JobId {
+    JobId::new(uuid::Uuid::from_u128(n))
+}
+
+/// What is wanted of which jobs.
+async fn wanted(store: &impl Store, node: &Node) -> Vec<(JobId, Want)> {
+    let wishes = store.wishes(node).await.unwrap();
+    wishes.into_iter().map(|(id, _, want)| (id, want)).collect()
 }

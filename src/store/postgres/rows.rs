@@ -12,9 +12,10 @@ use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
+use crate::feed::Name;
 use crate::job::{Arrival, Corrupt, Event, Job, JobId, Phase, Record};
 use crate::ports::{Node, Transition};
-use crate::store::row::{self, Unreadable, cancel_reason_name, json};
+use crate::store::row::{self, Unreadable, cancel_reason_name, is_done, json};
 
 pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
@@ -50,14 +51,11 @@ macro_rules! origin {
             $prefix,
             "mtime_ns, ",
             $prefix,
-            "created_at, ",
-            $prefix,
-            "node, ",
-            $prefix,
-            "want"
+            "created_at"
         )
     };
 }
+pub(super) use origin;
 
 /// What a transition writes, in the order in which [`transitions`] binds it.
 macro_rules! state {
@@ -114,6 +112,7 @@ macro_rules! state {
         )
     };
 }
+pub(super) use state;
 
 /// What a transition's event has beside the job, the node and the revision.
 macro_rules! event_columns {
@@ -128,34 +127,38 @@ macro_rules! event_columns {
 /// that of their ids: two batches that share some never wait for each other in a circle. Once it is locked, a row that
 /// fitted stays so. That inner query with its limit is also what tells the planner how many rows there are; from the
 /// conditions alone it expects a single one, and goes through the whole batch for each. What a row needs travels along
-/// with it, so that nothing is joined but the job. A job that is done moves into the history and takes its reservations
-/// along.
+/// with it, so that nothing is joined but the job. What was answered of what is wanted is taken back; a column that is
+/// set to what it was costs nothing. A job that is done moves into the history and takes its reservations and its run
+/// along, unless something else is wanted of it: then it stays, for whoever adopts it.
 pub(super) const WRITE: &str = concat!(
     "WITH ours AS MATERIALIZED ( \
-       SELECT i.* FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], \
+       SELECT i.*, nullif(job.want, i.answers) AS want, i.done AND nullif(job.want, i.answers) IS NULL AS leaves, \
+         (SELECT endpoint FROM remote_run WHERE job_id = i.id) AS held \
+       FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], \
          $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[], \
          $14::text[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::json[], $20::json[], $21::json[], \
          $22::text[], $23::text[], $24::boolean[], $25::bytea[], $26::uuid[], $27::boolean[], $28::timestamptz[], \
-         $29::bigint[], $30::text[], $31::text[], $32::text[], $33::text[]) \
+         $29::bigint[], $30::text[], $31::text[], $32::text[], $33::text[], $34::text[], $35::text[]) \
        AS i (id, ",
     state!(""),
     ", done, ",
     event_columns!(),
-    "), \
-       LATERAL (SELECT FROM job WHERE id = i.id AND node = $1 AND job.revision = i.revision - 1 LIMIT 1 FOR UPDATE) AS job \
+    ", run, answers), \
+       LATERAL (SELECT want FROM job WHERE id = i.id AND node = $1 AND job.revision = i.revision - 1 LIMIT 1 FOR UPDATE) \
+         AS job \
      ), moved_on AS ( \
        UPDATE job SET (",
     state!(""),
-    ") = (",
+    ", want, node) = (",
     state!("i."),
-    ") FROM ours i \
-       WHERE NOT i.done AND job.id = i.id \
+    ", i.want, CASE WHEN NOT i.done THEN $1 END) FROM ours i \
+       WHERE NOT i.leaves AND job.id = i.id \
        RETURNING job.id, job.revision, ",
     event_columns!(),
     " \
      ), done AS ( \
        DELETE FROM job USING ours i \
-       WHERE i.done AND job.id = i.id \
+       WHERE i.leaves AND job.id = i.id \
        RETURNING ",
     origin!("job."),
     ", ",
@@ -164,16 +167,25 @@ pub(super) const WRITE: &str = concat!(
     event_columns!(),
     " \
      ), kept AS ( \
-       INSERT INTO job_history (",
+       INSERT INTO job_history (node, ",
     origin!(""),
     ", ",
     state!(""),
     ") \
-       SELECT ",
+       SELECT $1, ",
     origin!(""),
     ", ",
     state!(""),
     " FROM done \
+     ), ended AS ( \
+       DELETE FROM remote_run \
+       WHERE job_id = ANY(ARRAY(SELECT id FROM ours WHERE held IS NOT NULL AND run IS NULL)) \
+     ), begun AS ( \
+       INSERT INTO remote_run (job_id, endpoint) SELECT id, run FROM ours \
+       WHERE run IS NOT NULL AND run IS DISTINCT FROM held \
+       ON CONFLICT (job_id) DO UPDATE SET endpoint = excluded.endpoint \
+     ), unnamed AS ( \
+       DELETE FROM reservation WHERE job_id = ANY(ARRAY(SELECT id FROM ours WHERE done AND NOT leaves)) \
      ), written AS ( \
        SELECT * FROM moved_on UNION ALL SELECT id, revision, ",
     event_columns!(),
@@ -186,7 +198,7 @@ pub(super) const WRITE: &str = concat!(
      ) SELECT id FROM written"
 );
 
-/// Binds $1 to $33 of [`WRITE`].
+/// Binds $1 to $35 of [`WRITE`].
 pub(super) fn transitions<'q>(
     statement: Statement<'q>,
     node: &Node,
@@ -232,21 +244,28 @@ pub(super) fn transitions<'q>(
         .bind(all(transitions, |t| t.event.to.name()))
         .bind(all(transitions, |t| text(&t.event.outcome)))
         .bind(all(transitions, |t| t.event.detail.as_deref().map(text)))
+        // A job that is done holds none, whatever is said.
+        .bind(all(transitions, |t| t.run.as_ref().filter(|_| !t.job.is_done()).map(Name::as_str)))
+        .bind(all(transitions, |t| t.answers.as_ref().map(|want| owned(&want.to_text()))))
 }
 
 /// Of transitions that found nothing to write to: the jobs where it is there already, its answer lost. $1 is the node.
 ///
 /// The inner queries with their limits are looked up by key, one by one: a join could be planned as a walk through all
 /// of the history.
-pub(super) const REPEATED: &str = "SELECT i.id FROM unnest($2::uuid[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::text[], $7::text[], \
+pub(super) const REPEATED: &str = concat!(
+    "SELECT i.id FROM unnest($2::uuid[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::text[], $7::text[], \
        $8::text[], $9::text[]) \
        AS i (id, revision, at, generation, from_phase, to_phase, outcome, detail), \
      LATERAL (SELECT * FROM job_event WHERE job_id = i.id AND revision = i.revision LIMIT 1) AS e, \
-     LATERAL (SELECT (SELECT revision FROM job WHERE id = i.id AND node = $1) AS live, \
+     LATERAL (SELECT (SELECT revision FROM job WHERE id = i.id AND (node = $1 OR ",
+    is_done!(),
+    ")) AS live, \
                      (SELECT revision FROM job_history WHERE id = i.id) AS done LIMIT 1) AS there \
      WHERE e.node = $1 AND e.at = i.at AND e.generation = i.generation AND e.from_phase = i.from_phase \
        AND e.to_phase = i.to_phase AND e.outcome = i.outcome AND e.detail IS NOT DISTINCT FROM i.detail \
-       AND coalesce(there.live, there.done) = i.revision";
+       AND coalesce(there.live, there.done) = i.revision"
+);
 
 /// Binds $1 to $9 of [`REPEATED`].
 pub(super) fn events<'q>(
@@ -266,11 +285,11 @@ pub(super) fn events<'q>(
         .bind(all(transitions, |t| t.event.detail.as_deref().map(text)))
 }
 
-/// Makes jobs of the arrivals that are new, owned by the node, and answers their ids, and whether the node is known.
-/// $1 is the node, which must not be retired meanwhile, $2 its site. Arrivals come in the order of their keys: two
+/// Makes jobs of the arrivals that are new, the first $18 owned by the node and the others by nobody, and answers their
+/// ids, and whether the node is known. $1 is the node, which must not be fenced off meanwhile, $2 its site. Arrivals come in the order of their keys: two
 /// nodes that accept the same ones wait for each other in one direction alone.
 pub(super) const ACCEPT: &str = "WITH me AS ( \
-       SELECT id FROM node WHERE id = $1 FOR KEY SHARE \
+       SELECT id FROM node WHERE id = $1 AND NOT fenced FOR KEY SHARE \
      ), input AS ( \
        SELECT * FROM unnest($3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[], \
          $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::timestamptz[], \
@@ -285,13 +304,14 @@ pub(super) const ACCEPT: &str = "WITH me AS ( \
        INSERT INTO job (site, feed, path, inode, size_bytes, mtime_ns, id, name, phase, generation, revision, \
          attempts, created_at, updated_at, deadline_at, node) \
        SELECT $2, feed, path, inode, size_bytes, mtime_ns, id, name, phase, generation, revision, attempts, \
-         created_at, updated_at, deadline_at, $1 \
-       FROM input JOIN new ON input.id = new.job_id \
+         created_at, updated_at, deadline_at, CASE WHEN row_number() OVER (ORDER BY id) <= $18 THEN $1 END \
+       FROM input JOIN new ON input.id = new.job_id RETURNING id, node \
      ), noted AS ( \
        INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome) \
        SELECT id, revision, created_at, $1, generation, phase, phase, outcome FROM input \
        JOIN new ON input.id = new.job_id \
-     ) SELECT ARRAY(SELECT job_id FROM new) AS new, EXISTS (SELECT FROM me) AS known";
+     ) SELECT ARRAY(SELECT id FROM made WHERE node IS NOT NULL) AS ours, \
+       ARRAY(SELECT id FROM made WHERE node IS NULL) AS free, EXISTS (SELECT FROM me) AS known";
 
 /// Binds $1 to $17 of [`ACCEPT`].
 pub(super) fn accepted<'q>(

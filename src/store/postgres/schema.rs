@@ -79,5 +79,7 @@ async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, StoreError> 
 /// "scorelin" in ASCII.
 const LOCK: i64 = 0x7363_6f72_656c_696e;
 
-const MIGRATIONS: &Known =
-    &[(1, "jobs", include_str!("../../../migrations/postgres/0001_jobs.sql"))];
+const MIGRATIONS: &Known = &[
+    (1, "jobs", include_str!("../../../migrations/postgres/0001_jobs.sql")),
+    (2, "nodes", include_str!("../../../migrations/postgres/0002_nodes.sql")),
+];

@@ -44,10 +44,13 @@ pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError
     let given = options.get_options().unwrap_or_default().to_owned();
     let name = options.get_application_name().unwrap_or("scoreline").to_owned();
     let mut options = options.application_name(&name).disable_statement_logging();
-    // These two may be set in the URL. The second is for a peer that is stopped in the middle: others need its locks.
-    for (key, default) in
-        [("statement_timeout", "8s"), ("idle_in_transaction_session_timeout", "10s")]
-    {
+    // These may be set in the URL. Each is less than what waits for it, so that the reason is known; the last is for a
+    // peer that is stopped in the middle: others need its locks.
+    for (key, default) in [
+        ("statement_timeout", "8s"),
+        ("lock_timeout", "4s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+    ] {
         if !given.contains(key) {
             options = options.options([(key, default)]);
         }
@@ -117,7 +120,7 @@ pub(super) fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError
         ("53300", _) => {
             unavailable("lower database.max_connections or raise the server's max_connections")
         }
-        ("57014", _) => {
+        ("57014" | "55P03", _) => {
             unavailable("the server took too long, or something there kept what was needed locked")
         }
         ("25006", _) => unavailable("this server only reads: name the primary in database.url"),

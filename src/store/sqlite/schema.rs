@@ -36,4 +36,7 @@ async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Er
     query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(connection).await
 }
 
-const MIGRATIONS: &Known = &[(1, "jobs", include_str!("../../../migrations/sqlite/0001_jobs.sql"))];
+const MIGRATIONS: &Known = &[
+    (1, "jobs", include_str!("../../../migrations/sqlite/0001_jobs.sql")),
+    (2, "nodes", include_str!("../../../migrations/sqlite/0002_nodes.sql")),
+];

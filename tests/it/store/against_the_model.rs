@@ -1,7 +1,10 @@
 //! Each database and the model take the same walks and give the same answers.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use scoreline::feed::Name;
 
 use super::*;
 
@@ -11,28 +14,52 @@ enum Call {
     Register,
     Retire(usize),
     Beat(usize),
-    Adopt { node: usize, dead: usize, limit: usize },
-    Accept { node: usize, paths: Vec<u8> },
-    Commit { node: usize, steps: Vec<(usize, usize)> },
+    Fence { node: usize, beats: Option<u64> },
+    Adopt { node: usize, limit: usize },
+    Claim { node: usize, feeds: Vec<u8> },
+    Accept { node: usize, paths: Vec<u8>, ours: usize },
+    Admit { node: usize, endpoint: u8, jobs: Vec<usize>, limit: usize },
+    Commit { node: usize, steps: Vec<Write> },
     CommitAgain { node: usize },
     Reserve { node: usize, job: usize, slot: u8, path: u8 },
+    Wish { job: usize, want: usize, generation: Option<u32> },
+    Pause { endpoint: u8 },
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    job: usize,
+    outcome: usize,
+    run: Option<u8>,
+    answers: Option<usize>,
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let node = || 0..4_usize;
+    use prop::collection::vec;
+    use prop::option::of;
+    let node = || 0..5_usize;
+    let job = || 0..8_usize;
+    let run = prop_oneof![3 => Just(None), 2 => (0..2_u8).prop_map(Some)];
+    let write = (job(), 0..10_usize, run, of(0..3_usize))
+        .prop_map(|(job, outcome, run, answers)| Write { job, outcome, run, answers });
     prop_oneof![
-        1 => Just(Call::Register),
+        2 => Just(Call::Register),
         1 => node().prop_map(Call::Retire),
-        1 => node().prop_map(Call::Beat),
-        3 => (node(), node(), 0..4_usize)
-            .prop_map(|(node, dead, limit)| Call::Adopt { node, dead, limit }),
-        4 => (node(), prop::collection::vec(0..12_u8, 0..4))
-            .prop_map(|(node, paths)| Call::Accept { node, paths }),
-        16 => (node(), prop::collection::vec((0..8_usize, 0..9_usize), 1..4))
-            .prop_map(|(node, steps)| Call::Commit { node, steps }),
+        2 => node().prop_map(Call::Beat),
+        2 => (node(), of(0..3_u64)).prop_map(|(node, beats)| Call::Fence { node, beats }),
+        4 => (node(), 0..4_usize).prop_map(|(node, limit)| Call::Adopt { node, limit }),
+        2 => (node(), vec(0..3_u8, 0..3)).prop_map(|(node, feeds)| Call::Claim { node, feeds }),
+        4 => (node(), vec(0..12_u8, 0..4), 0..4_usize)
+            .prop_map(|(node, paths, ours)| Call::Accept { node, paths, ours }),
+        6 => (node(), 0..2_u8, prop::sample::subsequence((0..8).collect::<Vec<_>>(), 0..5), 0..4_usize)
+            .prop_map(|(node, endpoint, jobs, limit)| Call::Admit { node, endpoint, jobs, limit }),
+        20 => (node(), vec(write, 1..4)).prop_map(|(node, steps)| Call::Commit { node, steps }),
         2 => node().prop_map(|node| Call::CommitAgain { node }),
-        6 => (node(), 0..8_usize, 0..3_u8, 0..4_u8)
+        6 => (node(), job(), 0..3_u8, 0..4_u8)
             .prop_map(|(node, job, slot, path)| Call::Reserve { node, job, slot, path }),
+        4 => (job(), 0..3_usize, of(1..3_u32))
+            .prop_map(|(job, want, generation)| Call::Wish { job, want, generation }),
+        1 => (0..3_u8).prop_map(|endpoint| Call::Pause { endpoint }),
     ]
 }
 
@@ -66,17 +93,29 @@ impl<S: Store> Side<S> {
             }
             Call::Retire(n) => format!("{:?}", self.store.retire(node(n)).await.unwrap()),
             Call::Beat(n) => format!("{:?}", self.store.beat(node(n)).await.unwrap()),
-            Call::Adopt { node: n, dead, limit } => {
-                let feeds = [name("churn")];
-                let dead = [node(dead).id];
-                match self.store.adopt(node(n), &feeds, &dead, *limit).await {
-                    Ok(adopted) => self.show(&adopted.jobs),
+            Call::Fence { node: n, beats } => {
+                format!("{:?}", self.store.fence(node(n).id, *beats).await.unwrap())
+            }
+            Call::Adopt { node: n, limit } => {
+                match self.store.adopt(node(n), &[name("churn")], *limit).await {
+                    Ok(adopted) => {
+                        let (jobs, last): (Vec<_>, Vec<_>) = adopted.jobs.into_iter().unzip();
+                        format!("{} {last:?}", self.show(&jobs))
+                    }
                     Err(error) => error.to_string(),
                 }
             }
-            Call::Accept { node: n, paths } => {
+            Call::Claim { node: n, feeds } => {
+                let mut feeds: Vec<_> = feeds.iter().map(|n| name(&format!("f{n}"))).collect();
+                feeds.dedup();
+                self.store.claim(node(n), &feeds).await.map_or_else(
+                    |error| error.to_string(),
+                    |ours| ours.iter().map(|feed| feed.as_str()).collect(),
+                )
+            }
+            Call::Accept { node: n, paths, ours } => {
                 let arrivals: Vec<_> = paths.iter().map(|path| arrival([b'a' + path])).collect();
-                let answers = match self.store.accept(node(n), &arrivals, at(0)).await {
+                let answers = match self.store.accept(node(n), &arrivals, *ours, at(0)).await {
                     Ok(answers) => answers,
                     Err(error) => return error.to_string(),
                 };
@@ -87,17 +126,32 @@ impl<S: Store> Side<S> {
                             self.jobs.push(job.id());
                             self.show(&[*job])
                         }
+                        Accepted::Free(job) => {
+                            self.jobs.push(job.id());
+                            format!("free {}", self.show(&[*job]))
+                        }
                         Accepted::Known(id) => format!("known {:?}", self.index(id)),
                     });
                 }
                 shown.concat()
             }
+            Call::Admit { node: n, endpoint, jobs, limit } => {
+                let jobs: Vec<_> = jobs.iter().filter_map(|n| self.jobs.get(*n).copied()).collect();
+                let endpoint = endpoint_of(*endpoint);
+                match self.store.admit(node(n), &endpoint, &jobs, *limit).await {
+                    Ok(admitted) => {
+                        let indexes = admitted.into_iter().map(|id| self.index(id));
+                        format!("{:?}", indexes.collect::<Vec<_>>())
+                    }
+                    Err(error) => error.to_string(),
+                }
+            }
             Call::Commit { node: n, steps } => {
                 let mut steps = steps.clone();
-                steps.dedup_by_key(|(job, _)| *job);
+                steps.dedup_by_key(|write| write.job);
                 self.last.clear();
-                for (job, outcome) in steps {
-                    self.last.extend(self.transition(job, outcome).await);
+                for write in steps {
+                    self.last.extend(self.transition(&write).await);
                 }
                 format!("{:?}", self.store.commit(node(n), &self.last).await.unwrap())
             }
@@ -110,11 +164,20 @@ impl<S: Store> Side<S> {
                 let wish = Reservation { job, slot, path };
                 format!("{:?}", self.store.reserve(node(n), &[wish]).await.unwrap())
             }
+            Call::Wish { job, want, generation } => {
+                let Some(&job) = self.jobs.get(*job) else { return String::new() };
+                format!("{:?}", self.store.wish(job, &want_of(*want), *generation).await.unwrap())
+            }
+            Call::Pause { endpoint } => {
+                let time = Duration::from_millis(250 * u64::from(*endpoint));
+                self.store.pause(&endpoint_of(*endpoint), time).await.unwrap();
+                String::new()
+            }
         }
     }
 
-    async fn transition(&self, job: usize, outcome: usize) -> Option<Transition> {
-        let (job, _) = load(&self.store, *self.jobs.get(job)?).await?;
+    async fn transition(&self, write: &Write) -> Option<Transition> {
+        let (job, _) = load(&self.store, *self.jobs.get(write.job)?).await?;
         let outcomes = [
             uploaded(),
             submitted(),
@@ -126,7 +189,12 @@ impl<S: Store> Side<S> {
             Outcome::RemoteFailed("x".into()),
             Outcome::Wished(Want::Cancel),
         ];
-        try_step(&job, outcomes[outcome].clone())
+        let transition = match outcomes.get(write.outcome) {
+            Some(outcome) => try_step(&job, outcome.clone())?,
+            None => again(&job),
+        };
+        let (run, answers) = (write.run.map(endpoint_of), write.answers.map(want_of));
+        Some(Transition { run, answers, ..transition })
     }
 
     fn index(&self, id: JobId) -> Option<usize> {
@@ -156,9 +224,28 @@ impl<S: Store> Side<S> {
         }
         for node in &self.nodes {
             shown.push(format!("{:?}", self.store.others(node).await.unwrap()));
+            let owned = self.store.owned(node).await.unwrap();
+            let owned = owned.into_iter().map(|(id, revision)| (self.index(id), revision));
+            shown.push(format!("{:?}", owned.collect::<Vec<_>>()));
+            let wishes = self.store.wishes(node).await.unwrap();
+            let wishes = wishes.into_iter().map(|(id, _, want)| (self.index(id), want));
+            shown.push(format!("{:?}", wishes.collect::<Vec<_>>()));
         }
+        let unowned = self.store.unowned(&self.nodes[0], &[name("churn")]).await.unwrap();
+        shown.push(format!("{unowned:?}"));
+        let pauses = self.store.pauses(0).await.unwrap();
+        let pauses = pauses.iter().map(|pause| (pause.endpoint.as_str(), pause.time));
+        shown.push(format!("{:?}", pauses.collect::<Vec<_>>()));
         shown
     }
+}
+
+fn endpoint_of(n: u8) -> Name {
+    name(&format!("e{n}"))
+}
+
+fn want_of(n: usize) -> Want {
+    [Want::Cancel, Want::Retry, Want::Adopt(RemoteId("r".into()))][n].clone()
 }
 
 /// Takes random walks, each on a database of its own.

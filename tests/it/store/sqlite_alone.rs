@@ -9,7 +9,7 @@ use super::*;
 async fn a_fresh_folder_is_made_and_migrated_once() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("deep/state");
-    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), ["0001 jobs"]);
+    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), ["0001 jobs", "0002 nodes"]);
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
     let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
     store.ping().await.unwrap();
@@ -109,10 +109,11 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     assert_eq!(store.events(event).await.unwrap().len(), 1);
 
     let me = store.register("me", "site").await.unwrap();
-    let adopted = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
-    assert_eq!(adopted.jobs.iter().map(Job::id).collect::<Vec<_>>(), [good, event]);
+    fence(&store, &node).await;
+    let adopted = store.adopt(&me, &[name("churn")], 10).await.unwrap();
+    assert_eq!(adopted.jobs.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
     assert_eq!(adopted.corrupt.iter().map(|row| row.id).collect::<Vec<_>>(), [phase, json]);
-    let again = store.adopt(&me, &[name("churn")], &[node.id], 10).await.unwrap();
+    let again = store.adopt(&me, &[name("churn")], 10).await.unwrap();
     assert!(again.jobs.is_empty() && again.corrupt.is_empty(), "{again:?}");
 }
 

@@ -1,0 +1,96 @@
+//! A connection that a call works on, and the writing of transitions on it.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{Postgres, Row, query};
+
+use super::Failure;
+use super::rows::{self, REPEATED, WRITE};
+use crate::job::JobId;
+use crate::ports::{Node, Transition};
+
+/// A connection that something is under way on. Dropping it before that is done closes the connection.
+pub(super) struct Session {
+    connection: PoolConnection<Postgres>,
+    done: bool,
+}
+
+impl Session {
+    pub(super) async fn from(pool: &PgPool) -> Result<Self, Failure> {
+        // Boxed: connecting with TLS is most of what any call's future could ever need room for.
+        let connection = Box::pin(pool.acquire()).await?;
+        Ok(Self { connection, done: false })
+    }
+
+    pub(super) fn on(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        query("BEGIN").execute(self.on()).await.map(drop)
+    }
+
+    pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        query("COMMIT").execute(self.on()).await?;
+        self.done();
+        Ok(())
+    }
+
+    pub(super) async fn roll_back(mut self) -> Result<(), sqlx::Error> {
+        query("ROLLBACK").execute(self.on()).await?;
+        self.done();
+        Ok(())
+    }
+
+    pub(super) fn done(mut self) {
+        self.done = true;
+    }
+
+    /// Writes a round of transitions; answers the jobs of those that are written, now or before.
+    pub(super) async fn write(
+        &mut self,
+        node: &Node,
+        transitions: &[Transition],
+        round: &[usize],
+    ) -> Result<HashSet<JobId>, sqlx::Error> {
+        let mut round: Vec<_> = round.iter().map(|n| &transitions[*n]).collect();
+        let written = rows::transitions(query(WRITE), node, &round).fetch_all(self.on()).await?;
+        let id = |row: &PgRow| row.try_get("id").map(JobId::new);
+        let mut written = written.iter().map(id).collect::<Result<HashSet<_>, _>>()?;
+        round.retain(|transition| !written.contains(&transition.job.id()));
+        if !round.is_empty() {
+            let repeated = rows::events(query(REPEATED), node, &round).fetch_all(self.on()).await?;
+            written.extend(repeated.iter().map(id).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(written)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.done {
+            self.connection.close_on_drop();
+        }
+    }
+}
+
+/// Transitions in rounds, each with one of a job at most, in the order of the jobs' ids: a statement can write a row
+/// once. Almost always it is one round.
+pub(super) fn rounds(transitions: &[Transition]) -> Vec<Vec<usize>> {
+    let mut rounds: Vec<Vec<usize>> = Vec::new();
+    let mut seen: HashMap<JobId, usize> = HashMap::with_capacity(transitions.len());
+    for (n, transition) in transitions.iter().enumerate() {
+        let round = seen.entry(transition.job.id()).or_default();
+        if rounds.len() == *round {
+            rounds.push(Vec::new());
+        }
+        rounds[*round].push(n);
+        *round += 1;
+    }
+    for round in &mut rounds {
+        round.sort_unstable_by_key(|n| transitions[*n].job.id());
+    }
+    rounds
+}

@@ -1,0 +1,396 @@
+//! Who lives, and what is whose.
+
+use scoreline::feed::Name;
+
+use super::*;
+
+every_store! {
+    adoption_takes_what_is_free_or_of_the_dead
+    adoption_takes_only_given_feeds_and_its_own_site
+    adoption_takes_the_oldest_first_up_to_its_limit
+    adoption_leaves_what_is_done
+    two_nodes_never_adopt_the_same_job
+    adoption_fences_the_last_owner
+    adoption_is_written_down
+    a_retired_node_gives_its_jobs_back
+    a_forgotten_node_gets_no_jobs
+    a_nodes_id_is_never_used_again
+    beats_are_counted_for_others_to_see
+    a_fenced_node_neither_beats_nor_accepts_nor_adopts
+    a_fence_fails_if_the_node_has_beaten_since
+    a_node_that_is_gone_is_fenced_off
+    a_fenced_node_is_nobodys_other
+    a_fenced_nodes_jobs_are_adopted_with_its_name
+    what_a_fenced_node_wrote_before_adoption_counts
+    a_fenced_node_may_still_retire
+    jobs_without_a_living_owner_are_counted
+    the_rest_of_a_call_is_free_for_others
+    one_node_scans_a_feed_at_a_time
+    scans_pass_on_when_a_node_is_fenced_or_retires
+}
+
+async fn adoption_takes_what_is_free_or_of_the_dead(database: &impl Database) {
+    let (store, gone) = begin(database).await;
+    let dead = store.register("dead", "site").await.unwrap();
+    let alive = store.register("alive", "site").await.unwrap();
+    let free = job(&store, &gone, "free").await;
+    let of_dead = job(&store, &dead, "dead").await;
+    let of_alive = job(&store, &alive, "alive").await;
+    store.retire(&gone).await.unwrap();
+
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, 10).await, [free.id()]);
+    fence(&store, &dead).await;
+    assert_eq!(adopt(&store, &me, 10).await, [of_dead.id()]);
+    assert_eq!(adopt(&store, &me, 10).await, []);
+    for (id, owner) in [(free.id(), me.id), (of_dead.id(), me.id), (of_alive.id(), alive.id)] {
+        assert_eq!(load(&store, id).await.unwrap().1, Some(owner));
+    }
+}
+
+async fn adoption_takes_only_given_feeds_and_its_own_site(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let arrivals = [arrival_in("churn", "a"), arrival_in("other", "a"), arrival_in("third", "a")];
+    let [a, _, c] = accept(&store, &node, &arrivals).await.map(id_of);
+    store.retire(&node).await.unwrap();
+    let elsewhere = store.register("x", "elsewhere").await.unwrap();
+    assert_eq!(adopt(&store, &elsewhere, 10).await, []);
+    let me = store.register("me", "site").await.unwrap();
+    assert!(store.adopt(&me, &[], 10).await.unwrap().jobs.is_empty());
+    let feeds = [name("third"), name("churn")];
+    let adopted = store.adopt(&me, &feeds, 10).await.unwrap();
+    assert_eq!(adopted.jobs.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [a, c]);
+}
+
+async fn adoption_takes_the_oldest_first_up_to_its_limit(database: &impl Database) {
+    let (store, dead) = begin(database).await;
+    let gone = store.register("gone", "site").await.unwrap();
+    let mut ids = Vec::new();
+    for n in 0..9 {
+        let owner = if n % 2 == 0 { &dead } else { &gone };
+        ids.push(job(&store, owner, &n.to_string()).await.id());
+    }
+    store.retire(&gone).await.unwrap();
+    fence(&store, &dead).await;
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, 0).await, []);
+    for part in ids.chunks(4) {
+        assert_eq!(adopt(&store, &me, 4).await, part);
+    }
+    assert_eq!(adopt(&store, &me, 4).await, []);
+}
+
+async fn adoption_leaves_what_is_done(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [done, unsettled] = jobs(&store, &node, ["done", "unsettled"]).await;
+    walk(&store, &node, &done, [permanent(), settled()]).await;
+    walk(&store, &node, &unsettled, [permanent()]).await;
+    assert_eq!(store.retire(&node).await.unwrap(), 1);
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, 10).await, [unsettled.id()]);
+}
+
+async fn two_nodes_never_adopt_the_same_job(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let arrivals: Vec<_> = (0..40).map(|n| arrival(n.to_string())).collect();
+    store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
+    let (a, b) = (store.register("a", "site").await, store.register("b", "site").await);
+    let (a, b) = (a.unwrap(), b.unwrap());
+    fence(&store, &node).await;
+    let mut owners = BTreeMap::new();
+    for _ in 0..7 {
+        let adopted = tokio::join!(adopt(&store, &a, 3), adopt(&store, &b, 3));
+        for (owner, ids) in [(a.id, adopted.0), (b.id, adopted.1)] {
+            for id in ids {
+                assert_eq!(owners.insert(id, owner), None, "{id:?} was adopted twice");
+            }
+        }
+    }
+    assert_eq!(owners.len(), 40);
+    for (id, owner) in owners {
+        assert_eq!(load(&store, id).await.unwrap().1, Some(owner));
+    }
+}
+
+async fn adoption_fences_the_last_owner(database: &impl Database) {
+    let (store, late) = begin(database).await;
+    let old = job(&store, &late, "a").await;
+    let me = store.register("me", "site").await.unwrap();
+    fence(&store, &late).await;
+    let adopted = store.adopt(&me, &[name("churn")], 1).await.unwrap().jobs;
+    assert_eq!(adopted[0].0.revision(), old.revision() + 1);
+    assert_eq!(store.commit(&late, &[step(&old, uploaded())]).await.unwrap(), [Committed::Stale]);
+}
+
+async fn adoption_is_written_down(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let job = job(&store, &node, "a").await;
+    let job = walk(&store, &node, &job, [uploaded()]).await;
+    let me = store.register("me", "site").await.unwrap();
+    fence(&store, &node).await;
+    let (adopted, _) = store.adopt(&me, &[name("churn")], 1).await.unwrap().jobs.remove(0);
+    let event = store.events(job.id()).await.unwrap().pop().unwrap();
+    assert_eq!((event.from, event.to), (Phase::Uploaded, Phase::Uploaded));
+    assert_eq!((event.outcome.as_str(), event.revision), ("adopted", adopted.revision()));
+    assert_eq!(event.at, adopted.updated_at());
+    // It is the job that it was, but for the write itself.
+    let mut record = adopted.record();
+    (record.revision, record.updated_at) = (job.revision(), job.updated_at());
+    assert_eq!(record, job.record());
+    assert_eq!(load(&store, job.id()).await, Some((adopted, Some(me.id))));
+}
+
+async fn a_retired_node_gives_its_jobs_back(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    assert_eq!(store.retire(&node).await.unwrap(), 2);
+    assert_eq!(store.retire(&node).await.unwrap(), 0);
+    assert!(!store.beat(&node).await.unwrap());
+    assert_eq!(load(&store, a.id()).await, Some((a.clone(), None)));
+    assert_eq!(store.commit(&node, &[step(&a, uploaded())]).await.unwrap(), [Committed::Stale]);
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, 10).await, [a.id(), b.id()]);
+    assert_eq!(store.others(&me).await.unwrap(), []);
+}
+
+async fn a_forgotten_node_gets_no_jobs(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let free = job(&store, &node, "a").await;
+    store.retire(&node).await.unwrap();
+    let late = store.accept(&node, &[arrival("b")], 1, at(0)).await;
+    assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
+    let late = store.adopt(&node, &[name("churn")], 1).await;
+    assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
+    let me = store.register("me", "site").await.unwrap();
+    assert_eq!(adopt(&store, &me, 10).await, [free.id()]);
+    assert!(matches!(accept(&store, &me, &[arrival("b")]).await, [Accepted::New(_)]));
+}
+
+async fn a_nodes_id_is_never_used_again(database: &impl Database) {
+    let mut used = BTreeSet::new();
+    for _ in 0..3 {
+        let store = database.open().await;
+        for _ in 0..3 {
+            let node = store.register("host", "site").await.unwrap();
+            assert!(used.insert(node.id), "{:?} was given twice", node.id);
+            store.retire(&node).await.unwrap();
+        }
+    }
+}
+
+async fn beats_are_counted_for_others_to_see(database: &impl Database) {
+    let (store, a) = begin(database).await;
+    let b = store.register("b", "site").await.unwrap();
+    store.register("c", "elsewhere").await.unwrap();
+    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 0)]);
+    for _ in 0..3 {
+        assert!(store.beat(&b).await.unwrap());
+    }
+    assert!(store.beat(&a).await.unwrap());
+    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 3)]);
+    assert_eq!(store.others(&b).await.unwrap(), [(a.id, 1)]);
+}
+
+async fn a_fenced_node_neither_beats_nor_accepts_nor_adopts(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let other = store.register("b", "site").await.unwrap();
+    let [old] = jobs(&store, &node, ["old"]).await;
+    job(&store, &other, "free").await;
+    store.retire(&other).await.unwrap();
+    for _ in 0..2 {
+        assert!(store.fence(node.id, None).await.unwrap());
+    }
+    assert!(!store.beat(&node).await.unwrap());
+    let feeds = [name("churn")];
+    let late = [
+        store.accept(&node, &[arrival("new")], 1, at(0)).await.map(|_| ()),
+        store.adopt(&node, &feeds, 10).await.map(|_| ()),
+        store.claim(&node, &feeds).await.map(|_| ()),
+    ];
+    for late in late {
+        let Err(error @ StoreError::Unavailable { .. }) = late else { panic!("{late:?}") };
+        assert!(error.to_string().contains("new registration"), "{error}");
+    }
+    assert_eq!(everything(&store).await.len(), 2);
+    // Nobody has adopted its own yet.
+    assert_eq!(store.owned(&node).await.unwrap(), [(old.id(), 1)]);
+}
+
+async fn a_fence_fails_if_the_node_has_beaten_since(database: &impl Database) {
+    let (store, me) = begin(database).await;
+    let node = store.register("b", "site").await.unwrap();
+    job(&store, &node, "a").await;
+    for beats in 0..3 {
+        assert_eq!(store.others(&me).await.unwrap(), [(node.id, beats)]);
+        assert!(store.beat(&node).await.unwrap());
+        for other in [beats, beats + 2, u64::MAX] {
+            assert!(!store.fence(node.id, Some(other)).await.unwrap());
+        }
+    }
+    assert!(store.fence(node.id, Some(3)).await.unwrap());
+    assert!(!store.beat(&node).await.unwrap());
+    // It is so, whatever is said of its beats.
+    assert!(store.fence(node.id, Some(9)).await.unwrap());
+}
+
+async fn a_node_that_is_gone_is_fenced_off(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    store.retire(&node).await.unwrap();
+    assert!(store.fence(node.id, Some(0)).await.unwrap());
+    assert!(store.fence(NodeId(999), None).await.unwrap());
+}
+
+async fn a_fenced_node_is_nobodys_other(database: &impl Database) {
+    let (store, me) = begin(database).await;
+    let [dead, idle] = [store.register("b", "site").await, store.register("c", "site").await];
+    let [dead, idle] = [dead.unwrap(), idle.unwrap()];
+    job(&store, &dead, "a").await;
+    for node in [&dead, &idle] {
+        fence(&store, node).await;
+    }
+    assert_eq!(store.others(&me).await.unwrap(), []);
+}
+
+async fn a_fenced_nodes_jobs_are_adopted_with_its_name(database: &impl Database) {
+    let (store, dead) = begin(database).await;
+    let gone = store.register("gone", "site").await.unwrap();
+    let [a, b] = jobs(&store, &dead, ["a", "b"]).await;
+    let c = job(&store, &gone, "c").await;
+    store.retire(&gone).await.unwrap();
+    fence(&store, &dead).await;
+    let me = store.register("me", "site").await.unwrap();
+    let mut last = Vec::new();
+    for _ in 0..2 {
+        let adopted = store.adopt(&me, &[name("churn")], 2).await.unwrap();
+        last.extend(adopted.jobs.into_iter().map(|(job, left_by)| (job.id(), left_by)));
+    }
+    let dead = Some(dead.id);
+    assert_eq!(last, [(a.id(), dead), (b.id(), dead), (c.id(), None)]);
+    // Whoever is fenced off after that is named in turn.
+    fence(&store, &me).await;
+    let next = store.register("next", "site").await.unwrap();
+    let adopted = store.adopt(&next, &[name("churn")], 9).await.unwrap();
+    assert!(adopted.jobs.iter().all(|(_, left_by)| *left_by == Some(me.id)), "{adopted:?}");
+}
+
+async fn what_a_fenced_node_wrote_before_adoption_counts(database: &impl Database) {
+    let (store, late) = begin(database).await;
+    let [a, b] = jobs(&store, &late, ["a", "b"]).await;
+    fence(&store, &late).await;
+    let a = walk(&store, &late, &a, [uploaded()]).await;
+    walk(&store, &late, &b, [permanent(), settled()]).await;
+    let me = store.register("me", "site").await.unwrap();
+    let adopted = store.adopt(&me, &[name("churn")], 9).await.unwrap().jobs;
+    let [(job, _)] = &adopted[..] else { panic!("{adopted:?}") };
+    assert_eq!((job.id(), job.phase(), job.revision()), (a.id(), Phase::Uploaded, 3));
+    let late = store.commit(&late, &[step(&a, submitted())]).await.unwrap();
+    assert_eq!(late, [Committed::Stale]);
+}
+
+async fn a_fenced_node_may_still_retire(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    jobs(&store, &node, ["a", "b"]).await;
+    fence(&store, &node).await;
+    assert_eq!(store.retire(&node).await.unwrap(), 2);
+    let me = store.register("me", "site").await.unwrap();
+    let adopted = store.adopt(&me, &[name("churn")], 9).await.unwrap().jobs;
+    let last: Vec<_> = adopted.iter().map(|(_, left_by)| *left_by).collect();
+    assert_eq!(last, [None, None], "it gave them back");
+}
+
+async fn jobs_without_a_living_owner_are_counted(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [dead, gone] = [store.register("b", "site").await, store.register("c", "site").await];
+    let [dead, gone] = [dead.unwrap(), gone.unwrap()];
+    let elsewhere = store.register("x", "elsewhere").await.unwrap();
+    for owner in [&node, &dead, &gone, &elsewhere] {
+        let path = |feed| arrival_in(feed, owner.id.0.to_string());
+        accept(&store, owner, &[path("churn"), path("other"), path("third")]).await;
+    }
+    let unowned = async |feeds: &[&str]| {
+        let feeds: Vec<_> = feeds.iter().map(|feed| name(feed)).collect();
+        let unowned = store.unowned(&node, &feeds).await.unwrap();
+        (unowned.all, unowned.adoptable)
+    };
+    assert_eq!(unowned(&["churn"]).await, (0, 0));
+    fence(&store, &dead).await;
+    fence(&store, &elsewhere).await;
+    assert_eq!(unowned(&["churn", "other"]).await, (3, 2));
+    store.retire(&gone).await.unwrap();
+    assert_eq!(unowned(&["churn", "other", "nobody"]).await, (6, 4));
+    assert_eq!(unowned(&[]).await, (6, 0));
+    assert_eq!(adopt(&store, &node, 1).await.len(), 1);
+    assert_eq!(unowned(&["churn", "other"]).await, (5, 3));
+}
+
+async fn the_rest_of_a_call_is_free_for_others(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let known = job(&store, &node, "known").await;
+    // In another order than their names.
+    let paths = ["e", "known", "d", "c", "d", "b", "a"].map(arrival);
+    let answers = store.accept(&node, &paths, 2, at(0)).await.unwrap();
+    let [
+        Accepted::New(e),
+        Accepted::Known(_),
+        Accepted::New(d),
+        Accepted::Free(c),
+        Accepted::Known(again),
+        Accepted::Free(b),
+        Accepted::Free(a),
+    ] = &answers[..]
+    else {
+        panic!("{answers:?}");
+    };
+    assert_eq!(d.id(), *again);
+    assert_eq!(store.owned(&node).await.unwrap(), [known.id(), e.id(), d.id()].map(|id| (id, 1)));
+    assert_eq!(load(&store, c.id()).await, Some(((**c).clone(), None)));
+    assert_eq!(store.events(a.id()).await.unwrap(), [a.accepted_event()]);
+    let other = store.register("b", "site").await.unwrap();
+    assert_eq!(adopt(&store, &other, 2).await, [c.id(), b.id()]);
+    assert_eq!(adopt(&store, &node, 2).await, [a.id()]);
+    let none = store.accept(&node, &[arrival("z")], 0, at(0)).await.unwrap();
+    assert!(matches!(none[..], [Accepted::Free(_)]), "{none:?}");
+}
+
+async fn one_node_scans_a_feed_at_a_time(database: &impl Database) {
+    let (store, a) = begin(database).await;
+    let b = store.register("b", "site").await.unwrap();
+    let elsewhere = store.register("x", "elsewhere").await.unwrap();
+    let [one, two, three] = ["one", "two", "three"].map(name);
+    assert_eq!(claim(&store, &a, &[&two, &one]).await, [two.clone(), one.clone()]);
+    assert_eq!(claim(&store, &b, &[&one, &three, &two]).await, std::slice::from_ref(&three));
+    for _ in 0..2 {
+        assert_eq!(claim(&store, &a, &[&one, &two, &three]).await, [one.clone(), two.clone()]);
+    }
+    // One that it doesn't ask for any more stays its own.
+    assert_eq!(claim(&store, &a, &[&one]).await, std::slice::from_ref(&one));
+    assert_eq!(claim(&store, &b, &[&two]).await, []);
+    assert_eq!(claim(&store, &a, &[]).await, []);
+    assert_eq!(claim(&store, &elsewhere, &[&one]).await, [one]);
+}
+
+async fn scans_pass_on_when_a_node_is_fenced_or_retires(database: &impl Database) {
+    let (store, me) = begin(database).await;
+    let [one, two, three] = ["one", "two", "three"].map(name);
+    let mut nodes = Vec::new();
+    for feed in [&one, &two, &three] {
+        let node = store.register("x", "site").await.unwrap();
+        assert_eq!(claim(&store, &node, &[feed]).await, std::slice::from_ref(feed));
+        nodes.push(node);
+    }
+    // With a job the fenced one is still known, without one it is not.
+    job(&store, &nodes[0], "a").await;
+    let all = [&one, &two, &three];
+    assert_eq!(claim(&store, &me, &all).await, []);
+    fence(&store, &nodes[0]).await;
+    assert_eq!(claim(&store, &me, &all).await, std::slice::from_ref(&one));
+    fence(&store, &nodes[1]).await;
+    assert_eq!(claim(&store, &me, &all).await, [one.clone(), two.clone()]);
+    store.retire(&nodes[2]).await.unwrap();
+    assert_eq!(claim(&store, &me, &all).await, [one.clone(), two.clone(), three.clone()]);
+}
+
+async fn claim(store: &impl Store, node: &Node, feeds: &[&Name]) -> Vec<Name> {
+    let feeds: Vec<_> = feeds.iter().map(|feed| (*feed).clone()).collect();
+    store.claim(node, &feeds).await.unwrap()
+}
