@@ -7,7 +7,7 @@
 //! # The promise
 //!
 //! *A file that was accepted is never lost, its remote run is started at most once per generation, and an output
-//! appears only when it is complete.* Four rules keep it, each in one place:
+//! appears only when it is complete.* Five rules keep it, each in one place:
 //!
 //! 1. **Submit, commit, start.** The service only registers what is submitted; nothing runs before a start. So the
 //!    remote id is committed before the start is sent, and a start whose answer was lost is repeated on the same id,
@@ -16,7 +16,10 @@
 //!    it follows on, and after a lost answer the row is read before anything else happens. ([`engine`])
 //! 3. **The row before the file.** An arrival is committed before its file is moved; every name that something gets is
 //!    reserved before it is used. So a crash on either side resumes. ([`intake`], [`engine`])
-//! 4. **Whole or not at all.** An output is downloaded under a hidden name, checked, synced, and only then renamed.
+//! 4. **Acting is for who has the lease.** A job is one node's at a time, and each write names the node; a node that was
+//!    silent for too long stops before others begin, and whatever it can't take back asks for the lease right before.
+//!    ([`membership`], [`engine::lease`])
+//! 5. **Whole or not at all.** An output is downloaded under a hidden name, checked, synced, and only then renamed.
 //!    ([`outbox`])
 //!
 //! # Floors

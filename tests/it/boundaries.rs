@@ -20,12 +20,13 @@ use scoreline::engine::Stop;
 use scoreline::fault::Fault;
 use scoreline::feed::{Name, SourcePath};
 use scoreline::inbox::FolderInbox;
-use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId};
+use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, Inbox, JobPage, JobQuery, Node,
-    NodeId, Outbox, Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer, Settled, Settlement,
-    SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, World,
+    NodeId, Outbox, Part, Pause, Permit, Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer,
+    Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer,
+    Transition, Unowned, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -264,6 +265,9 @@ impl World for Mined {
 }
 
 impl Store for MinedPart {
+    fn is_shared(&self) -> bool {
+        self.real.store().is_shared()
+    }
     async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
         self.bomb.around("register", self.real.store().register(label, site)).await
     }
@@ -283,18 +287,56 @@ impl Store for MinedPart {
         &self,
         node: &Node,
         feeds: &[Name],
-        dead: &[NodeId],
         limit: usize,
     ) -> Result<Adopted, StoreError> {
-        self.bomb.around("adopt", self.real.store().adopt(node, feeds, dead, limit)).await
+        self.bomb.around("adopt", self.real.store().adopt(node, feeds, limit)).await
     }
     async fn accept(
         &self,
         node: &Node,
         arrivals: &[Arrival],
+        ours: usize,
         now: DateTime<Utc>,
     ) -> Result<Vec<Accepted>, StoreError> {
-        self.bomb.around("accept", self.real.store().accept(node, arrivals, now)).await
+        self.bomb.around("accept", self.real.store().accept(node, arrivals, ours, now)).await
+    }
+    async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
+        self.bomb.around("fence", self.real.store().fence(node, beats)).await
+    }
+    async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
+        self.real.store().unowned(node, feeds).await
+    }
+    async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
+        self.real.store().claim(node, feeds).await
+    }
+    async fn admit(
+        &self,
+        node: &Node,
+        endpoint: &Name,
+        jobs: &[JobId],
+        limit: usize,
+    ) -> Result<Vec<JobId>, StoreError> {
+        self.bomb.around("admit", self.real.store().admit(node, endpoint, jobs, limit)).await
+    }
+    async fn wish(
+        &self,
+        id: JobId,
+        want: &Want,
+        generation: Option<u32>,
+    ) -> Result<Wished, StoreError> {
+        self.real.store().wish(id, want, generation).await
+    }
+    async fn wishes(&self, node: &Node) -> Result<Vec<(JobId, u64, Want)>, StoreError> {
+        self.real.store().wishes(node).await
+    }
+    async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
+        self.real.store().owned(node).await
+    }
+    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        self.real.store().pause(endpoint, time).await
+    }
+    async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
+        self.real.store().pauses(after).await
     }
     async fn commit(
         &self,
@@ -342,11 +384,17 @@ impl Inbox for MinedPart {
     fn accepted(&self, path: &SourcePath, file: FileIdentity) {
         self.inbox().accepted(path, file);
     }
-    async fn take(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Result<(), Fault> {
-        self.bomb.around("take", self.inbox().take(job, path, file)).await
+    async fn take<P: Permit>(
+        &self,
+        job: JobId,
+        path: &SourcePath,
+        file: FileIdentity,
+        permit: &P,
+    ) -> Result<(), Fault> {
+        self.bomb.around("take", self.inbox().take(job, path, file, permit)).await
     }
-    async fn open(&self, job: &Job) -> Result<Self::Source, Fault> {
-        self.bomb.around("open", self.inbox().open(job)).await
+    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<Self::Source, Fault> {
+        self.bomb.around("open", self.inbox().open(job, permit)).await
     }
     async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
         self.inbox().source_path(job).await
@@ -416,26 +464,38 @@ impl Scorer for MinedPart {
 impl Outbox for MinedPart {
     type Staged = <scoreline::outbox::FolderOutbox as Outbox>::Staged;
 
-    async fn stage(&self, target: &Path, job: JobId, output: usize) -> Result<Self::Staged, Fault> {
-        self.bomb.around("stage", self.real.outbox().stage(target, job, output)).await
+    async fn stage(
+        &self,
+        target: &Path,
+        of: Part,
+        left_by: Option<NodeId>,
+    ) -> Result<Self::Staged, Fault> {
+        self.bomb.around("stage", self.real.outbox().stage(target, of, left_by)).await
     }
     async fn exists(&self, path: &Path) -> Result<bool, Fault> {
         self.real.outbox().exists(path).await
     }
-    async fn place(
+    async fn place<P: Permit>(
         &self,
         staged: &mut Self::Staged,
         content: Content,
         target: &Path,
         replace: bool,
+        permit: &P,
     ) -> Result<Placed, Fault> {
-        self.bomb.around("place", self.real.outbox().place(staged, content, target, replace)).await
+        let placed = self.real.outbox().place(staged, content, target, replace, permit);
+        self.bomb.around("place", placed).await
     }
-    async fn write(&self, path: &Path, text: &str) -> Result<(), Fault> {
-        self.bomb.around("write", self.real.outbox().write(path, text)).await
+    async fn write<P: Permit>(&self, path: &Path, text: &str, permit: &P) -> Result<(), Fault> {
+        self.bomb.around("write", self.real.outbox().write(path, text, permit)).await
     }
-    async fn settle(&self, source: &SourcePlace, end: &Settlement) -> Result<Settled, Fault> {
-        self.bomb.around("settle", self.real.outbox().settle(source, end)).await
+    async fn settle<P: Permit>(
+        &self,
+        source: &SourcePlace,
+        end: &Settlement,
+        permit: &P,
+    ) -> Result<Settled, Fault> {
+        self.bomb.around("settle", self.real.outbox().settle(source, end, permit)).await
     }
 }
 
