@@ -21,7 +21,7 @@ every_store! {
 async fn wishes_are_noted_found_and_answered(database: &impl Database) {
     let (store, node) = begin(database).await;
     let [a, b, c] = jobs(&store, &node, ["a", "b", "c"]).await;
-    assert_eq!(super::wanted(&store, &node).await, []);
+    assert_eq!(wanted(&store, &node).await, []);
     let adopt = Want::Adopt(RemoteId("r 1".into()));
     for (job, want) in [(&b, &adopt), (&a, &Want::Retry)] {
         assert_eq!(store.wish(job.id(), want, None).await.unwrap(), Wished::Noted);
@@ -82,16 +82,16 @@ async fn a_newer_wish_survives_the_answer_to_an_older_one(database: &impl Databa
     store.wish(a.id(), &ids[0], None).await.unwrap();
     let a = late(&a, uploaded());
     store.commit(&node, std::slice::from_ref(&a)).await.unwrap();
-    assert_eq!(super::wanted(&store, &node).await[0], (a.job.id(), ids[0].clone()));
+    assert_eq!(wanted(&store, &node).await[0], (a.job.id(), ids[0].clone()));
     // One of the same kind too.
     let a = Transition { answers: Some(ids[1].clone()), ..step(&a.job, submitted()) };
     store.commit(&node, std::slice::from_ref(&a)).await.unwrap();
-    assert_eq!(super::wanted(&store, &node).await[0], (a.job.id(), ids[0].clone()));
+    assert_eq!(wanted(&store, &node).await[0], (a.job.id(), ids[0].clone()));
     // What is stale answers nothing.
     let stale = Transition { answers: Some(ids[0].clone()), ..a.clone() };
     let other = store.register("b", "site").await.unwrap();
     assert_eq!(store.commit(&other, &[stale]).await.unwrap(), [Committed::Stale]);
-    assert_eq!(super::wanted(&store, &node).await.len(), 2);
+    assert_eq!(wanted(&store, &node).await.len(), 2);
 }
 
 async fn a_wish_changes_nothing_that_a_write_follows_on(database: &impl Database) {
@@ -101,7 +101,7 @@ async fn a_wish_changes_nothing_that_a_write_follows_on(database: &impl Database
     assert_eq!(load(&store, job.id()).await, Some((job.clone(), Some(node.id))));
     assert_eq!(store.events(job.id()).await.unwrap().len(), 1);
     walk(&store, &node, &job, [uploaded(), submitted()]).await;
-    assert_eq!(super::wanted(&store, &node).await, [(job.id(), Want::Cancel)]);
+    assert_eq!(wanted(&store, &node).await, [(job.id(), Want::Cancel)]);
 }
 
 async fn a_wish_goes_along_with_its_job(database: &impl Database) {
@@ -110,9 +110,9 @@ async fn a_wish_goes_along_with_its_job(database: &impl Database) {
     store.retire(&node).await.unwrap();
     store.wish(job.id(), &Want::Cancel, None).await.unwrap();
     let me = store.register("me", "site").await.unwrap();
-    assert_eq!(super::wanted(&store, &me).await, []);
+    assert_eq!(wanted(&store, &me).await, []);
     adopt(&store, &me, 1).await;
-    assert_eq!(super::wanted(&store, &me).await, [(job.id(), Want::Cancel)]);
+    assert_eq!(wanted(&store, &me).await, [(job.id(), Want::Cancel)]);
 }
 
 async fn a_done_job_comes_back_for_a_wish(database: &impl Database) {
@@ -126,7 +126,7 @@ async fn a_done_job_comes_back_for_a_wish(database: &impl Database) {
     let adopted = store.adopt(&node, &[name("churn")], 10).await.unwrap();
     let [(back, None)] = &adopted.jobs[..] else { panic!("{adopted:?}") };
     assert_eq!((back.is_done(), back.revision()), (true, done.revision() + 1));
-    assert_eq!(super::wanted(&store, &node).await, [(done.id(), Want::Retry)]);
+    assert_eq!(wanted(&store, &node).await, [(done.id(), Want::Retry)]);
     // It is done for names, whoever has it.
     let wish = wish(back, "1", "/out/x");
     assert_eq!(store.reserve(&node, &[wish]).await.unwrap(), [Reserved::Lost]);
@@ -134,7 +134,7 @@ async fn a_done_job_comes_back_for_a_wish(database: &impl Database) {
     assert!(!again.job.is_done());
     assert_eq!(store.commit(&node, std::slice::from_ref(&again)).await.unwrap(), [Committed::Done]);
     assert_eq!(load(&store, done.id()).await, Some((again.job.clone(), Some(node.id))));
-    assert_eq!(super::wanted(&store, &node).await, []);
+    assert_eq!(wanted(&store, &node).await, []);
     assert_eq!(everything(&store).await, std::slice::from_ref(&again.job), "it is there once");
 }
 
@@ -167,11 +167,11 @@ async fn a_job_that_is_done_with_a_wish_unanswered_stays_for_whoever_adopts_it(
         assert_eq!(store.commit(&node, end).await.unwrap(), [Committed::Done]);
     }
     assert_eq!(load(&store, a.id()).await, Some((end.job.clone(), None)));
-    assert_eq!(super::wanted(&store, &node).await, []);
+    assert_eq!(wanted(&store, &node).await, []);
     let x = [Reserved::Yours("/out/x".into())];
     assert_eq!(store.reserve(&node, &[wish(&b, "1", "/out/x")]).await.unwrap(), x);
     assert_eq!(adopt(&store, &node, 10).await, [a.id()]);
-    assert_eq!(super::wanted(&store, &node).await, [(a.id(), Want::Cancel)]);
+    assert_eq!(wanted(&store, &node).await, [(a.id(), Want::Cancel)]);
 }
 
 async fn a_node_knows_what_it_owns(database: &impl Database) {
