@@ -275,7 +275,7 @@ impl<W: World> Work<W> {
                 match self.join().await {
                     Ok(joined) => break joined,
                     Err(error) => {
-                        tracing::warn!(%error, "this node can't join the others; trying again")
+                        tracing::warn!(%error, "this node can't join the others; trying again");
                     }
                 }
                 self.world.clock().sleep(JOIN_RETRY).await;

@@ -45,7 +45,7 @@ impl<C: Clock> Lease<C> {
 
     /// One of `term` that counts from a call to the store that was sent at `sent` (boot-clock time) and answered.
     pub fn since(clock: C, sent: Duration, term: Duration) -> Self {
-        Self::ending(clock, term, nanos(sent + term - term / MARGIN))
+        Self::ending(clock, term, nanos(sent + ours(term)))
     }
 
     fn ending(clock: C, term: Duration, until: u64) -> Self {
@@ -56,7 +56,7 @@ impl<C: Clock> Lease<C> {
     /// A beat that was sent at `sent` (boot-clock time) has been answered.
     pub fn renew(&self, sent: Duration) {
         let term = self.shared.term;
-        self.shared.until.fetch_max(nanos(sent + term - term / MARGIN), Ordering::AcqRel);
+        self.shared.until.fetch_max(nanos(sent + ours(term)), Ordering::AcqRel);
     }
 
     /// How long a node must be silent before others take its jobs over.
@@ -90,6 +90,11 @@ impl<C: Clock> Permit for Lease<C> {
     fn holds(&self) -> bool {
         !self.remaining().is_zero()
     }
+}
+
+/// The part of the term in which a node may act itself.
+fn ours(term: Duration) -> Duration {
+    term.saturating_sub(term / MARGIN)
 }
 
 fn nanos(time: Duration) -> u64 {

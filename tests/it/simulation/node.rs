@@ -142,6 +142,7 @@ impl Life {
             let words = format!("{:?} called the service after it was fenced off", self.node());
             self.land.state().broken.push(words);
         }
+        let _place = self.a_place().await?;
         let late = {
             let mut state = self.land.state();
             let late = state.is_next_late(self.land.clock.boot());
@@ -156,6 +157,48 @@ impl Life {
         // Whatever else was to come of it, nobody was told that it was refused.
         let _ = self.effect(ENDPOINT, |_| Ok::<_, Fault>(())).await;
         Err(Fault::unavailable(Origin::Endpoint, "Late", "no answer"))
+    }
+
+    /// A place among the calls that the service takes at once.
+    async fn a_place(&self) -> Result<APlace, Fault> {
+        let refusal = {
+            let mut state = self.land.state();
+            let service = &mut state.service;
+            if let Some(fate) = service.says {
+                Some(Fault::of(fate, ENDPOINT))
+            } else if service.capacity.is_some_and(|capacity| service.at_once >= capacity) {
+                service.refused += 1;
+                Some(if service.asks_for_pauses {
+                    Fault::throttled(Origin::Endpoint, None, "429", "too many")
+                } else {
+                    Fault::overloaded(Origin::Endpoint, "503", "too many")
+                })
+            } else {
+                service.at_once += 1;
+                service.taken += 1;
+                None
+            }
+        };
+        match refusal {
+            None => {
+                let place = APlace(self.land.clone());
+                if self.land.state().service.capacity.is_some() {
+                    self.host.clock.sleep(SERVICE_TIME).await;
+                }
+                Ok(place)
+            }
+            Some(fault) => {
+                self.host.clock.sleep(SERVICE_TIME / 20).await;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn hang(&self, call: &'static str) {
+        let hangs = self.land.state().hangs == Some(call);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn work_path(&self, job: JobId, path: &SourcePath) -> PathBuf {
@@ -309,6 +352,7 @@ impl Store for Life {
         jobs: &[JobId],
         limit: usize,
     ) -> Result<Vec<JobId>, StoreError> {
+        self.hang("admit").await;
         let limit = if self.made(Mistake::RunsAreNotLimited) { usize::MAX } else { limit };
         self.on_store(self.land.store.admit(node, endpoint, jobs, limit)).await
     }
@@ -317,6 +361,7 @@ impl Store for Life {
         node: &Node,
         transitions: &[Transition],
     ) -> Result<Vec<Committed>, StoreError> {
+        self.hang("commit").await;
         if self.made(Mistake::WritesAreDropped) && self.land.state().rng.below(50) == 0 {
             return Ok(transitions.iter().map(|_| Committed::Done).collect());
         }
@@ -492,6 +537,13 @@ impl Blobs for Life {
         from: &mut R,
     ) -> Result<Content, Fault> {
         let mut bytes = Vec::new();
+        let time_a_byte = self.land.state().time_a_byte;
+        while !time_a_byte.is_zero()
+            && let Ok(byte) = from.read_u8().await
+        {
+            bytes.push(byte);
+            self.host.clock.sleep(time_a_byte).await;
+        }
         from.read_to_end(&mut bytes).await.unwrap();
         self.effect(STORAGE, |state| {
             let content = content_of(&bytes);
@@ -538,6 +590,9 @@ impl Blobs for Life {
 }
 
 impl Scorer for Life {
+    fn kind(&self) -> &'static str {
+        "simulated"
+    }
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         let place = |blob: &BlobReference| blob.relative_location.clone().unwrap();
         let input = place(&submission.blob);
@@ -601,6 +656,7 @@ impl Scorer for Life {
         .await
     }
     async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
+        let _place = self.a_place().await?;
         let impatient = self.made(Mistake::LooksAreImpatient);
         self.effect(ENDPOINT, |state| {
             let State { runs, blobs, rng, unruly, .. } = state;
@@ -661,6 +717,9 @@ impl Scorer for Life {
         self.effect(ENDPOINT, |_| Ok(vec![("extra".to_owned(), link)])).await
     }
     async fn probe(&self) -> Result<(), Fault> {
+        self.land.state().service.probes += 1;
+        self.hang("probe").await;
+        let _place = self.a_place().await?;
         self.effect(ENDPOINT, |_| Ok(())).await
     }
 }
@@ -756,6 +815,17 @@ impl Outbox for Life {
     }
 }
 
+/// A call that the service takes.
+struct APlace(Arc<Land>);
+
+impl Drop for APlace {
+    fn drop(&mut self) {
+        self.0.state().service.at_once -= 1;
+    }
+}
+
+/// How long a service that has limits works at a call.
+const SERVICE_TIME: Duration = Duration::from_secs(1);
 /// How long a node must be silent before others take its jobs over.
 pub(crate) const TERM: Duration = Duration::from_secs(60);
 /// No job's id.

@@ -63,6 +63,8 @@ pub(crate) struct Land {
     /// Whether an output goes to storage of the service's own.
     pub(crate) elsewhere: bool,
     pub(crate) in_flight: usize,
+    /// Calls of a node at once.
+    pub(crate) calls: usize,
     pub(crate) mistake: Option<Mistake>,
 }
 
@@ -79,6 +81,13 @@ pub(crate) struct State {
     /// Rules that were broken where nobody could stop the run.
     pub(crate) broken: Vec<String>,
     store_back_at: Duration,
+    /// Where an effect got stuck.
+    pub(crate) stuck_at: Option<Place>,
+    /// Calls to the store by this name are never answered.
+    pub(crate) hangs: Option<&'static str>,
+    pub(crate) service: Service,
+    /// An upload takes so long for each byte.
+    pub(crate) time_a_byte: Duration,
     /// Remote runs end in all ways, and some are forgotten.
     pub(crate) unruly: bool,
     /// Operators have a hand in it: they may have more runs going than the limit says.
@@ -89,6 +98,21 @@ pub(crate) struct State {
 pub(crate) struct OnDisk {
     pub(crate) file: FileIdentity,
     pub(crate) content: Vec<u8>,
+}
+
+/// What the service takes.
+#[derive(Default)]
+pub(crate) struct Service {
+    /// It refuses calls beyond so many at once.
+    pub(crate) capacity: Option<usize>,
+    /// It names no cure when it refuses, or asks to be left alone.
+    pub(crate) asks_for_pauses: bool,
+    pub(crate) at_once: usize,
+    pub(crate) taken: u64,
+    pub(crate) refused: u64,
+    /// It answers everything with this.
+    pub(crate) says: Option<Fate>,
+    pub(crate) probes: u64,
 }
 
 /// A remote run.
@@ -129,6 +153,10 @@ impl Land {
             committed: BTreeSet::new(),
             broken: Vec::new(),
             store_back_at: Duration::ZERO,
+            stuck_at: None,
+            hangs: None,
+            service: Service::default(),
+            time_a_byte: Duration::ZERO,
         };
         Self {
             state: Mutex::new(state),
@@ -139,6 +167,7 @@ impl Land {
             clock: SimClock::new(),
             elsewhere: setup.elsewhere,
             in_flight: setup.in_flight,
+            calls: setup.calls,
             mistake: setup.mistake,
         }
     }
@@ -177,6 +206,7 @@ impl Land {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) in_flight: usize,
+    pub(crate) calls: usize,
     pub(crate) unruly: bool,
     pub(crate) elsewhere: bool,
     pub(crate) mistake: Option<Mistake>,
@@ -211,6 +241,9 @@ impl State {
             }
             _ => Fate::Well,
         };
+        if fate == Fate::Stuck {
+            self.stuck_at = Some(at);
+        }
         if fate == Fate::Away {
             self.store_back_at = now + Duration::from_millis(self.rng.below(60_000));
         }
