@@ -131,3 +131,36 @@ pub(super) fn lane_of(action: Action, feed: &Feed) -> Lane {
         Action::Settle => Lane::Settlements,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn whoever_comes_does_not_overtake_those_who_wait() {
+        let mut permits = Permits::new(1);
+        assert!(permits.take(false));
+        let job = JobId::new(Uuid::from_u128(1));
+        permits.wait(Waiting { job, action: Action::Poll, due: Duration::ZERO });
+        assert_eq!(permits.next().count(), 0);
+        permits.used -= 1;
+        assert!(!permits.take(false), "somebody waits");
+        let called: Vec<_> = permits.next().map(|waiting| waiting.job).collect();
+        assert_eq!(called, [job]);
+        assert!(permits.take(true));
+        assert!(!permits.take(true), "there is no more than the limit");
+    }
+
+    #[test]
+    fn a_lowered_limit_is_waited_for() {
+        let mut permits = Permits::new(4);
+        assert!((0..4).all(|_| permits.take(false)));
+        permits.pace.refused(Duration::ZERO, Duration::ZERO);
+        permits.used -= 1;
+        assert!(!permits.take(false), "three of two are in use");
+        permits.used -= 2;
+        assert!(permits.take(false));
+    }
+}

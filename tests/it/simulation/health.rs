@@ -80,10 +80,13 @@ fn the_engine_finds_out_how_many_calls_a_service_takes_and_when_it_takes_more() 
             });
             assert_eq!(scene.after(Duration::from_millis(1)).await, []);
             scene.is_well_for(Duration::from_secs(30)).await;
-            let mut seen = Vec::new();
+            let (mut seen, mut lag, mut poll) = (Vec::new(), 0.0_f64, 0.0_f64);
+            let metrics = scene.node.life.metrics();
             for _ in 0..120 {
                 assert_eq!(scene.after(Duration::from_secs(1)).await, []);
                 seen.push(scene.concurrency());
+                lag = lag.max(metrics.due_lag_seconds.get());
+                poll = poll.max(metrics.poll_lateness_seconds.get());
             }
             let mean = seen.iter().sum::<i64>() / 120;
             let most = *seen.iter().max().unwrap();
@@ -93,12 +96,16 @@ fn the_engine_finds_out_how_many_calls_a_service_takes_and_when_it_takes_more() 
                 (state.service.taken, state.service.refused)
             };
             assert!(taken > 200 && refused < taken / 4, "{refused} refused, {taken} taken");
+            assert!(lag >= poll && poll > 1.0, "{poll} s late, and {lag} s");
             // Still slow, but it takes all.
             scene.land.state().service.capacity = Some(1000);
             scene.until_done().await;
             assert_eq!(scene.concurrency(), 32);
             let later = scene.land.state().service.refused;
             assert!(later <= refused + 1, "{later} refused, {refused} of them before");
+            assert_eq!(scene.after(Duration::from_secs(3)).await, []);
+            let late = (metrics.due_lag_seconds.get(), metrics.poll_lateness_seconds.get());
+            assert!(late == (0.0, 0.0), "{late:?}");
         });
     }
 }
