@@ -68,7 +68,8 @@ fn whatever_happens_the_promise_is_kept() {
 fn every_planted_mistake_is_found() {
     let missed = Mutex::new(Vec::new());
     in_threads(|first, step| {
-        for mistake in Mistake::ALL.into_iter().skip(first as usize).step_by(step) {
+        let first = usize::try_from(first).unwrap();
+        for mistake in Mistake::ALL.into_iter().skip(first).step_by(step) {
             match finding(mistake) {
                 Some(found) => println!("{mistake:?}: {found}"),
                 None => missed.lock().unwrap().push(mistake),

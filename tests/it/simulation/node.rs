@@ -142,7 +142,7 @@ impl Life {
             let words = format!("{:?} called the service after it was fenced off", self.node());
             self.land.state().broken.push(words);
         }
-        let _place = self.a_place().await?;
+        let _place = self.land.a_place(&self.host.clock).await?;
         let late = {
             let mut state = self.land.state();
             let late = state.is_next_late(self.land.clock.boot());
@@ -157,41 +157,6 @@ impl Life {
         // Whatever else was to come of it, nobody was told that it was refused.
         let _ = self.effect(ENDPOINT, |_| Ok::<_, Fault>(())).await;
         Err(Fault::unavailable(Origin::Endpoint, "Late", "no answer"))
-    }
-
-    /// A place among the calls that the service takes at once.
-    async fn a_place(&self) -> Result<APlace, Fault> {
-        let refusal = {
-            let mut state = self.land.state();
-            let service = &mut state.service;
-            if let Some(fate) = service.says {
-                Some(Fault::of(fate, ENDPOINT))
-            } else if service.capacity.is_some_and(|capacity| service.at_once >= capacity) {
-                service.refused += 1;
-                Some(if service.asks_for_pauses {
-                    Fault::throttled(Origin::Endpoint, None, "429", "too many")
-                } else {
-                    Fault::overloaded(Origin::Endpoint, "503", "too many")
-                })
-            } else {
-                service.at_once += 1;
-                service.taken += 1;
-                None
-            }
-        };
-        match refusal {
-            None => {
-                let place = APlace(self.land.clone());
-                if self.land.state().service.capacity.is_some() {
-                    self.host.clock.sleep(SERVICE_TIME).await;
-                }
-                Ok(place)
-            }
-            Some(fault) => {
-                self.host.clock.sleep(SERVICE_TIME / 20).await;
-                Err(fault)
-            }
-        }
     }
 
     async fn hang(&self, call: &'static str) {
@@ -656,7 +621,7 @@ impl Scorer for Life {
         .await
     }
     async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
-        let _place = self.a_place().await?;
+        let _place = self.land.a_place(&self.host.clock).await?;
         let impatient = self.made(Mistake::LooksAreImpatient);
         self.effect(ENDPOINT, |state| {
             let State { runs, blobs, rng, unruly, .. } = state;
@@ -719,7 +684,7 @@ impl Scorer for Life {
     async fn probe(&self) -> Result<(), Fault> {
         self.land.state().service.probes += 1;
         self.hang("probe").await;
-        let _place = self.a_place().await?;
+        let _place = self.land.a_place(&self.host.clock).await?;
         self.effect(ENDPOINT, |_| Ok(())).await
     }
 }
@@ -815,18 +780,7 @@ impl Outbox for Life {
     }
 }
 
-/// A call that the service takes.
-struct APlace(Arc<Land>);
-
-impl Drop for APlace {
-    fn drop(&mut self) {
-        self.0.state().service.at_once -= 1;
-    }
-}
-
-/// How long a service that has limits works at a call.
-const SERVICE_TIME: Duration = Duration::from_secs(1);
 /// How long a node must be silent before others take its jobs over.
-pub(crate) const TERM: Duration = Duration::from_secs(60);
+pub(crate) const TERM: Duration = Duration::from_mins(1);
 /// No job's id.
 const NOBODY: JobId = JobId::new(uuid::Uuid::nil());

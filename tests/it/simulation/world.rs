@@ -105,7 +105,7 @@ pub(crate) struct OnDisk {
 pub(crate) struct Service {
     /// It refuses calls beyond so many at once.
     pub(crate) capacity: Option<usize>,
-    /// It names no cure when it refuses, or asks to be left alone.
+    /// When it refuses it asks to be left alone, as with a 429.
     pub(crate) asks_for_pauses: bool,
     pub(crate) at_once: usize,
     pub(crate) taken: u64,
@@ -113,6 +113,15 @@ pub(crate) struct Service {
     /// It answers everything with this.
     pub(crate) says: Option<Fate>,
     pub(crate) probes: u64,
+}
+
+/// A call that the service takes.
+pub(crate) struct APlace(Arc<Land>);
+
+impl Drop for APlace {
+    fn drop(&mut self) {
+        self.0.state().service.at_once -= 1;
+    }
 }
 
 /// A remote run.
@@ -192,6 +201,35 @@ impl Land {
     pub(crate) fn row(&self, id: JobId) -> Option<Job> {
         let rows = self.store.load(&[id]).now_or_never().unwrap().unwrap();
         rows.into_iter().next().map(|(job, _)| job)
+    }
+
+    /// A place among the calls that the service takes at once.
+    pub(crate) async fn a_place(self: &Arc<Self>, clock: &SimClock) -> Result<APlace, Fault> {
+        let (place, limited) = {
+            let mut state = self.state();
+            let service = &mut state.service;
+            let limited = service.capacity.is_some();
+            if let Some(fate) = service.says {
+                (Err(Fault::of(fate, ENDPOINT)), limited)
+            } else if service.capacity.is_some_and(|capacity| service.at_once >= capacity) {
+                service.refused += 1;
+                let (origin, words) = (Origin::Endpoint, "too many at once");
+                let fault = if service.asks_for_pauses {
+                    Fault::throttled(origin, None, "429", words)
+                } else {
+                    Fault::overloaded(origin, "503", words)
+                };
+                (Err(fault), limited)
+            } else {
+                service.at_once += 1;
+                service.taken += 1;
+                (Ok(APlace(self.clone())), limited)
+            }
+        };
+        if limited || place.is_err() {
+            clock.sleep(if place.is_ok() { SERVICE_TIME } else { SERVICE_TIME / 20 }).await;
+        }
+        place
     }
 
     /// Whether others may have the node's jobs.
@@ -411,6 +449,8 @@ pub(crate) fn content_of(bytes: &[u8]) -> Content {
     Content { size_bytes: bytes.len() as u64, sha256 }
 }
 
+/// How long a service that has limits works at a call.
+const SERVICE_TIME: Duration = Duration::from_secs(1);
 /// The drop folder.
 pub(crate) const IN: &str = "/in";
 pub(crate) const NO_FILE: FileIdentity = FileIdentity { inode: 0, size_bytes: 0, mtime_ns: 0 };
