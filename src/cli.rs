@@ -78,6 +78,24 @@ pub enum Command {
         #[command(subcommand)]
         command: JobsCommand,
     },
+    /// Ask a running daemon how the scoring services stand
+    Endpoints {
+        /// The daemon to ask.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// What about them.
+        #[command(subcommand)]
+        command: SidesCommand,
+    },
+    /// Ask a running daemon how the blob storages stand
+    Storage {
+        /// The daemon to ask.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// What about them.
+        #[command(subcommand)]
+        command: SidesCommand,
+    },
     /// Show the config in force
     Config {
         /// What about it.
@@ -234,6 +252,19 @@ pub struct Filters {
     /// With this text in the file's name
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
+}
+
+/// `endpoints` and `storage`
+#[derive(Debug, Subcommand)]
+pub enum SidesCommand {
+    /// List them: what is under way, and since when and why nothing is sent to one
+    List,
+    /// Have one that is suspended, or in an outage, asked at once whether it is well again
+    Resume {
+        /// Its name in the config
+        #[arg(value_parser = feed_name)]
+        name: Name,
+    },
 }
 
 /// `config`

@@ -20,35 +20,41 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Action, Job, JobId, Outcome, Phase, Step, Turn, Wait, Want, apply, next_action};
-use crate::ports::{Blobs, Clock, NodeId, Permit, Scorer, Store, StoreError, Transition, World};
+use crate::ports::{Clock, NodeId, Permit, Store, StoreError, Transition, World};
 
 use self::commit::{CommitAnswer, Pending};
 use self::health::{Gate, Health};
-use self::limits::{Lane, Permits, Side, lane_of, side_of};
+use self::limits::{Lane, Permits, Waiting, lane_of, side_of};
+use self::look::Looks;
 use self::perform::perform;
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
 
 mod commit;
+mod concurrency;
 pub mod health;
 pub mod lease;
 mod limits;
+mod look;
 mod perform;
+mod progress;
 mod pulse;
 mod runs;
 mod shown;
+mod sides;
 mod steady;
 mod wishes;
 
 pub use lease::{Lease, Tenure};
-pub use pulse::Pulse;
+pub use limits::Side;
+pub use pulse::{EndpointSeen, Late, Picture, Pulse, StorageSeen};
 
 /// What the engine goes by, from the config.
 #[derive(Clone, Debug)]
@@ -115,6 +121,7 @@ pub struct Engine<W: World> {
     tenure: Tenure<W::Clock>,
     incoming: mpsc::Receiver<Incoming>,
     pulse: Arc<Pulse>,
+    resumes: broadcast::Receiver<Side>,
 
     jobs: HashMap<JobId, Slot>,
     due: BTreeSet<(Duration, JobId)>,
@@ -124,7 +131,7 @@ pub struct Engine<W: World> {
     runs: BTreeMap<Name, Runs>,
     admissions: JoinSet<Admission>,
     tellings: JoinSet<()>,
-    acting: JoinSet<(JobId, Action, Lane, Outcome)>,
+    acting: JoinSet<Acted>,
     probes: JoinSet<(Side, Result<(), Fault>)>,
     outbox: VecDeque<Pending>,
     commit: JoinSet<CommitAnswer>,
@@ -132,9 +139,19 @@ pub struct Engine<W: World> {
     /// Jobs that only the store knows of, and how often that was seen.
     strangers: HashMap<JobId, u32>,
     steady: Steady,
+    looks: Looks,
     swept: Duration,
     store_away: bool,
     draining: bool,
+}
+
+/// An action that has ended.
+struct Acted {
+    serial: u64,
+    id: JobId,
+    action: Action,
+    lane: Lane,
+    outcome: Outcome,
 }
 
 /// A job in memory.
@@ -198,6 +215,7 @@ impl<W: World> Engine<W> {
             unread: BTreeSet::new(),
             strangers: HashMap::new(),
             steady: Steady::new(world.clock()),
+            looks: Looks::new(world.clock().boot()),
             swept: world.clock().boot(),
             store_away: false,
             draining: false,
@@ -205,27 +223,30 @@ impl<W: World> Engine<W> {
             rules,
             tenure,
             incoming,
+            resumes: pulse.listen(),
             pulse,
         };
         let rules = engine.rules.clone();
         let limits = rules.limits;
-        let permits = |limit| Permits { limit, ..Permits::default() };
         for (name, in_flight) in &rules.endpoints {
             engine.health.insert(Side::Endpoint(name.clone()), Health::new(seed_of(name)));
-            engine.lanes.insert(Lane::Calls(name.clone()), permits(limits.calls));
+            engine.lanes.insert(Lane::Calls(name.clone()), Permits::new(limits.calls));
+            engine.show_pace(name, limits.calls);
             engine.runs.insert(name.clone(), Runs::new(*in_flight));
         }
         for name in &rules.storages {
             engine.health.insert(Side::Storage(name.clone()), Health::new(seed_of(name)));
-            engine.lanes.insert(Lane::Uploads(name.clone()), permits(limits.uploads));
-            engine.lanes.insert(Lane::Deliveries(name.clone()), permits(limits.deliveries));
+            engine.lanes.insert(Lane::Uploads(name.clone()), Permits::new(limits.uploads));
+            engine.lanes.insert(Lane::Deliveries(name.clone()), Permits::new(limits.deliveries));
         }
-        engine.lanes.insert(Lane::Settlements, permits(limits.settlements));
+        engine.lanes.insert(Lane::Settlements, Permits::new(limits.settlements));
         for (job, left_by) in adopted {
             engine.take_in(job, left_by);
         }
         // Before its first round it is not late.
-        engine.pulse.beat(engine.world.clock().boot(), engine.jobs.len(), false);
+        let now = engine.world.clock().boot();
+        engine.pulse.beat(now, engine.jobs.len(), false);
+        engine.look(now);
         engine
     }
 
@@ -238,6 +259,7 @@ impl<W: World> Engine<W> {
         for id in ids {
             self.forget(id);
         }
+        self.pulse.rest();
         if finished? {
             self.world.store().retire(&self.tenure.node).await?;
         }
@@ -271,6 +293,7 @@ impl<W: World> Engine<W> {
                 Some(answer) = self.admissions.join_next() => self.admitted(joined(answer)),
                 Some(_) = self.tellings.join_next() => {}
                 Some(probed) = self.probes.join_next() => self.probed(joined(probed)),
+                Ok(side) = self.resumes.recv() => self.resume(&side),
                 Some(incoming) = self.incoming.recv(), if !self.draining => self.came_in(incoming),
                 () = clock.sleep(nap) => {}
             }
@@ -290,8 +313,6 @@ impl<W: World> Engine<W> {
     /// Everything that can be done without waiting.
     fn turn(&mut self) {
         let now = self.world.clock().boot();
-        let lag = self.due.first().map_or(Duration::ZERO, |(due, _)| now.saturating_sub(*due));
-        self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
         self.probe_the_sick(now);
         self.sweep(now);
         while !self.draining {
@@ -301,20 +322,21 @@ impl<W: World> Engine<W> {
             if called.is_empty() {
                 break;
             }
-            for id in called {
+            for Waiting { job: id, due, .. } in called {
                 // One that an operator called away meanwhile may have its name here still.
                 if self.jobs.get(&id).is_none_or(|slot| slot.stage != Stage::Queued) {
                     continue;
                 }
                 // Here and now, by this turn's own time: until it has taken its permit, the next look at the lanes
                 // would find that permit free and call the whole queue for it.
-                self.dispatch(id, now, now);
+                self.dispatch(id, due, now, true);
             }
         }
         if !self.draining {
             self.ask_for_runs(now);
         }
         self.flush();
+        self.look(now);
         self.pulse.beat(now, self.jobs.len(), self.draining);
     }
 
@@ -341,12 +363,7 @@ impl<W: World> Engine<W> {
                     self.wished(id, revision, want);
                 }
             }
-            Incoming::Pause(endpoint, time) => {
-                let until = self.world.clock().boot() + time;
-                if let Some(health) = self.health.get_mut(&Side::Endpoint(endpoint)) {
-                    health.told(until);
-                }
-            }
+            Incoming::Pause(endpoint, time) => self.told_to_pause(&endpoint, time),
             Incoming::Known(ids) => {
                 self.unread.extend(ids.into_iter().filter(|id| !self.jobs.contains_key(id)));
             }
@@ -398,12 +415,13 @@ impl<W: World> Engine<W> {
             && due <= now
         {
             self.due.remove(&(due, id));
-            self.dispatch(id, due, now);
+            self.dispatch(id, due, now, false);
         }
     }
 
-    /// Lets a job act if everything allows it, else puts it where it waits.
-    fn dispatch(&mut self, id: JobId, due: Duration, now: Duration) {
+    /// Lets a job act if everything allows it, else puts it where it waits. It could since `due`; `called` is one that
+    /// has waited for its permit.
+    fn dispatch(&mut self, id: JobId, due: Duration, now: Duration, called: bool) {
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         slot.stage = Stage::Still;
         let Some(action) = next_action(&slot.job) else { return };
@@ -448,33 +466,36 @@ impl<W: World> Engine<W> {
         }
         let lane = lane_of(action, &slot.feed);
         if let Some(permits) = self.lanes.get_mut(&lane)
-            && !permits.take()
+            && !permits.take(called)
         {
-            permits.waiting.push_back(id);
+            permits.wait(Waiting { job: id, action, due });
             slot.stage = Stage::Queued;
             return;
         }
-        if action == Action::Poll {
-            self.world.metrics().poll_lateness_seconds.set(now.saturating_sub(due).as_secs_f64());
-        }
         slot.stage = Stage::Acting;
+        self.looks.acts(action, due, now);
+        let (serial, progress) = self.looks.begin(lane.clone(), now);
         let (world, tenure, left_by) = (self.world.clone(), self.tenure.clone(), slot.left_by);
         let (feed, job) = (slot.feed.clone(), slot.job.clone());
         let break_off = slot.break_off.clone();
         self.acting.spawn(async move {
-            let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, left_by, action));
+            let act = AssertUnwindSafe(perform(
+                &*world, &tenure, &feed, &job, left_by, &progress, action,
+            ));
             let outcome = tokio::select! {
                 biased;
                 done = act.catch_unwind() => done.unwrap_or_else(|_| Outcome::Fault(broken_off())),
                 () = break_off.cancelled() => Outcome::Pending,
             };
-            (id, action, lane, outcome)
+            Acted { serial, id, action, lane, outcome }
         });
     }
 
-    fn acted(&mut self, done: Option<(JobId, Action, Lane, Outcome)>) {
-        let Some((id, action, lane, outcome)) = done else { return };
+    fn acted(&mut self, done: Option<Acted>) {
+        let Some(Acted { serial, id, action, lane, outcome }) = done else { return };
         let now = self.world.clock().boot();
+        let began = self.looks.end(serial).unwrap_or(now);
+        self.pace(&lane, &outcome, began, now);
         if let Some(permits) = self.lanes.get_mut(&lane) {
             permits.used -= 1;
         }
@@ -491,48 +512,6 @@ impl<W: World> Engine<W> {
         self.heed(id);
     }
 
-    /// What an outcome says about the other side's health; answers whether a fault is part of something larger.
-    fn judge(
-        &mut self,
-        id: JobId,
-        feed: &Feed,
-        action: Action,
-        outcome: &Outcome,
-        now: Duration,
-    ) -> bool {
-        let Outcome::Fault(fault) = outcome else {
-            if let Some(health) = side_of(action, feed).and_then(|side| self.health.get_mut(&side))
-            {
-                health.succeeded();
-            }
-            return false;
-        };
-        self.world
-            .metrics()
-            .step_faults_total
-            .with_label_values(&[feed.name.as_str(), action.name(), fault.class.name()])
-            .inc();
-        let side = match fault.origin {
-            Origin::Endpoint => Side::Endpoint(feed.endpoint.clone()),
-            Origin::Storage => Side::Storage(feed.storage.clone()),
-            Origin::Inbox | Origin::Outbox => return false,
-        };
-        let Some(health) = self.health.get(&side) else { return false };
-        if let (Class::Throttled(Some(time)), Side::Endpoint(endpoint)) = (fault.class, &side)
-            && health.is_news(now + time)
-        {
-            self.tell_the_others(endpoint.clone(), time);
-        }
-        let Some(health) = self.health.get_mut(&side) else { return false };
-        let was_closed = health.closed().map(|closed| closed.suspended);
-        let larger = health.faulted(id, fault, now);
-        let is_closed = health.closed().map(|closed| closed.suspended);
-        if is_closed.is_some() && is_closed != was_closed {
-            self.say_closed(&side);
-        }
-        larger
-    }
-
     /// Applies an outcome and sends what follows on its way.
     fn follow(&mut self, id: JobId, outcome: Outcome, outage: bool) {
         let Some(slot) = self.jobs.get_mut(&id) else { return };
@@ -543,6 +522,7 @@ impl<W: World> Engine<W> {
             Err(illegal) => {
                 tracing::error!(job.id = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
                 slot.stage = Stage::Still;
+                self.looks.broken(id, self.world.clock().boot());
             }
             Ok(Step { job, wait, event: None }) => {
                 if let Some(fault) = &fault {
@@ -611,68 +591,6 @@ impl<W: World> Engine<W> {
             self.due.insert((due, id));
         }
     }
-
-    // ---- health
-
-    fn probe_the_sick(&mut self, now: Duration) {
-        let world = &self.world;
-        for (side, health) in &mut self.health {
-            if health.probe_due(now) {
-                let (world, side) = (world.clone(), side.clone());
-                self.probes.spawn(async move {
-                    let probed = AssertUnwindSafe(probe(&*world, &side)).catch_unwind().await;
-                    (side, probed.unwrap_or_else(|_| Err(broken_off())))
-                });
-            }
-        }
-    }
-
-    fn probed(&mut self, probed: Option<(Side, Result<(), Fault>)>) {
-        let Some((side, result)) = probed else { return };
-        let now = self.world.clock().boot();
-        let Some(health) = self.health.get_mut(&side) else { return };
-        let Some(was) = health.probed(result.as_ref().copied(), now) else {
-            return self.show_closed(&side);
-        };
-        let closed_for = now.saturating_sub(was.since);
-        tracing::info!(side = %side, seconds = closed_for.as_secs(), "answers again; its jobs go on");
-        self.gauge_closed(&side, false);
-        for id in self.parked.remove(&side).unwrap_or_default() {
-            if let Some(slot) = self.jobs.get_mut(&id)
-                && let Stage::Parked(since) = slot.stage
-            {
-                slot.waited += now.saturating_sub(since);
-                self.wait(id, Wait::Now);
-            }
-        }
-    }
-
-    /// What keeps a side closed, for those who look.
-    fn show_closed(&self, side: &Side) {
-        let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
-        self.gauge_closed(side, closed.suspended);
-        tracing::debug!(side = %side, error.code = %closed.why.code, "a probe failed: {}", closed.why.message);
-    }
-
-    /// Said once, when it closes; the probes after that are for those who look.
-    fn say_closed(&self, side: &Side) {
-        let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
-        if closed.suspended {
-            tracing::error!(side = %side, error.code = %closed.why.code, "suspended: {}; its jobs wait, and it is probed until it answers", closed.why.message);
-        } else {
-            tracing::warn!(side = %side, error.code = %closed.why.code, "in trouble: {}; its jobs wait, and it is probed until it answers", closed.why.message);
-        }
-        self.gauge_closed(side, closed.suspended);
-    }
-
-    fn gauge_closed(&self, side: &Side, suspended: bool) {
-        let metrics = self.world.metrics();
-        let gauge = match side {
-            Side::Endpoint(name) => metrics.endpoint_suspended.with_label_values(&[name.as_str()]),
-            Side::Storage(name) => metrics.storage_suspended.with_label_values(&[name.as_str()]),
-        };
-        gauge.set(i64::from(suspended));
-    }
 }
 
 /// Outputs that are in place, and remote runs that are being stopped already, are beyond any deadline.
@@ -685,20 +603,6 @@ fn is_limited_by_deadline(phase: Phase) -> bool {
         | Phase::Failed
         | Phase::Cancelled
         | Phase::Skipped => false,
-    }
-}
-
-/// Whether a side that nothing is sent to is well again.
-async fn probe<W: World>(world: &W, side: &Side) -> Result<(), Fault> {
-    match side {
-        Side::Endpoint(name) => match world.scorer(name) {
-            Some(scorer) => scorer.probe().await,
-            None => Ok(()),
-        },
-        Side::Storage(name) => match world.blobs(name) {
-            Some(blobs) => blobs.ready().await,
-            None => Ok(()),
-        },
     }
 }
 

@@ -71,8 +71,11 @@ pub enum Origin {
 pub enum Blame {
     /// Perhaps this job's own: another one may well succeed.
     Job,
-    /// The other side's: refused or broken connections, time-outs, 502, 503, 504. Never costs a job an attempt.
+    /// The other side's: refused or broken connections, time-outs, 502, 504. Never costs a job an attempt.
     Service,
+    /// Everybody's together: the other side has more to do than it can (503, 429). Never costs a job an attempt, and
+    /// fewer calls at once are what helps.
+    Load,
 }
 
 impl Fault {
@@ -90,6 +93,11 @@ impl Fault {
         Self::new(Class::Transient, origin, Blame::Service, code, message)
     }
 
+    /// A fault that may pass, since the other side has too much to do at the moment.
+    pub fn overloaded(origin: Origin, code: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Class::Transient, origin, Blame::Load, code, message)
+    }
+
     /// The other side asked for a pause. One that makes no sense is brought to one that does: none at all would have
     /// us ask without end, and no clock holds a million years.
     pub fn throttled(
@@ -99,7 +107,7 @@ impl Fault {
         message: impl Into<String>,
     ) -> Self {
         let after = after.map(|after| after.clamp(PAUSE_MIN, PAUSE_MAX));
-        Self::new(Class::Throttled(after), origin, Blame::Service, code, message)
+        Self::new(Class::Throttled(after), origin, Blame::Load, code, message)
     }
 
     /// This job can't succeed as it is.
@@ -126,6 +134,11 @@ impl Fault {
             message.push('…');
         }
         Self { class, origin, blame, code: code.into(), message }
+    }
+
+    /// Whether fewer calls at once would help.
+    pub fn is_overload(&self) -> bool {
+        self.blame == Blame::Load
     }
 
     /// The part that is kept with the job.

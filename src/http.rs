@@ -22,13 +22,16 @@ use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
 use crate::config::{Role, Token};
-use crate::engine::{Pulse, Stop};
+use crate::engine::{Late, Pulse, Stop};
 use crate::fault::FaultRecord;
 use crate::feed::Name;
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
 use crate::ports::{Clock, JobQuery, Store, StoreError, World};
 
+mod sides;
 mod wishes;
+
+pub use sides::{EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
 
 /// The HTTP server.
 pub struct Http<W: World> {
@@ -73,6 +76,10 @@ impl<W: World> Http<W> {
             .route("/api/v1/jobs/{id}/cancel", post(wishes::cancel::<W>))
             .route("/api/v1/jobs/{id}/retry", post(wishes::retry::<W>))
             .route("/api/v1/jobs/{id}/release", post(wishes::release::<W>))
+            .route("/api/v1/endpoints", get(sides::endpoints::<W>))
+            .route("/api/v1/endpoints/{name}/resume", post(sides::resume_endpoint::<W>))
+            .route("/api/v1/storages", get(sides::storages::<W>))
+            .route("/api/v1/storages/{name}/resume", post(sides::resume_storage::<W>))
             .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
                 let text = format!("{} can't be asked with {method}", uri.path());
                 Problem::new(StatusCode::METHOD_NOT_ALLOWED, text)
@@ -101,18 +108,28 @@ impl<W: World> Http<W> {
 }
 
 async fn healthz<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
-    let silent = api.world.clock().boot().saturating_sub(api.pulse.last_beat());
-    if silent > SILENCE_MAX {
-        let text = format!("the engine has not gone round for {} s\n", silent.as_secs());
-        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    let (now, boot) = (api.world.clock().now(), api.world.clock().boot());
+    let late = api.pulse.late(boot);
+    if late.is_empty() {
+        return "ok\n".into_response();
     }
-    "ok\n".into_response()
+    let line = |late: &Late| {
+        let age = boot.saturating_sub(late.since);
+        let since = (now - age).to_rfc3339_opts(SecondsFormat::Secs, true);
+        let (age, limit) = (age.as_secs(), late.limit.as_secs());
+        format!("{} for {age} s, since {since} (limit {limit} s)\n", late.what)
+    };
+    let text: String = late.iter().map(line).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn readyz<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
     let unready = |text: String| (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response();
     if api.pulse.draining() {
         return unready("stopping".into());
+    }
+    if !api.pulse.at_work() {
+        return unready("waiting to join the other nodes again".into());
     }
     match api.world.store().ping().await {
         Err(error) => unready(error.to_string()),
@@ -415,8 +432,6 @@ fn rfc3339(time: DateTime<Utc>) -> String {
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 1000;
-/// The engine goes round every second, whatever it waits for.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

@@ -14,14 +14,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use scoreline::audit::Audit;
 use scoreline::cli::{
     self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, Filters,
-    JobsCommand, SandboxArgs, SelectArgs, TellError, environment, is_default_config, table, tell,
+    JobsCommand, SandboxArgs, SelectArgs, SidesCommand, TellError, environment, is_default_config,
+    table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
 use scoreline::daemon::{Daemon, RealWorld, Settings, check_online};
 use scoreline::demo::demo;
 use scoreline::engine::Stop;
-use scoreline::http::{EventBody, JobBody, JobsBody};
+use scoreline::http::{
+    EndpointBody, EndpointsBody, EventBody, HealthBody, JobBody, JobsBody, StorageBody,
+    StoragesBody,
+};
 use scoreline::job::{JobId, Want};
 use scoreline::ports::StoreError;
 use scoreline::sandbox::{self, Gateway, Sandbox};
@@ -63,6 +67,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Migrate => migrate(&cli).await,
         Command::Audit(args) => audit(&cli, args).await,
         Command::Jobs { daemon, command } => jobs(&cli, daemon, command).await,
+        Command::Endpoints { daemon, command } => endpoints(&cli, daemon, command).await,
+        Command::Storage { daemon, command } => storages(&cli, daemon, command).await,
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
@@ -347,6 +353,102 @@ async fn wish(
         tell_json(&serde_json::json!({ "jobs": results }))?;
     }
     broken.map_or(Ok(exit), |error| Err(error.into()))
+}
+
+async fn endpoints(cli: &Cli, daemon: &DaemonArgs, command: &SidesCommand) -> anyhow::Result<Exit> {
+    let client = client(cli, daemon)?;
+    let body: EndpointsBody = match command {
+        SidesCommand::List => client.get("/api/v1/endpoints", &[]).await?,
+        SidesCommand::Resume { name } => {
+            let path = format!("/api/v1/endpoints/{name}/resume");
+            let was: EndpointBody = client.post(&path, &serde_json::json!({}), None).await?;
+            return resumed(cli, &was, &was.name, &was.health);
+        }
+    };
+    if cli.json {
+        tell_json(&body)?;
+        return Ok(Exit::Done);
+    }
+    let rows: Vec<_> = body
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            let [state, since, note] = health_cells(&endpoint.health);
+            let of = |used: &dyn std::fmt::Display, max| format!("{used}/{max}");
+            vec![
+                endpoint.name.clone(),
+                endpoint.kind.clone(),
+                state,
+                since,
+                of(&endpoint.in_flight, endpoint.max_in_flight),
+                of(&endpoint.calls, endpoint.concurrency),
+                note,
+            ]
+        })
+        .collect();
+    tell(&table::table(&["NAME", "KIND", "STATE", "SINCE", "RUNS", "CALLS", "NOTE"], &rows))?;
+    Ok(Exit::Done)
+}
+
+async fn storages(cli: &Cli, daemon: &DaemonArgs, command: &SidesCommand) -> anyhow::Result<Exit> {
+    let client = client(cli, daemon)?;
+    let body: StoragesBody = match command {
+        SidesCommand::List => client.get("/api/v1/storages", &[]).await?,
+        SidesCommand::Resume { name } => {
+            let path = format!("/api/v1/storages/{name}/resume");
+            let was: StorageBody = client.post(&path, &serde_json::json!({}), None).await?;
+            return resumed(cli, &was, &was.name, &was.health);
+        }
+    };
+    if cli.json {
+        tell_json(&body)?;
+        return Ok(Exit::Done);
+    }
+    let rows: Vec<_> = body
+        .storages
+        .iter()
+        .map(|storage| {
+            let [state, since, note] = health_cells(&storage.health);
+            let counts = [storage.uploads.to_string(), storage.deliveries.to_string()];
+            [vec![storage.name.clone(), state, since], counts.into(), vec![note]].concat()
+        })
+        .collect();
+    tell(&table::table(&["NAME", "STATE", "SINCE", "UPLOADS", "DELIVERIES", "NOTE"], &rows))?;
+    Ok(Exit::Done)
+}
+
+/// What a resume comes to, by how things stood.
+fn resumed(
+    cli: &Cli,
+    was: &impl Serialize,
+    name: &str,
+    health: &HealthBody,
+) -> anyhow::Result<Exit> {
+    if cli.json {
+        tell_json(was)?;
+        return Ok(Exit::Done);
+    }
+    let text = match (health.state.as_str(), health.paused_seconds) {
+        ("paused", Some(left)) => {
+            format!("asked to be left alone for {left} s more, and goes on by itself then")
+        }
+        ("open", _) => "is open: there is nothing to resume".to_owned(),
+        _ => "is asked at once whether it is well again".to_owned(),
+    };
+    tell(&format!("{name}: {text}\n"))?;
+    Ok(Exit::Done)
+}
+
+/// State, since when, and why.
+fn health_cells(health: &HealthBody) -> [String; 3] {
+    let why = health.error.as_ref().map(|e| format!("{}: {}", e.code, clipped(&e.message)));
+    let next = match (health.paused_seconds, health.next_probe_seconds) {
+        (Some(left), _) => Some(format!("goes on in {left} s")),
+        (None, Some(left)) => Some(format!("next probe in {left} s")),
+        (None, None) => None,
+    };
+    let note = [next, why].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    [health.state.clone(), health.since.clone().unwrap_or_default(), note]
 }
 
 /// A job for people.

@@ -21,6 +21,7 @@ pub struct Metrics {
     pub jobs_held: IntGaugeVec,
     pub remote_runs_in_flight: IntGaugeVec,
     pub endpoint_suspended: IntGaugeVec,
+    pub endpoint_concurrency: IntGaugeVec,
     pub storage_suspended: IntGaugeVec,
     pub poll_lateness_seconds: Gauge,
     pub due_lag_seconds: Gauge,
@@ -71,13 +72,18 @@ impl Metrics {
                 "1 while nothing is sent to the endpoint because it can't succeed.",
                 &["endpoint"],
             ),
+            endpoint_concurrency: make.gauges(
+                "endpoint_concurrency",
+                "Calls that may go on at once; lowered while the endpoint refuses for load.",
+                &["endpoint"],
+            ),
             storage_suspended: make.gauges(
                 "storage_suspended",
                 "1 while nothing is sent to the storage because it can't succeed.",
                 &["storage"],
             ),
-            poll_lateness_seconds: make.seconds("poll_lateness_seconds", "How late the latest look at a remote run was."),
-            due_lag_seconds: make.seconds("due_lag_seconds", "How long the oldest job that could be worked on has waited."),
+            poll_lateness_seconds: make.seconds("poll_lateness_seconds", "How late the latest look at a remote run was in the last second, or is by now; 0 when none is due."),
+            due_lag_seconds: make.seconds("due_lag_seconds", "How long the oldest job that could be worked on has waited for its turn."),
             inbox_files: make.gauges(
                 "inbox_files",
                 "Files in the drop folder at the last look, by what holds them back.",
@@ -190,6 +196,7 @@ impl Metrics {
         for endpoint in endpoints.iter().map(Name::as_str) {
             self.remote_runs_in_flight.with_label_values(&[endpoint]);
             self.endpoint_suspended.with_label_values(&[endpoint]);
+            self.endpoint_concurrency.with_label_values(&[endpoint]);
             self.remote_runs_started_total.with_label_values(&[endpoint]);
             for operation in OPERATIONS {
                 self.remote_requests_total.with_label_values(&[endpoint, operation, "200"]);

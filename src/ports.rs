@@ -532,6 +532,9 @@ pub enum Access {
 
 /// A scoring service.
 pub trait Scorer: Send + Sync + 'static {
+    /// The kind, by its name in the config.
+    fn kind(&self) -> &'static str;
+
     /// Makes the service know a job; it doesn't run yet.
     fn submit(
         &self,

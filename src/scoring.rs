@@ -22,6 +22,12 @@ pub enum Scoring<C: Clock> {
 }
 
 impl<C: Clock> Scorer for Scoring<C> {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Bes(bes) => bes.kind(),
+        }
+    }
+
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         match self {
             Self::Bes(bes) => bes.submit(submission).await,

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::progress::Progress;
 use super::{Engine, STORE_RETRY, Stage};
 use crate::job::{Job, JobId, Wait};
 use crate::ports::{Clock, Committed, NodeId, Store, Transition, World};
@@ -38,7 +39,9 @@ impl<W: World> Engine<W> {
         // First, since there may be something to write at every turn for hours.
         if !self.unread.is_empty() && !self.draining {
             let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
-            self.commit.spawn(async move { CommitAnswer::Found(read(&*world, &ids).await) });
+            let progress = self.looks.commit(world.clock().boot());
+            self.commit
+                .spawn(async move { CommitAnswer::Found(read(&*world, &ids, &progress).await) });
             return;
         }
         if self.outbox.is_empty() {
@@ -46,6 +49,7 @@ impl<W: World> Engine<W> {
         }
         let batch: Vec<_> = self.outbox.drain(..self.outbox.len().min(BATCH_MAX)).collect();
         let again = self.store_away;
+        self.looks.commit(world.clock().boot());
         self.commit.spawn(async move {
             if again {
                 world.clock().sleep(STORE_RETRY).await;
@@ -109,10 +113,11 @@ impl<W: World> Engine<W> {
                 // Known before the rows are read, which takes as long as the store is away.
                 self.store_is(false);
                 let world = self.world.clone();
+                let progress = self.looks.commit(world.clock().boot());
                 self.commit.spawn(async move {
                     let ids: Vec<_> =
                         batch.iter().map(|pending| pending.transition.job.id()).collect();
-                    let rows = read(&*world, &ids).await;
+                    let rows = read(&*world, &ids, &progress).await;
                     CommitAnswer::Read(batch, rows)
                 });
             }
@@ -169,12 +174,18 @@ impl<W: World> Engine<W> {
 }
 
 /// Reads jobs, for as long as it takes.
-async fn read<W: World>(world: &W, ids: &[JobId]) -> Vec<(Job, Option<NodeId>)> {
+async fn read<W: World>(
+    world: &W,
+    ids: &[JobId],
+    progress: &Progress,
+) -> Vec<(Job, Option<NodeId>)> {
     loop {
         match world.store().load(ids).await {
             Ok(rows) => return rows,
             Err(error) => tracing::warn!(%error, "rows could not be read; trying again"),
         }
+        // It answers, if only this.
+        progress.moved(1);
         world.clock().sleep(STORE_RETRY).await;
     }
 }

@@ -23,9 +23,15 @@ pub struct Health {
     seed: u64,
 }
 
-#[derive(Debug)]
-enum Trouble {
-    Pause { until: Duration },
+/// Why no call goes out.
+#[derive(Clone, Debug)]
+pub enum Trouble {
+    /// The other side asked for a pause; once it is over, this means nothing any more.
+    Pause {
+        /// Boot-clock time.
+        until: Duration,
+    },
+    /// An outage or a suspension.
     Closed(Closed),
 }
 
@@ -40,7 +46,19 @@ pub struct Closed {
     pub why: FaultRecord,
     probe_at: Duration,
     probes: u32,
-    probing: bool,
+    probing: Option<Duration>,
+}
+
+impl Closed {
+    /// When the next probe goes out, unless one is under way (boot-clock time).
+    pub fn next_probe(&self) -> Option<Duration> {
+        self.probing.is_none().then_some(self.probe_at)
+    }
+
+    /// Since when a probe is under way (boot-clock time).
+    pub fn probing_since(&self) -> Option<Duration> {
+        self.probing
+    }
 }
 
 /// Whether a call may go out.
@@ -126,20 +144,37 @@ impl Health {
     /// Whether a probe is due; once it answers yes, the probe's result must follow.
     pub fn probe_due(&mut self, now: Duration) -> bool {
         match &mut self.trouble {
-            Some(Trouble::Closed(closed)) if !closed.probing && closed.probe_at <= now => {
-                closed.probing = true;
+            Some(Trouble::Closed(closed)) if closed.probing.is_none() && closed.probe_at <= now => {
+                closed.probing = Some(now);
                 true
             }
             _ => false,
         }
     }
 
+    /// Somebody thinks that it is mended: the next probe goes out at once. A pause lasts as long as the other side
+    /// asked for.
+    pub fn probe_soon(&mut self, now: Duration) {
+        if let Some(Trouble::Closed(closed)) = &mut self.trouble {
+            closed.probe_at = closed.probe_at.min(now);
+        }
+    }
+
+    /// This whole process stood still for a time, and the probe under way with it.
+    pub fn stood_still(&mut self, time: Duration) {
+        if let Some(Trouble::Closed(Closed { probing: Some(since), .. })) = &mut self.trouble {
+            *since += time;
+        }
+    }
+
     /// When [`Self::probe_due`] is worth asking again.
     pub fn next_probe(&self) -> Option<Duration> {
-        match &self.trouble {
-            Some(Trouble::Closed(closed)) if !closed.probing => Some(closed.probe_at),
-            _ => None,
-        }
+        self.closed().and_then(Closed::next_probe)
+    }
+
+    /// Why no call goes out, if none does.
+    pub fn trouble(&self, now: Duration) -> Option<&Trouble> {
+        self.trouble.as_ref().filter(|_| self.gate(now) != Gate::Open)
     }
 
     /// The result of a probe. Answers what was closed if it is open again.
@@ -153,7 +188,7 @@ impl Health {
                 Some(closed)
             }
             Err(fault) => {
-                closed.probing = false;
+                closed.probing = None;
                 closed.probes += 1;
                 closed.probe_at = now + PROBES.wait(closed.probes.max(self.relapses), self.seed);
                 closed.suspended = fault.class == Class::Fatal;
@@ -188,7 +223,7 @@ impl Health {
                     why: fault.record(),
                     probe_at: now + PROBES.wait(self.relapses, self.seed),
                     probes: 0,
-                    probing: false,
+                    probing: None,
                 }));
             }
         }
@@ -278,6 +313,29 @@ mod tests {
         assert!(health.probe_due(now));
         assert!(health.probed(Ok(()), now).unwrap().suspended);
         assert_eq!(health.gate(now), Gate::Open);
+    }
+
+    #[test]
+    fn whoever_has_mended_it_has_it_probed_at_once_and_a_pause_stays_a_pause() {
+        let mut health = Health::new(1);
+        health.faulted(job(1), &fatal(), at(0));
+        for _ in 0..12 {
+            let now = health.next_probe().unwrap();
+            assert!(health.probe_due(now));
+            health.probed(Err(&fatal()), now);
+        }
+        let now = health.next_probe().unwrap().saturating_sub(at(40));
+        assert!(!health.probe_due(now));
+        health.probe_soon(now);
+        assert!(health.probe_due(now));
+        health.probe_soon(now);
+        assert!(!health.probe_due(now), "one probe at a time");
+        assert!(health.probed(Ok(()), now).is_some());
+        let pause = Fault::throttled(Origin::Endpoint, Some(at(30)), "429", "slow down");
+        health.faulted(job(1), &pause, now);
+        health.probe_soon(now);
+        assert_eq!(health.gate(now), Gate::Until(now + at(30)));
+        assert!(health.trouble(now).is_some() && health.trouble(now + at(30)).is_none());
     }
 
     #[test]

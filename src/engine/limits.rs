@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
+use super::concurrency::Concurrency;
 use crate::feed::{Feed, Name};
 use crate::job::{Action, JobId};
 
 /// One side of the world outside, which is in good health or not as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Side {
+pub enum Side {
+    /// A scoring service.
     Endpoint(Name),
+    /// A blob storage.
     Storage(Name),
 }
 
@@ -22,36 +26,84 @@ pub(super) enum Lane {
     Settlements,
 }
 
-#[derive(Default)]
+/// The permits of a lane, and who waits for one.
 pub(super) struct Permits {
-    pub(super) limit: usize,
+    pub(super) pace: Concurrency,
     pub(super) used: usize,
-    pub(super) waiting: VecDeque<JobId>,
+    waiting: VecDeque<Waiting>,
+}
+
+/// A job that waits for a permit.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waiting {
+    pub(super) job: JobId,
+    pub(super) action: Action,
+    /// Boot-clock time since when it could act.
+    pub(super) due: Duration,
 }
 
 impl Permits {
-    pub(super) fn take(&mut self) -> bool {
-        let free = self.used < self.limit;
+    pub(super) fn new(limit: usize) -> Self {
+        Self { pace: Concurrency::new(limit), used: 0, waiting: VecDeque::new() }
+    }
+
+    /// Takes a permit for one that was called. Others have to wait while anybody does, or those who wait would get
+    /// what those who come leave.
+    pub(super) fn take(&mut self, called: bool) -> bool {
+        let free = self.used < self.pace.limit() && (called || self.waiting.is_empty());
         self.used += usize::from(free);
         free
     }
 
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        self.waiting.push_back(waiting);
+    }
+
     /// Those who may ask again: as many as there are free permits.
-    pub(super) fn next(&mut self) -> impl Iterator<Item = JobId> {
-        let free = self.limit.saturating_sub(self.used).min(self.waiting.len());
+    pub(super) fn next(&mut self) -> impl Iterator<Item = Waiting> {
+        let free = self.pace.limit().saturating_sub(self.used).min(self.waiting.len());
         self.waiting.drain(..free)
+    }
+
+    /// Whoever waits, the one that will be called first at first.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.iter()
+    }
+}
+
+impl Lane {
+    /// The side that all of it goes to.
+    pub(super) fn side(&self) -> Option<Side> {
+        match self {
+            Self::Uploads(name) | Self::Deliveries(name) => Some(Side::Storage(name.clone())),
+            Self::Calls(name) => Some(Side::Endpoint(name.clone())),
+            Self::Settlements => None,
+        }
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uploads(name) => write!(f, "uploads to storage {name}"),
+            Self::Deliveries(name) => write!(f, "deliveries from storage {name}"),
+            Self::Calls(name) => write!(f, "calls to endpoint {name}"),
+            Self::Settlements => f.write_str("moves of finished sources"),
+        }
     }
 }
 
 impl Side {
-    pub(super) fn kind(&self) -> &'static str {
+    /// The word for what it is.
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Endpoint(_) => "endpoint",
             Self::Storage(_) => "storage",
         }
     }
 
-    pub(super) fn name(&self) -> &Name {
+    /// Its name in the config.
+    pub fn name(&self) -> &Name {
         match self {
             Self::Endpoint(name) | Self::Storage(name) => name,
         }
@@ -66,13 +118,7 @@ impl fmt::Display for Side {
 
 /// The side that an action can't do without.
 pub(super) fn side_of(action: Action, feed: &Feed) -> Option<Side> {
-    match action {
-        Action::Upload | Action::Deliver => Some(Side::Storage(feed.storage.clone())),
-        Action::Submit | Action::Start | Action::Poll | Action::Cancel => {
-            Some(Side::Endpoint(feed.endpoint.clone()))
-        }
-        Action::Settle => None,
-    }
+    lane_of(action, feed).side()
 }
 
 pub(super) fn lane_of(action: Action, feed: &Feed) -> Lane {
@@ -83,5 +129,38 @@ pub(super) fn lane_of(action: Action, feed: &Feed) -> Lane {
         }
         Action::Deliver => Lane::Deliveries(feed.storage.clone()),
         Action::Settle => Lane::Settlements,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn whoever_comes_does_not_overtake_those_who_wait() {
+        let mut permits = Permits::new(1);
+        assert!(permits.take(false));
+        let job = JobId::new(Uuid::from_u128(1));
+        permits.wait(Waiting { job, action: Action::Poll, due: Duration::ZERO });
+        assert_eq!(permits.next().count(), 0);
+        permits.used -= 1;
+        assert!(!permits.take(false), "somebody waits");
+        let called: Vec<_> = permits.next().map(|waiting| waiting.job).collect();
+        assert_eq!(called, [job]);
+        assert!(permits.take(true));
+        assert!(!permits.take(true), "there is no more than the limit");
+    }
+
+    #[test]
+    fn a_lowered_limit_is_waited_for() {
+        let mut permits = Permits::new(4);
+        assert!((0..4).all(|_| permits.take(false)));
+        permits.pace.refused(Duration::ZERO, Duration::ZERO);
+        permits.used -= 1;
+        assert!(!permits.take(false), "three of two are in use");
+        permits.used -= 2;
+        assert!(permits.take(false));
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::lease::{Lease, Tenure};
+use super::progress::{Moving, Progress};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, candidate};
 use crate::job::{
@@ -30,16 +31,17 @@ pub(super) async fn perform<W: World>(
     feed: &Feed,
     job: &Job,
     left_by: Option<NodeId>,
+    progress: &Progress,
     action: Action,
 ) -> Outcome {
     let lease = &tenure.lease;
     let outcome = match action {
-        Action::Upload => upload(world, lease, feed, job).await,
+        Action::Upload => upload(world, lease, feed, job, progress).await,
         Action::Submit => within(world, lease, submit(world, feed, job)).await,
         Action::Start => within(world, lease, start(world, feed, job)).await,
         Action::Poll => poll(world, feed, job).await,
         Action::Cancel => within(world, lease, cancel(world, feed, job)).await,
-        Action::Deliver => deliver(world, tenure, feed, job, left_by).await,
+        Action::Deliver => deliver(world, tenure, feed, job, left_by, progress).await,
         Action::Settle => settle(world, tenure, feed, job).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
@@ -67,6 +69,7 @@ async fn upload<W: World>(
     lease: &Lease<W::Clock>,
     feed: &Feed,
     job: &Job,
+    progress: &Progress,
 ) -> Result<Outcome, Fault> {
     let inbox = world.inbox(&feed.name).ok_or_else(|| unconfigured(feed, "watch"))?;
     let mut source = inbox.open(job, lease).await?;
@@ -80,7 +83,8 @@ async fn upload<W: World>(
         ));
     }
     let blob = feed.input_blob(job);
-    let content = blobs(world, feed)?.upload(&blob, &job.path().to_string(), &mut source).await?;
+    let mut moving = Moving { inner: &mut source, progress };
+    let content = blobs(world, feed)?.upload(&blob, &job.path().to_string(), &mut moving).await?;
     // A writer may have been at work all the while: what was uploaded then is no file that anybody ever wrote.
     source.unchanged().await?;
     world
@@ -171,12 +175,13 @@ async fn deliver<W: World>(
     feed: &Feed,
     job: &Job,
     left_by: Option<NodeId>,
+    progress: &Progress,
 ) -> Result<Outcome, Fault> {
     let links = links(world, feed, job).await?;
     let mut outputs = Vec::new();
     for (n, result) in job.results().iter().enumerate() {
         let part = Part { job: job.id(), output: n, node: tenure.node.id };
-        let delivering = Delivering { world, tenure, feed, job, part, left_by };
+        let delivering = Delivering { world, tenure, feed, job, part, left_by, progress };
         let (path, content) = delivering.one(result, &links).await?;
         outputs.push(Output { name: result.output.clone(), path, content });
     }
@@ -214,6 +219,7 @@ struct Delivering<'a, W: World> {
     job: &'a Job,
     part: Part,
     left_by: Option<NodeId>,
+    progress: &'a Progress,
 }
 
 impl<W: World> Delivering<'_, W> {
@@ -222,7 +228,7 @@ impl<W: World> Delivering<'_, W> {
         result: &RunResult,
         links: &[(String, BlobReference)],
     ) -> Result<(PathBuf, Content), Fault> {
-        let Self { world, tenure, feed, job, part, left_by } = *self;
+        let Self { world, tenure, feed, job, part, left_by, progress } = *self;
         let lease = &tenure.lease;
         let place = match &result.place {
             ResultPlace::Ours(blob) => BlobPlace::Ours(blob),
@@ -241,7 +247,8 @@ impl<W: World> Delivering<'_, W> {
             feed.deliver.folder.join(feed.output_path(job, &result.output, result.place.blob()));
         let outbox = world.outbox();
         let mut staged = outbox.stage(&wanted, part, left_by).await?;
-        let content = blobs(world, feed)?.download(place, &mut staged).await?;
+        let mut moving = Moving { inner: &mut staged, progress };
+        let content = blobs(world, feed)?.download(place, &mut moving).await?;
         world
             .metrics()
             .downloaded_bytes_total

@@ -1,15 +1,96 @@
-//! What the engine lets others see of itself while it works: for health checks.
+//! What the engine lets others see of itself while it works, and what they may ask of it.
+//!
+//! Whoever looks must see the truth even when the engine has stopped going round. So its last round is a time that the
+//! looker compares with the clock; everything else is a picture that the engine paints about once a second, without
+//! waiting for anybody.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// The engine's signs of life.
-#[derive(Debug, Default)]
+use tokio::sync::{broadcast, watch};
+
+use super::health::Trouble;
+use super::limits::Side;
+use crate::feed::Name;
+
+/// The engine's signs of life, and its ear.
+#[derive(Debug)]
 pub struct Pulse {
     beat_ms: AtomicU64,
     jobs: AtomicUsize,
+    at_work: AtomicBool,
     draining: AtomicBool,
     store_away: AtomicBool,
+    picture: watch::Sender<Picture>,
+    resumes: broadcast::Sender<Side>,
+}
+
+/// How things stand, as the engine last saw them.
+#[derive(Clone, Debug, Default)]
+pub struct Picture {
+    /// What this process could do and doesn't.
+    pub late: Vec<Late>,
+    /// The endpoints, by name.
+    pub endpoints: Vec<EndpointSeen>,
+    /// The storages, by name.
+    pub storages: Vec<StorageSeen>,
+}
+
+/// Work that this process could do and that is not being done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// What, in words.
+    pub what: String,
+    /// Since when (boot-clock time).
+    pub since: Duration,
+    /// How long that may be.
+    pub limit: Duration,
+}
+
+/// An endpoint, as this node sees it.
+#[derive(Clone, Debug)]
+pub struct EndpointSeen {
+    /// Its name in the config.
+    pub name: Name,
+    /// Why nothing is sent to it, if nothing is.
+    pub trouble: Option<Trouble>,
+    /// Remote runs that all nodes may have there at once.
+    pub max_in_flight: usize,
+    /// Calls under way.
+    pub calls: usize,
+    /// Calls that may be under way at once.
+    pub concurrency: usize,
+    /// What [`Self::concurrency`] goes back to when the endpoint takes it.
+    pub max_concurrency: usize,
+}
+
+/// A storage, as this node sees it.
+#[derive(Clone, Debug)]
+pub struct StorageSeen {
+    /// Its name in the config.
+    pub name: Name,
+    /// Why nothing is sent to it, if nothing is.
+    pub trouble: Option<Trouble>,
+    /// Uploads under way.
+    pub uploads: usize,
+    /// Deliveries under way.
+    pub deliveries: usize,
+}
+
+impl Default for Pulse {
+    /// Of an engine that is not at work yet.
+    fn default() -> Self {
+        Self {
+            beat_ms: AtomicU64::default(),
+            jobs: AtomicUsize::default(),
+            at_work: AtomicBool::default(),
+            draining: AtomicBool::default(),
+            store_away: AtomicBool::default(),
+            picture: watch::Sender::default(),
+            resumes: broadcast::Sender::new(RESUMES_MAX),
+        }
+    }
 }
 
 impl Pulse {
@@ -17,10 +98,25 @@ impl Pulse {
         self.beat_ms.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.jobs.store(jobs, Ordering::Relaxed);
         self.draining.store(draining, Ordering::Relaxed);
+        self.at_work.store(true, Ordering::Release);
+    }
+
+    /// The engine has ended; another one may follow once the node has joined the others again.
+    pub(super) fn rest(&self) {
+        self.at_work.store(false, Ordering::Release);
+        self.picture.send_replace(Picture::default());
     }
 
     pub(super) fn store_is(&self, well: bool) {
         self.store_away.store(!well, Ordering::Relaxed);
+    }
+
+    pub(super) fn paint(&self, picture: Picture) {
+        self.picture.send_replace(picture);
+    }
+
+    pub(super) fn listen(&self) -> broadcast::Receiver<Side> {
+        self.resumes.subscribe()
     }
 
     /// The boot-clock time at which the engine last went round.
@@ -33,6 +129,11 @@ impl Pulse {
         self.jobs.load(Ordering::Relaxed)
     }
 
+    /// Whether there is an engine: there is none while a node that was fenced off waits to join the others again.
+    pub fn at_work(&self) -> bool {
+        self.at_work.load(Ordering::Acquire)
+    }
+
     /// Whether it is finishing.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
@@ -41,5 +142,63 @@ impl Pulse {
     /// Whether its last write went wrong.
     pub fn store_away(&self) -> bool {
         self.store_away.load(Ordering::Relaxed)
+    }
+
+    /// What this process could do and doesn't do, at `now` (boot-clock time). What waits for somebody else is not
+    /// among it: for the store, for an endpoint's or a storage's health, for a person, for a lease.
+    pub fn late(&self, now: Duration) -> Vec<Late> {
+        if !self.at_work() {
+            return Vec::new();
+        }
+        let since = self.last_beat();
+        if now.saturating_sub(since) > ROUND_MAX {
+            let what = "the engine has not gone round".into();
+            return vec![Late { what, since, limit: ROUND_MAX }];
+        }
+        self.picture.borrow().late.clone()
+    }
+
+    /// How things stand; `None` while there is no engine to know.
+    pub fn picture(&self) -> Option<Picture> {
+        self.at_work().then(|| self.picture.borrow().clone())
+    }
+
+    /// Has a side that nothing is sent to probed at once.
+    pub fn resume(&self, side: Side) {
+        // Without an engine there is nothing to resume: the next one begins with every side open.
+        let _ = self.resumes.send(side);
+    }
+}
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for more than {} s", self.what, self.limit.as_secs())
+    }
+}
+
+/// The engine goes round every second, whatever it waits for.
+const ROUND_MAX: Duration = Duration::from_mins(1);
+/// Requests to resume that an engine may not have heard yet; more than that say the same.
+const RESUMES_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_engine_that_stands_still_is_late_whatever_it_last_painted() {
+        let pulse = Pulse::default();
+        assert_eq!(pulse.late(at(1000)), [], "there is none yet");
+        pulse.beat(at(1000), 0, false);
+        assert_eq!(pulse.late(at(1060)), []);
+        let late = pulse.late(at(1075));
+        assert_eq!(late[0].to_string(), "the engine has not gone round for more than 60 s");
+        assert_eq!(late[0].since, at(1000));
+        pulse.rest();
+        assert_eq!(pulse.late(at(2000)), [], "the node waits to join the others again");
     }
 }

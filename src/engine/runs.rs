@@ -15,7 +15,8 @@ use crate::ports::{Clock, Store, StoreError, World};
 pub(super) struct Runs {
     limit: usize,
     waiting: VecDeque<JobId>,
-    asking: bool,
+    /// Since when the store is being asked (boot-clock time).
+    asking: Option<Duration>,
     ask_at: Duration,
     /// The store thinks that jobs of ours wait.
     told: bool,
@@ -31,16 +32,26 @@ pub(super) struct Admission {
 impl Runs {
     pub(super) fn new(limit: usize) -> Self {
         let (waiting, ask_at) = (VecDeque::new(), Duration::ZERO);
-        Self { limit, waiting, asking: false, ask_at, told: false }
+        Self { limit, waiting, asking: None, ask_at, told: false }
     }
 
     pub(super) fn wait(&mut self, id: JobId) {
         self.waiting.push_back(id);
     }
 
+    /// Since when the store is being asked (boot-clock time).
+    pub(super) fn asking(&self) -> Option<Duration> {
+        self.asking
+    }
+
+    /// This whole process stood still for a time.
+    pub(super) fn stood_still(&mut self, time: Duration) {
+        self.asking = self.asking.map(|since| since + time);
+    }
+
     /// When asking is worth it, if anybody waits.
     pub(super) fn next_ask(&self) -> Option<Duration> {
-        (!self.asking && (self.told || !self.waiting.is_empty())).then_some(self.ask_at)
+        (self.asking.is_none() && (self.told || !self.waiting.is_empty())).then_some(self.ask_at)
     }
 }
 
@@ -62,7 +73,7 @@ impl<W: World> Engine<W> {
             if asked.is_empty() && !runs.told {
                 continue;
             }
-            runs.asking = true;
+            runs.asking = Some(now);
             let (world, node, endpoint, limit) =
                 (world.clone(), tenure.node.clone(), endpoint.clone(), runs.limit);
             admissions.spawn(async move {
@@ -77,7 +88,7 @@ impl<W: World> Engine<W> {
         let Some(Admission { endpoint, asked, admitted }) = answer else { return };
         let now = self.world.clock().boot();
         let Some(runs) = self.runs.get_mut(&endpoint) else { return };
-        runs.asking = false;
+        runs.asking = None;
         let admitted = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
@@ -98,7 +109,7 @@ impl<W: World> Engine<W> {
             let Some(slot) = self.jobs.get_mut(&id) else { continue };
             if slot.stage == Stage::Queued {
                 slot.holds_run = true;
-                self.dispatch(id, now, now);
+                self.dispatch(id, now, now, false);
             }
         }
     }

@@ -97,7 +97,7 @@ fn wanted_generation(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
 
 /// A body of JSON; none at all is an empty object. Anything else is refused by its type: it is what a form on somebody
 /// else's web page can send without asking.
-fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+pub(super) fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
     let body = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
     let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
@@ -114,7 +114,7 @@ fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Probl
 /// The body of a wish that needs none.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 /// The body of a release.
 #[derive(Debug, Deserialize)]

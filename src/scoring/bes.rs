@@ -145,6 +145,10 @@ impl<C: Clock> Bes<C> {
 }
 
 impl<C: Clock> Scorer for Bes<C> {
+    fn kind(&self) -> &'static str {
+        "bes"
+    }
+
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         let operation = Operation::Submit;
         let url = self.settings.url.submit();

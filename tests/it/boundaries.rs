@@ -439,6 +439,9 @@ impl Blobs for MinedPart {
 }
 
 impl Scorer for MinedPart {
+    fn kind(&self) -> &'static str {
+        self.real.scorer(&self.endpoint).unwrap().kind()
+    }
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         self.bomb
             .around("submit", self.real.scorer(&self.endpoint).unwrap().submit(submission))

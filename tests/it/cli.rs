@@ -190,6 +190,10 @@ async fn it_tells_its_version_and_its_commands() {
         "jobs cancel",
         "jobs retry",
         "jobs release",
+        "endpoints list",
+        "endpoints resume",
+        "storage list",
+        "storage resume",
         "config show",
     ] {
         let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
@@ -435,6 +439,47 @@ async fn jobs_are_listed_and_shown_and_the_log_names_them() {
     }
     let key = secrecy::ExposeSecret::expose_secret(&rig.sandbox.settings().api_key).to_owned();
     assert!(!log.contains(&key) && !log.contains("sig=") && !log.contains("AccountKey"));
+    serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_and_storages_are_listed_and_resumed_by_name() {
+    let rig = rig().await;
+    let right = rig.sandbox.settings().api_key;
+    rig.sandbox.set_api_key("another key altogether");
+    let serve = Running::serve(&rig, "serve").await;
+    rig.drop_file("a.csv", ROW);
+    let daemon = serve.url();
+    let ask = async |args: &[&str]| run(&[args, &["--url", &daemon]].concat()).await;
+    eventually("the endpoint is suspended", || async {
+        ask(&["endpoints", "list"]).await.out.contains("suspended")
+    })
+    .await;
+    let list = ask(&["endpoints", "list"]).await.out;
+    let lines: Vec<_> = list.lines().collect();
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
+        "NAME KIND STATE SINCE RUNS CALLS NOTE"
+    );
+    for part in ["e ", "bes", "0/40", "0/64", "primary or secondary key"] {
+        assert!(lines[1].contains(part), "{part} in {list}");
+    }
+    let list = ask(&["storage", "list"]).await.out;
+    assert!(list.starts_with("NAME ") && list.contains("open"), "{list}");
+    let nobody = ask(&["storage", "resume", "x"]).await;
+    assert_eq!(nobody.code, 1);
+    assert!(nobody.err.contains("there is no storage x in the config"), "{nobody:?}");
+    let open = ask(&["storage", "resume", "s"]).await;
+    assert_eq!((open.code, open.out.as_str()), (0, "s: is open: there is nothing to resume\n"));
+    rig.sandbox.set_api_key(secrecy::ExposeSecret::expose_secret(&right));
+    let resumed = ask(&["endpoints", "resume", "e"]).await;
+    assert_eq!(resumed.code, 0, "{resumed:?}");
+    until_done(&daemon, 1).await;
+    eventually("it is open", || async {
+        let json = ask(&["endpoints", "list", "--json"]).await.out;
+        serde_json::from_str::<Value>(&json).unwrap()["endpoints"][0]["state"] == "open"
+    })
+    .await;
     serve.terminate().await;
 }
 

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use reqwest::Method;
 use scoreline::blobs::AzureBlobs;
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, Role, Token};
 use scoreline::daemon::{Daemon, RealWorld, Settings};
-use scoreline::engine::{Engine, Lease, Pulse, Stop, Tenure};
+use scoreline::engine::{Engine, Lease, Limits, Pulse, Rules, Stop, Tenure};
 use scoreline::feed::Name;
 use scoreline::http::Http;
 use scoreline::inbox::FolderInbox;
@@ -96,25 +98,46 @@ pub(crate) struct Desk {
     pub(crate) url: String,
     pub(crate) store: ModelStore,
     node: Node,
+    world: Arc<DeskWorld>,
+    pulse: Arc<Pulse>,
     stop: Stop,
 }
 
+/// The machine's clock, with a boot clock that a test can put ahead.
+#[derive(Clone, Default)]
+pub(crate) struct DeskClock {
+    ahead_secs: Arc<AtomicU64>,
+}
+
+impl Clock for DeskClock {
+    fn now(&self) -> DateTime<Utc> {
+        SystemClock.now()
+    }
+    fn boot(&self) -> Duration {
+        SystemClock.boot() + Duration::from_secs(self.ahead_secs.load(Ordering::Relaxed))
+    }
+    async fn sleep(&self, time: Duration) {
+        SystemClock.sleep(time).await;
+    }
+}
+
 struct DeskWorld {
+    clock: DeskClock,
     store: ModelStore,
     metrics: Metrics,
     outbox: FolderOutbox,
 }
 
 impl World for DeskWorld {
-    type Clock = SystemClock;
+    type Clock = DeskClock;
     type Store = ModelStore;
     type Inbox = FolderInbox<SystemClock>;
     type Blobs = AzureBlobs;
     type Scorer = Scoring<SystemClock>;
     type Outbox = FolderOutbox;
 
-    fn clock(&self) -> &SystemClock {
-        &SystemClock
+    fn clock(&self) -> &DeskClock {
+        &self.clock
     }
     fn store(&self) -> &ModelStore {
         &self.store
@@ -141,17 +164,19 @@ impl Desk {
         let store = ModelStore::new();
         let node = store.register("n", "default").await.unwrap();
         let metrics = Metrics::new(&[], &[], &[]);
-        let world = DeskWorld { store: store.clone(), metrics, outbox: FolderOutbox::new() };
+        let (clock, outbox) = (DeskClock::default(), FolderOutbox::new());
+        let world = Arc::new(DeskWorld { clock, store: store.clone(), metrics, outbox });
+        let pulse = Arc::<Pulse>::default();
         let token = |(role, secret): &(Role, &str)| Token {
             role: *role,
             secret: (*secret).to_owned().into(),
         };
         let tokens = tokens.iter().map(token).collect();
         let address = "127.0.0.1:0".parse().unwrap();
-        let http = Http::bind(address, Arc::new(world), Arc::default(), tokens).await.unwrap();
+        let http = Http::bind(address, world.clone(), pulse.clone(), tokens).await.unwrap();
         let (url, stop) = (format!("http://{}", http.address().unwrap()), Stop::default());
         tokio::spawn(http.run(stop.clone()));
-        Self { url, store, node, stop }
+        Self { url, store, node, world, pulse, stop }
     }
 
     /// A job that has come to where this way leads.
@@ -178,6 +203,22 @@ impl Desk {
     pub(crate) async fn wishes(&self) -> Vec<(JobId, Want)> {
         let wishes = self.store.wishes(&self.node).await.unwrap();
         wishes.into_iter().map(|(id, _, want)| (id, want)).collect()
+    }
+
+    /// An engine with an endpoint and a storage, which nobody lets run.
+    fn engine(&self) -> Engine<DeskWorld> {
+        let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
+        let rules = Rules {
+            feeds: BTreeMap::new(),
+            endpoints: [(name("e"), 40)].into(),
+            storages: [name("s")].into(),
+            limits: Limits::default(),
+        };
+        let lease = Lease::forever(self.world.clock.clone());
+        let tenure = Tenure { node: self.node.clone(), lease };
+        let (_, incoming) = tokio::sync::mpsc::channel(1);
+        let (world, pulse) = (self.world.clone(), self.pulse.clone());
+        Engine::new(world, Arc::new(rules), tenure, Vec::new(), incoming, pulse)
     }
 
     async fn post(&self, job: &Job, wish: &str, body: &str) -> Answer {
@@ -515,6 +556,83 @@ async fn a_caller_that_never_ends_its_request_does_not_keep_a_daemon_from_stoppi
     let stopped = SystemClock.timeout(Duration::from_mins(1), daemon.stop()).await;
     assert!(stopped.is_some(), "it still waits");
     drop((idle, begun));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_says_what_is_late_since_when_and_what_the_limit_is() {
+    let desk = Desk::open(&[]).await;
+    let (health, ready) = (format!("{}/healthz", desk.url), format!("{}/readyz", desk.url));
+    // A node that waits to join the others is well, and not ready.
+    assert_eq!((look(&health).await.status, look(&ready).await.status), (200, 503));
+    let engine = desk.engine();
+    assert_eq!((look(&health).await.status, look(&ready).await.status), (200, 200));
+    desk.world.clock.ahead_secs.store(75, Ordering::Relaxed);
+    let answer = look(&health).await;
+    assert_eq!(answer.status, 503);
+    for part in ["the engine has not gone round for 7", "since 20", "(limit 60 s)"] {
+        assert!(answer.text.contains(part), "{part} in {:?}", answer.text);
+    }
+    assert_eq!(look(&ready).await.status, 200);
+    let stop = Stop::default();
+    let running = tokio::spawn(engine.run(stop.clone()));
+    eventually("it goes round", || async { look(&health).await.status == 200 }).await;
+    stop.soft.cancel();
+    running.await.unwrap().unwrap();
+    assert_eq!((look(&health).await.status, look(&ready).await.status), (200, 503));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_and_storages_are_shown_and_resumed_by_name() {
+    let desk = Desk::open(&[]).await;
+    for kind in ["endpoints", "storages"] {
+        let url = format!("{}/api/v1/{kind}", desk.url);
+        assert!(look(&url).await.problem(503).contains("not at work"));
+    }
+    let _engine = desk.engine();
+    let endpoints = look(&format!("{}/api/v1/endpoints", desk.url)).await.json();
+    let open = serde_json::json!({
+        "name": "e", "kind": "unknown", "in_flight": 0, "max_in_flight": 40, "calls": 0, "concurrency": 64,
+        "max_concurrency": 64, "state": "open", "since": null, "error": null, "paused_seconds": null,
+        "next_probe_seconds": null,
+    });
+    assert_eq!(endpoints, serde_json::json!({ "endpoints": [open] }));
+    let storages = look(&format!("{}/api/v1/storages", desk.url)).await.json();
+    let open = serde_json::json!({
+        "name": "s", "uploads": 0, "deliveries": 0, "state": "open", "since": null, "error": null,
+        "paused_seconds": null, "next_probe_seconds": null,
+    });
+    assert_eq!(storages, serde_json::json!({ "storages": [open] }));
+    for (path, status) in [
+        ("endpoints/e", 202),
+        ("storages/s", 202),
+        ("endpoints/s", 404),
+        ("storages/e", 404),
+        ("endpoints/a%2Fb", 400),
+    ] {
+        let url = format!("{}/api/v1/{path}/resume", desk.url);
+        assert_eq!(ask(Method::POST, &url, &[]).await.status, status, "{path}");
+    }
+    let form = [("content-type", "text/plain")];
+    let url = format!("{}/api/v1/endpoints/e/resume", desk.url);
+    assert_eq!(ask(Method::POST, &url, &form).await.status, 415);
+    look(&url).await.problem(405);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_only_look_resumes_nothing() {
+    let desk = Desk::open(&[(Role::Read, "looker"), (Role::Operate, "worker")]).await;
+    let _engine = desk.engine();
+    let url = |path: &str| format!("{}/api/v1/{path}", desk.url);
+    for (method, path, token, status) in [
+        (Method::GET, "endpoints", "", 401),
+        (Method::GET, "endpoints", "Bearer looker", 200),
+        (Method::POST, "endpoints/e/resume", "Bearer looker", 403),
+        (Method::POST, "storages/s/resume", "Bearer looker", 403),
+        (Method::POST, "endpoints/e/resume", "Bearer worker", 202),
+    ] {
+        let shown = [("authorization", token)];
+        assert_eq!(ask(method, &url(path), &shown).await.status, status, "{path} {token}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

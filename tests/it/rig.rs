@@ -229,6 +229,10 @@ impl Running {
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
+    pub(crate) async fn post(&self, path: &str) -> u16 {
+        self.http.post(format!("{}{path}", self.url)).send().await.unwrap().status().as_u16()
+    }
+
     pub(crate) async fn jobs(&self) -> Vec<JobBody> {
         let (status, text) = self.get("/api/v1/jobs?limit=1000").await;
         assert_eq!(status, 200, "{text}");

@@ -261,6 +261,7 @@ fn truth(job: &Job, runs: &[(String, bool)]) -> Option<Want> {
 pub(crate) struct Running {
     pub(crate) life: Arc<Life>,
     pub(crate) stop: Stop,
+    pub(crate) pulse: Arc<Pulse>,
     pub(crate) task: JoinHandle<Result<(), String>>,
 }
 
@@ -274,7 +275,7 @@ impl Running {
             feeds: BTreeMap::from([(feed.name.clone(), feed.clone())]),
             endpoints: BTreeMap::from([(feed.endpoint.clone(), land.in_flight)]),
             storages: [feed.storage.clone()].into(),
-            limits: Limits { uploads: 2, deliveries: 2, calls: 2, settlements: 1 },
+            limits: Limits { uploads: 2, deliveries: 2, calls: land.calls, settlements: 1 },
         };
         let work = Work {
             world: life.clone(),
@@ -284,6 +285,7 @@ impl Running {
             term: TERM,
             pulse: Arc::new(Pulse::default()),
         };
+        let pulse = work.pulse.clone();
         let (for_work, clock) = (stop.clone(), host.clock.clone());
         let task = tokio::spawn(async move {
             let joined = loop {
@@ -297,7 +299,7 @@ impl Running {
             };
             work.run(joined, for_work).await.map_err(|error| format!("{error:#}"))
         });
-        Self { life, stop, task }
+        Self { life, stop, pulse, task }
     }
 
     /// A soft stop ends by itself, unless a crash comes in between, and leaves nothing in the gauges.

@@ -144,6 +144,7 @@ impl Life {
             let words = format!("{:?} called the service after it was fenced off", self.node());
             self.land.state().broken.push(words);
         }
+        let _place = self.land.a_place(&self.host.clock).await?;
         let late = {
             let mut state = self.land.state();
             let late = state.is_next_late(self.land.clock.boot());
@@ -171,6 +172,13 @@ impl Life {
         over.job = Job::restore(record).unwrap();
         let owner = Node { id: owner, site: SITE.into() };
         Ok(store.commit(&owner, &[over]).await?[0])
+    }
+
+    async fn hang(&self, call: &'static str) {
+        let hangs = self.land.state().hangs == Some(call);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
     }
 
     fn work_path(&self, job: JobId, path: &SourcePath) -> PathBuf {
@@ -324,6 +332,7 @@ impl Store for Life {
         jobs: &[JobId],
         limit: usize,
     ) -> Result<Vec<JobId>, StoreError> {
+        self.hang("admit").await;
         let limit = if self.made(Mistake::RunsAreNotLimited) { usize::MAX } else { limit };
         self.on_store(self.land.store.admit(node, endpoint, jobs, limit)).await
     }
@@ -332,6 +341,7 @@ impl Store for Life {
         node: &Node,
         transitions: &[Transition],
     ) -> Result<Vec<Committed>, StoreError> {
+        self.hang("commit").await;
         if self.made(Mistake::WritesAreDropped) && self.land.state().rng.below(50) == 0 {
             return Ok(transitions.iter().map(|_| Committed::Done).collect());
         }
@@ -511,6 +521,13 @@ impl Blobs for Life {
         from: &mut R,
     ) -> Result<Content, Fault> {
         let mut bytes = Vec::new();
+        let time_a_byte = self.land.state().time_a_byte;
+        while !time_a_byte.is_zero()
+            && let Ok(byte) = from.read_u8().await
+        {
+            bytes.push(byte);
+            self.host.clock.sleep(time_a_byte).await;
+        }
         from.read_to_end(&mut bytes).await.unwrap();
         self.effect(STORAGE, |state| {
             let content = content_of(&bytes);
@@ -555,6 +572,9 @@ impl Blobs for Life {
 }
 
 impl Scorer for Life {
+    fn kind(&self) -> &'static str {
+        "simulated"
+    }
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         let place = |blob: &BlobReference| blob.relative_location.clone().unwrap();
         let input = place(&submission.blob);
@@ -618,6 +638,7 @@ impl Scorer for Life {
         .await
     }
     async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
+        let _place = self.land.a_place(&self.host.clock).await?;
         let impatient = self.made(Mistake::LooksAreImpatient);
         self.effect(ENDPOINT, |state| {
             let State { runs, blobs, rng, unruly, .. } = state;
@@ -678,6 +699,9 @@ impl Scorer for Life {
         self.effect(ENDPOINT, |_| Ok(vec![("extra".to_owned(), link)])).await
     }
     async fn probe(&self) -> Result<(), Fault> {
+        self.land.state().service.probes += 1;
+        self.hang("probe").await;
+        let _place = self.land.a_place(&self.host.clock).await?;
         self.effect(ENDPOINT, |_| Ok(())).await
     }
 }

@@ -29,6 +29,7 @@ use self::node::Host;
 use self::world::{Fate, IN, Land, Mistake, Plan, Rng, Setting};
 
 mod cluster;
+mod health;
 mod node;
 mod world;
 
@@ -142,6 +143,7 @@ fn walk(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
     let setup = Setup {
         seed: rng.below(u64::MAX),
         in_flight: rng.pick(&[1, 2, 3]),
+        calls: 2,
         on_conflict: rng.pick(&[OnConflict::Suffix, OnConflict::Replace, OnConflict::Fail]),
         source: SourceRules {
             on_success: end(&mut rng, "/archive"),
@@ -235,6 +237,7 @@ fn what_the_engine_does_for_a_job_does_not_grow_with_the_jobs_beside_it() {
 struct Setup {
     seed: u64,
     in_flight: usize,
+    calls: usize,
     on_conflict: OnConflict,
     source: SourceRules,
     max_attempts: u32,
@@ -248,6 +251,7 @@ fn one_seed() -> Setup {
     Setup {
         seed: 1,
         in_flight: 2,
+        calls: 2,
         on_conflict: OnConflict::Suffix,
         source: SourceRules {
             on_success: SourceEnd::Move("/archive".into()),
@@ -289,8 +293,9 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         },
     };
     let rng = Rng(setup.seed);
-    let Setup { in_flight, unruly, .. } = setup;
-    Arc::new(Land::new(feed, rng, plan, Setting { in_flight, unruly, elsewhere, mistake }))
+    let Setup { in_flight, calls, unruly, .. } = setup;
+    let setting = Setting { in_flight, calls, unruly, elsewhere, mistake };
+    Arc::new(Land::new(feed, rng, plan, setting))
 }
 
 /// Lets something happen in a world of its own; answers how many effects there were.

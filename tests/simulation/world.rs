@@ -63,6 +63,8 @@ pub(crate) struct Land {
     /// Whether an output goes to storage of the service's own.
     pub(crate) elsewhere: bool,
     pub(crate) in_flight: usize,
+    /// Calls of a node at once.
+    pub(crate) calls: usize,
     pub(crate) mistake: Option<Mistake>,
 }
 
@@ -79,6 +81,13 @@ pub(crate) struct State {
     /// Rules that were broken where nobody could stop the run.
     pub(crate) broken: Vec<String>,
     store_back_at: Duration,
+    /// Where an effect got stuck.
+    pub(crate) stuck_at: Option<Place>,
+    /// Calls to the store by this name are never answered.
+    pub(crate) hangs: Option<&'static str>,
+    pub(crate) service: Service,
+    /// An upload takes so long for each byte.
+    pub(crate) time_a_byte: Duration,
     /// Remote runs end in all ways, and some are forgotten.
     pub(crate) unruly: bool,
     /// Operators have a hand in it: they may have more runs going than the limit says.
@@ -89,6 +98,30 @@ pub(crate) struct State {
 pub(crate) struct OnDisk {
     pub(crate) file: FileIdentity,
     pub(crate) content: Vec<u8>,
+}
+
+/// What the service takes.
+#[derive(Default)]
+pub(crate) struct Service {
+    /// It refuses calls beyond so many at once.
+    pub(crate) capacity: Option<usize>,
+    /// When it refuses it asks to be left alone, as with a 429.
+    pub(crate) asks_for_pauses: bool,
+    pub(crate) at_once: usize,
+    pub(crate) taken: u64,
+    pub(crate) refused: u64,
+    /// It answers everything with this.
+    pub(crate) says: Option<Fate>,
+    pub(crate) probes: u64,
+}
+
+/// A call that the service takes.
+pub(crate) struct APlace(Arc<Land>);
+
+impl Drop for APlace {
+    fn drop(&mut self) {
+        self.0.state().service.at_once -= 1;
+    }
 }
 
 /// A remote run.
@@ -129,6 +162,10 @@ impl Land {
             committed: BTreeSet::new(),
             broken: Vec::new(),
             store_back_at: Duration::ZERO,
+            stuck_at: None,
+            hangs: None,
+            service: Service::default(),
+            time_a_byte: Duration::ZERO,
         };
         Self {
             state: Mutex::new(state),
@@ -139,6 +176,7 @@ impl Land {
             clock: SimClock::new(),
             elsewhere: setup.elsewhere,
             in_flight: setup.in_flight,
+            calls: setup.calls,
             mistake: setup.mistake,
         }
     }
@@ -165,6 +203,35 @@ impl Land {
         rows.into_iter().next().map(|(job, _)| job)
     }
 
+    /// A place among the calls that the service takes at once.
+    pub(crate) async fn a_place(self: &Arc<Self>, clock: &SimClock) -> Result<APlace, Fault> {
+        let (place, limited) = {
+            let mut state = self.state();
+            let service = &mut state.service;
+            let limited = service.capacity.is_some();
+            if let Some(fate) = service.says {
+                (Err(Fault::of(fate, ENDPOINT)), limited)
+            } else if service.capacity.is_some_and(|capacity| service.at_once >= capacity) {
+                service.refused += 1;
+                let (origin, words) = (Origin::Endpoint, "too many at once");
+                let fault = if service.asks_for_pauses {
+                    Fault::throttled(origin, None, "429", words)
+                } else {
+                    Fault::overloaded(origin, "503", words)
+                };
+                (Err(fault), limited)
+            } else {
+                service.at_once += 1;
+                service.taken += 1;
+                (Ok(APlace(self.clone())), limited)
+            }
+        };
+        if limited || place.is_err() {
+            clock.sleep(if place.is_ok() { SERVICE_TIME } else { SERVICE_TIME / 20 }).await;
+        }
+        place
+    }
+
     /// Whether others may have the node's jobs.
     pub(crate) fn is_fenced(&self, node: NodeId) -> bool {
         let nobody = Node { id: NodeId(0), site: SITE.into() };
@@ -177,6 +244,7 @@ impl Land {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setting {
     pub(crate) in_flight: usize,
+    pub(crate) calls: usize,
     pub(crate) unruly: bool,
     pub(crate) elsewhere: bool,
     pub(crate) mistake: Option<Mistake>,
@@ -212,6 +280,9 @@ impl State {
             }
             _ => Fate::Well,
         };
+        if fate == Fate::Stuck {
+            self.stuck_at = Some(at);
+        }
         if fate == Fate::Away {
             self.store_back_at = now + Duration::from_millis(self.rng.below(60_000));
         }
@@ -379,6 +450,8 @@ pub(crate) fn content_of(bytes: &[u8]) -> Content {
     Content { size_bytes: bytes.len() as u64, sha256 }
 }
 
+/// How long a service that has limits works at a call.
+const SERVICE_TIME: Duration = Duration::from_secs(1);
 /// The drop folder.
 pub(crate) const IN: &str = "/in";
 pub(crate) const NO_FILE: FileIdentity = FileIdentity { inode: 0, size_bytes: 0, mtime_ns: 0 };

@@ -52,6 +52,7 @@ fn submit_fault(status: u16, headers: &[(&str, &str)], body: &str) -> Fault {
 fn verdict_of(fault: &Fault) -> String {
     match (fault.class, fault.blame) {
         (Class::Transient, Blame::Service) => "unavailable".into(),
+        (Class::Transient, Blame::Load) => "overloaded".into(),
         (Class::Throttled(Some(after)), _) => format!("throttled {}", after.as_secs()),
         (class, _) => class.name().into(),
     }
@@ -98,8 +99,8 @@ fn every_class_of_the_service_has_its_verdict() {
         (500, "ModelPackageFormatError", &["ModuleError"], "permanent"),
         (500, "WebServicePackageInternalError", &["ModuleError"], "permanent"),
         (503, "InitializingContainers", &[], "throttled 30"),
-        (503, "ServiceUnavailable", &["TooManyConcurrentRequests"], "unavailable"),
-        (503, "ServiceUnavailable", &["RequestThrottled"], "unavailable"),
+        (503, "ServiceUnavailable", &["TooManyConcurrentRequests"], "overloaded"),
+        (503, "ServiceUnavailable", &["RequestThrottled"], "overloaded"),
         (504, "GatewayTimeout", &["BackendScoreTimeout"], "unavailable"),
         (502, "Whatever", &[], "unavailable"),
         (599, "Whatever", &[], "unavailable"),
@@ -144,7 +145,7 @@ fn what_stands_before_the_service_has_verdicts_of_its_own() {
         (500, &[], PAGE.into(), "unavailable", "http_500"),
         (500, &[], String::new(), "transient", "http_500"),
         (502, &[], PAGE.into(), "unavailable", "http_502"),
-        (503, &[], PAGE.into(), "unavailable", "http_503"),
+        (503, &[], PAGE.into(), "overloaded", "http_503"),
         (503, &[("retry-after", "12")], String::new(), "throttled 12", "http_503"),
         (504, &[], String::new(), "unavailable", "http_504"),
         (400, &[], PAGE.into(), "unavailable", "html"),
@@ -557,7 +558,7 @@ fn a_probe_is_content_with_any_word_about_the_job() {
         (400, PAGE.to_owned(), "unavailable"),
         (429, String::new(), "throttled"),
         (500, String::new(), "transient"),
-        (503, String::new(), "unavailable"),
+        (503, String::new(), "overloaded"),
     ] {
         let fault = ask(status, &body).unwrap_err();
         assert_eq!(verdict_of(&fault), verdict, "{status} {body}");

@@ -26,6 +26,7 @@ pub(super) fn sort(answer: &Answer, call: &Call) -> Fault {
     match verdict.kind {
         Kind::Transient => Fault::transient(Origin::Endpoint, code, message),
         Kind::Unavailable => Fault::unavailable(Origin::Endpoint, code, message),
+        Kind::Overloaded => Fault::overloaded(Origin::Endpoint, code, message),
         Kind::Throttled(after) => Fault::throttled(Origin::Endpoint, after, code, message),
         Kind::Permanent => Fault::permanent(Origin::Endpoint, code, message),
         Kind::Fatal => Fault::fatal(Origin::Endpoint, code, message),
@@ -70,6 +71,7 @@ struct Verdict {
 enum Kind {
     Transient,
     Unavailable,
+    Overloaded,
     Throttled(Option<Duration>),
     Permanent,
     Fatal,
@@ -116,7 +118,7 @@ fn verdict(answer: &Answer, call: &Call, said: &Said) -> Verdict {
         }
         503 => match pause() {
             Some(after) => (Kind::Throttled(Some(after)), None),
-            None => (Kind::Unavailable, None),
+            None => (Kind::Overloaded, None),
         },
         500 if said.speaker != Speaker::Service => (Kind::Unavailable, None),
         500 if said.has(BROKEN_SERVICE) => (Kind::Permanent, None),

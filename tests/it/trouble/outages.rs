@@ -269,6 +269,86 @@ async fn a_daemon_that_stops_during_an_outage_leaves_all_to_the_next_one() {
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_in_trouble_keeps_no_feed_of_another_one_waiting() {
+    let rig = Rig::new().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let gone = format!("http://{}/workspaces/w/services/s/jobs", listener.local_addr().unwrap());
+    drop(listener);
+    let folder = |name: &str| rig.path(name).display().to_string();
+    std::fs::create_dir(rig.path("in-gone")).unwrap();
+    let text = format!(
+        "{}\n[endpoints.gone]\nkind = \"bes\"\nurl = {gone:?}\napi_key = \"k\"\n\
+         [feeds.g]\nendpoint = \"gone\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.csv\"\n\
+         watch.folder = {:?}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {:?}\n\
+         source.archive = {:?}\nsource.failed = {:?}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"",
+        rig.config_text(),
+        folder("in-gone"),
+        folder("out-gone"),
+        folder("archive-gone"),
+        folder("failed-gone"),
+    );
+    let config = scoreline::config::Config::parse(&text, &rig.path("c.toml"), &[].into());
+    let daemon = rig.start_with(config.unwrap_or_else(|errors| panic!("{errors}"))).await;
+    for n in 0..20 {
+        let (name, text) = (format!("{n}.csv"), input_of(&["waits"]));
+        crate::rig::drop_into(&rig.path("in-gone"), name.as_ref(), text.as_bytes());
+    }
+    let gone = async || side(&daemon, "endpoints", "gone").await;
+    eventually("it is missed", || async { gone().await["state"] == "outage" }).await;
+    drop_many(&rig, 0..20);
+    eventually("the others came through", || async { rig.files("archive").len() == 20 }).await;
+    rig.started_once_each(20);
+    assert_eq!(gone().await["state"], "outage");
+    assert_eq!(side(&daemon, "endpoints", "e").await["state"], "open");
+    let waiting: Vec<_> = daemon.jobs().await.into_iter().filter(|job| job.feed == "g").collect();
+    assert_eq!(waiting.len(), 20);
+    assert!(waiting.iter().all(|job| job.phase == Phase::Uploaded && job.attempts == 0));
+    let (health, text) = daemon.get("/healthz").await;
+    assert_eq!(health, 200, "{text}");
+    assert_eq!(daemon.get("/readyz").await.0, 200);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_endpoint_tells_why_and_is_asked_again_when_somebody_wants_it() {
+    let rig = Rig::new().await;
+    let right = rig.sandbox.settings().api_key.expose_secret().to_owned();
+    let daemon = rig.start().await;
+    rig.sandbox.set_api_key("another key altogether");
+    drop_many(&rig, 0..3);
+    let endpoint = async || side(&daemon, "endpoints", "e").await;
+    // Late enough that the next probe by itself would take its time.
+    eventually("it was probed some times", || async {
+        endpoint().await["next_probe_seconds"].as_u64() > Some(8)
+    })
+    .await;
+    let seen = endpoint().await;
+    assert_eq!((&seen["state"], &seen["kind"]), (&"suspended".into(), &"bes".into()));
+    assert!(seen["since"].as_str().unwrap().ends_with('Z'), "{seen}");
+    assert_eq!(seen["error"]["class"], "fatal");
+    assert!(seen["error"]["message"].as_str().unwrap().contains("api_key"), "{seen}");
+    assert!(!seen.to_string().contains(&right));
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(daemon.get(path).await.0, 200, "{path}");
+    }
+    rig.sandbox.set_api_key(&right);
+    assert_eq!(daemon.post("/api/v1/endpoints/e/resume").await, 202);
+    all_came_through(&rig, &daemon, 3).await;
+    assert_eq!(side(&daemon, "storages", "s").await["state"], "open");
+    eventually("it is open", || async { endpoint().await["state"] == "open" }).await;
+    daemon.stop().await;
+}
+
+/// An endpoint or a storage, as the daemon tells of it.
+async fn side(daemon: &Running, kind: &str, name: &str) -> serde_json::Value {
+    let (status, text) = daemon.get(&format!("/api/v1/{kind}")).await;
+    assert_eq!(status, 200, "{text}");
+    let all: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut sides = all[kind].as_array().unwrap().iter();
+    sides.find(|side| side["name"] == name).unwrap().clone()
+}
+
 fn count(jobs: &[JobBody], phase: Phase) -> usize {
     jobs.iter().filter(|job| job.phase == phase).count()
 }

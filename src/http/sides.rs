@@ -1,0 +1,192 @@
+//! Endpoints and storages, as HTTP tells of them: `GET /api/v1/endpoints`, `…/storages`, and `POST …/{name}/resume`.
+//!
+//! What is told is how this node saw them a second ago; each node of a site has its own view, and its own probes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::wishes::{Nothing, read};
+use super::{Api, Problem, rfc3339};
+use crate::engine::health::Trouble;
+use crate::engine::{EndpointSeen, Picture, Side, StorageSeen};
+use crate::fault::FaultRecord;
+use crate::feed::Name;
+use crate::ports::{Clock, Scorer, World};
+
+/// `GET /api/v1/endpoints`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndpointsBody {
+    /// By name.
+    pub endpoints: Vec<EndpointBody>,
+}
+
+/// An endpoint, as the node that was asked sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndpointBody {
+    /// Its name in the config.
+    pub name: String,
+    /// Its kind in the config.
+    pub kind: String,
+    /// Remote runs of this node's jobs that may be running.
+    pub in_flight: i64,
+    /// Remote runs of all nodes' jobs at once.
+    pub max_in_flight: usize,
+    /// Calls of this node that are under way.
+    pub calls: usize,
+    /// Calls of this node at once: lowered while the endpoint refuses for load.
+    pub concurrency: usize,
+    /// What `concurrency` goes back to.
+    pub max_concurrency: usize,
+    /// Whether anything is sent to it.
+    #[serde(flatten)]
+    pub health: HealthBody,
+}
+
+/// `GET /api/v1/storages`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StoragesBody {
+    /// By name.
+    pub storages: Vec<StorageBody>,
+}
+
+/// A storage, as the node that was asked sees it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StorageBody {
+    /// Its name in the config.
+    pub name: String,
+    /// Uploads of this node that are under way.
+    pub uploads: usize,
+    /// Deliveries of this node that are under way.
+    pub deliveries: usize,
+    /// Whether anything is sent to it.
+    #[serde(flatten)]
+    pub health: HealthBody,
+}
+
+/// Whether anything is sent to an endpoint or a storage.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct HealthBody {
+    /// `open`, `paused` (it asked for it), `outage` or `suspended` (somebody has to mend something).
+    pub state: String,
+    /// Since when it is in an outage, or suspended.
+    pub since: Option<String>,
+    /// What closed it, or keeps it closed.
+    pub error: Option<FaultRecord>,
+    /// How much of a pause is left.
+    pub paused_seconds: Option<u64>,
+    /// When it is asked next whether it is well; nothing while it is being asked.
+    pub next_probe_seconds: Option<u64>,
+}
+
+type Id = Result<Path<String>, PathRejection>;
+type Body = Result<Bytes, BytesRejection>;
+
+pub(super) async fn endpoints<W: World>(
+    State(api): State<Arc<Api<W>>>,
+) -> Result<Response, Problem> {
+    let seen = picture(&api)?.endpoints;
+    let endpoints = seen.into_iter().map(|seen| endpoint_body(&api, seen)).collect();
+    Ok(axum::Json(EndpointsBody { endpoints }).into_response())
+}
+
+pub(super) async fn storages<W: World>(
+    State(api): State<Arc<Api<W>>>,
+) -> Result<Response, Problem> {
+    let seen = picture(&api)?.storages;
+    let storages = seen.into_iter().map(|seen| storage_body(&api, seen)).collect();
+    Ok(axum::Json(StoragesBody { storages }).into_response())
+}
+
+pub(super) async fn resume_endpoint<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    id: Id,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Nothing {} = read(&headers, body)?;
+    let name = named(id)?;
+    let seen = picture(&api)?.endpoints.into_iter().find(|seen| seen.name == name);
+    let seen = seen.ok_or_else(|| unknown("endpoint", &name))?;
+    api.pulse.resume(Side::Endpoint(name));
+    Ok((StatusCode::ACCEPTED, axum::Json(endpoint_body(&api, seen))).into_response())
+}
+
+pub(super) async fn resume_storage<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    id: Id,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Nothing {} = read(&headers, body)?;
+    let name = named(id)?;
+    let seen = picture(&api)?.storages.into_iter().find(|seen| seen.name == name);
+    let seen = seen.ok_or_else(|| unknown("storage", &name))?;
+    api.pulse.resume(Side::Storage(name));
+    Ok((StatusCode::ACCEPTED, axum::Json(storage_body(&api, seen))).into_response())
+}
+
+fn picture<W: World>(api: &Api<W>) -> Result<Picture, Problem> {
+    let text = "this node is not at work: it waits to join the others again; try again later";
+    api.pulse.picture().ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, text))
+}
+
+fn named(path: Id) -> Result<Name, Problem> {
+    let Path(text) = path.map_err(|rejection| Problem::bad(rejection.body_text()))?;
+    Name::try_from(text).map_err(Problem::bad)
+}
+
+fn unknown(kind: &str, name: &Name) -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no {kind} {name} in the config"))
+}
+
+fn endpoint_body<W: World>(api: &Api<W>, seen: EndpointSeen) -> EndpointBody {
+    let runs = &api.world.metrics().remote_runs_in_flight;
+    EndpointBody {
+        kind: api.world.scorer(&seen.name).map_or("unknown", Scorer::kind).to_owned(),
+        in_flight: runs.with_label_values(&[seen.name.as_str()]).get(),
+        max_in_flight: seen.max_in_flight,
+        calls: seen.calls,
+        concurrency: seen.concurrency,
+        max_concurrency: seen.max_concurrency,
+        health: health_body(api, seen.trouble),
+        name: seen.name.into(),
+    }
+}
+
+fn storage_body<W: World>(api: &Api<W>, seen: StorageSeen) -> StorageBody {
+    StorageBody {
+        uploads: seen.uploads,
+        deliveries: seen.deliveries,
+        health: health_body(api, seen.trouble),
+        name: seen.name.into(),
+    }
+}
+
+fn health_body<W: World>(api: &Api<W>, trouble: Option<Trouble>) -> HealthBody {
+    let (now, boot) = (api.world.clock().now(), api.world.clock().boot());
+    // A second that has begun is one to wait.
+    let left = |until: Duration| until.saturating_sub(boot).as_millis().div_ceil(1000);
+    let seconds = |until| u64::try_from(left(until)).unwrap_or(u64::MAX);
+    match trouble {
+        None => HealthBody { state: "open".into(), ..HealthBody::default() },
+        Some(Trouble::Pause { until }) => HealthBody {
+            state: "paused".into(),
+            paused_seconds: Some(seconds(until)),
+            ..HealthBody::default()
+        },
+        Some(Trouble::Closed(closed)) => HealthBody {
+            state: if closed.suspended { "suspended" } else { "outage" }.into(),
+            since: Some(rfc3339(now - boot.saturating_sub(closed.since))),
+            next_probe_seconds: closed.next_probe().map(seconds),
+            error: Some(closed.why),
+            paused_seconds: None,
+        },
+    }
+}
