@@ -3,8 +3,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 TOOLS := target/tools
+# What `make bench` is told, like BENCH="files --json"; BENCH=--help tells more.
+BENCH :=
 
-.PHONY: help demo test test-heavy lint fmt tools
+.PHONY: help demo test test-heavy bench lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -17,6 +19,9 @@ test: tools ## All tests but the long ones; installs what they need and is missi
 
 test-heavy: tools ## The long tests
 	TOOLS=$(TOOLS) sh scripts/test.sh --heavy
+
+bench: tools ## How fast it is, as ratios to what is known; some minutes, best on a quiet machine
+	cargo bench --locked --bench bench -- $(BENCH)
 
 lint: ## Format and lints, as CI demands them
 	cargo fmt --check
