@@ -96,6 +96,9 @@ async fn main() -> anyhow::Result<()> {
         if !args.topics.is_empty() && !args.topics.contains(topic) {
             continue;
         }
+        if let Some(name) = topic.to_possible_value() {
+            eprintln!("measuring {}", name.get_name());
+        }
         sections.push(match topic {
             Topic::Transitions => transitions::section(&extent, &server).await?,
             Topic::History => history::section(&extent, &server).await?,
