@@ -131,7 +131,7 @@ impl Work {
             .args(["-U", "scoreline", "-n", "-M", "prepared", "-c", &clients, "-j", &clients])
             .args(["-t", &(share / self.batch).to_string(), "-f", script, "-D", "next=0"])
             .args(["-D", &format!("batch={}", self.batch), "-D", &format!("share={share}")])
-            .arg(&database.name)
+            .arg(database.name())
             .env("PGOPTIONS", "-c search_path=scoreline -c synchronous_commit=on -c jit=off")
             .output()
             .await

@@ -1,11 +1,15 @@
 #!/bin/sh
-# Runs the tests against real parts; --heavy runs those that take long instead. Private servers are started by the tests
-# themselves, on free ports, and end with them.
+# Runs the tests against real parts; --heavy runs those that take long instead, --soak the one that takes as long as one
+# likes. Private servers are started by the tests themselves, on free ports, and end with them.
 set -eu
 cd "$(dirname "$0")/.."
 tools=$(cd "${TOOLS:-target/tools}" && pwd)
 AZURITE="$tools/node_modules/.bin/azurite-blob"
 export AZURITE
+
+if [ "${1:-}" = --soak ]; then
+    exec cargo test --locked --test it -- soak::long:: --ignored --nocapture
+fi
 
 # One test fills a small disk that it mounts for that. Cargo stays what it is; only the test programs run as root.
 if [ "$(id -u)" != 0 ]; then
@@ -19,4 +23,4 @@ fi
 if [ "${1:-}" = --heavy ]; then
     exec cargo test --locked --test it -- heavy:: --ignored
 fi
-exec cargo test --locked
+exec cargo test --locked --workspace

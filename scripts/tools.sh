@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests run against and is missing: Azurite, a blob server, from npm into the folder given, so that
-# nothing else on the machine changes; and PostgreSQL from the system's packages. The tests start servers of their own.
+# nothing else on the machine changes; and PostgreSQL, with SOAK_PATRONI=1 Patroni too, from the system's packages. The
+# tests start servers of their own.
 set -eu
 tools=${1:?"the folder to install into"}
 
@@ -22,15 +23,20 @@ has() {
 has_postgres() {
     has initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 }
+has_patroni() {
+    has patroni && has etcd
+}
 
 has cargo || missing "Rust: see https://rustup.rs"
 if has apt-get; then
     has cc || install gcc libc6-dev || true
     has npm || install nodejs npm || true
     has_postgres || install postgresql || true
+    [ "${SOAK_PATRONI:-}" != 1 ] || has_patroni || install patroni etcd-server || true
 fi
 has cc || missing "a C compiler"
 has npm || missing "Node.js 20 or later, with npm"
+[ "${SOAK_PATRONI:-}" != 1 ] || has_patroni || missing "Patroni and etcd for SOAK_PATRONI=1"
 has_postgres || missing "a PostgreSQL server, 13 or later, with initdb and pg_ctl on the PATH"
 
 version=3.37.0

@@ -45,7 +45,7 @@
 //!
 //! # Reading order
 //!
-//! `README.md` → this page → [`job`] (the phases) → [`engine`] (the loop) → [`ports`] (the world) → `tests/it/simulation.rs`
+//! `README.md` → this page → [`job`] (the phases) → [`engine`] (the loop) → [`ports`] (the world) → `tests/simulation/simulation.rs`
 //! (the promise, held against every way of failing) → `tests/it/boundaries.rs` (a real process killed at every point).
 
 pub mod audit;

@@ -382,7 +382,11 @@ async fn migrate_brings_the_store_to_its_version_once() {
     assert_eq!(serve.code, 1, "{serve:?}");
     assert!(serve.err.contains("run `scoreline migrate`"), "{serve:?}");
     let first = run(&["migrate", "--config", &config(&rig)]).await;
-    assert_eq!((first.code, first.out.as_str()), (0, "applied 0001 jobs\n"), "{first:?}");
+    assert_eq!(
+        (first.code, first.out.as_str()),
+        (0, "applied 0001 jobs\napplied 0002 nodes\n"),
+        "{first:?}"
+    );
     let second = run(&["migrate", "--config", &config(&rig)]).await;
     assert_eq!(second.code, 0);
     assert!(second.out.ends_with("is up to date\n"), "{second:?}");

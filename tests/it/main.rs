@@ -21,6 +21,6 @@ mod rig;
 mod rights;
 mod samples;
 mod sandbox;
-mod simulation;
+mod soak;
 mod store;
 mod trouble;

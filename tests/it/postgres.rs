@@ -14,7 +14,7 @@ use crate::samples::{arrival_in, at};
 
 mod server;
 
-pub(crate) use server::{Database, Server};
+pub(crate) use server::{Database, Server, Shutdown, as_server_user, programs};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_works_with_a_server_and_leaves_the_jobs_of_others_alone() {

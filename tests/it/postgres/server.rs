@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
 /// A database that no other test has, removed at the end of the test.
 pub(crate) struct Database {
-    pub(crate) name: String,
+    name: String,
     /// The folder of the server's socket.
     pub(crate) socket: PathBuf,
 }
@@ -42,6 +42,10 @@ impl Database {
         let made = Self { name, socket: server.folder.clone() };
         assert!(made.tool("createdb", options), "createdb failed");
         made
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn url(&self) -> SecretString {
@@ -94,19 +98,7 @@ impl Server {
 
     /// With lines for its `postgresql.conf`.
     pub(crate) fn start_with(settings: &str) -> Self {
-        // It refuses to run as root.
-        let user =
-            ["postgres", "nobody"].into_iter().find_map(|user| Some((user, id("-u", user)?)));
-        let mut shell = if id("-u", "").as_deref() == Some("0") {
-            let (user, uid) = user.expect("there is a user that is not root");
-            let group = id("-g", user).expect("a user has a group");
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &uid, "--regid", &group, "--clear-groups", "sh"]);
-            command
-        } else {
-            Command::new("sh")
-        };
-        let mut watchdog = shell
+        let mut watchdog = as_server_user()
             .args(["-c", WATCHED, "postgres"])
             .arg(programs())
             .arg(settings)
@@ -122,9 +114,22 @@ impl Server {
         server
     }
 
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join(".s.PGSQL.5432")
+    }
+
     /// Ends all of its processes at once, as a power cut does.
     pub(crate) fn stop(&mut self) {
-        writeln!(self.stdin, "stop").unwrap();
+        self.shut_down(Shutdown::Immediate);
+    }
+
+    pub(crate) fn shut_down(&mut self, how: Shutdown) {
+        let word = match how {
+            Shutdown::Immediate => "stop",
+            Shutdown::Fast => "stop-fast",
+        };
+        writeln!(self.stdin, "{word}").unwrap();
         self.said();
     }
 
@@ -137,6 +142,28 @@ impl Server {
         let line = self.stdout.next();
         line.expect("the server's watchdog lives; what went wrong is above").unwrap()
     }
+}
+
+/// How a server is stopped; `pg_ctl` has the same names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shutdown {
+    /// As by a power cut.
+    Immediate,
+    /// In order, but every session is ended.
+    Fast,
+}
+
+/// A shell that may run a server, which refuses to run as root.
+pub(crate) fn as_server_user() -> Command {
+    if id("-u", "").as_deref() != Some("0") {
+        return Command::new("sh");
+    }
+    let user = ["postgres", "nobody"].into_iter().find_map(|user| Some((user, id("-u", user)?)));
+    let (user, uid) = user.expect("there is a user that is not root");
+    let group = id("-g", user).expect("a user has a group");
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &uid, "--regid", &group, "--clear-groups", "sh"]);
+    command
 }
 
 fn id(what: &str, user: &str) -> Option<String> {
@@ -190,6 +217,7 @@ echo "$folder"
 while read -r word; do
     case $word in
     stop) control "$1" stop '-m immediate' ;;
+    stop-fast) control "$1" stop '-m fast' ;;
     start) control "$1" start ;;
     esac
     echo "$word"

@@ -186,7 +186,8 @@ impl State {
     /// What the next effect meets, and how long it takes.
     pub(crate) fn next(&mut self, at: Place, now: Duration) -> (Fate, Duration) {
         self.effects += 1;
-        let mut nap = Duration::from_micros(self.rng.below(30_000));
+        // Many take no time to speak of.
+        let mut nap = Duration::from_micros(self.rng.below(60_000).saturating_sub(30_000));
         let fate = match self.plan {
             Plan::At(n, fate) if n == self.effects => fate,
             Plan::Random(per_mille, until) if now < until && self.rng.below(1000) < per_mille => {
@@ -387,8 +388,8 @@ pub(crate) const SITE: &str = "site";
 /// A mistake that somebody planted: the simulation must find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mistake {
-    /// A write that the store refused passes for done: nothing fences anybody.
-    RefusedWritesPass,
+    /// A write that the store should refuse is written: nothing fences anybody.
+    WritesAreNotFenced,
     /// A write whose answer was lost passes for done.
     LostAnswersPass,
     /// Now and then a write that was never made passes for done: a live job is forgotten.
@@ -438,7 +439,7 @@ pub(crate) enum Mistake {
 impl Mistake {
     /// All of them.
     pub(crate) const ALL: [Self; 23] = [
-        Self::RefusedWritesPass,
+        Self::WritesAreNotFenced,
         Self::LostAnswersPass,
         Self::WritesAreDropped,
         Self::ArrivalsAreDropped,

@@ -93,8 +93,8 @@ pub(crate) async fn live(
 struct Cluster {
     land: Arc<Land>,
     seats: Vec<Seat>,
-    /// The last wish for each job, with the revision that the job was at.
-    wishes: BTreeMap<JobId, u64>,
+    /// How many wishes there were for each job, with the revision that the job was at when the last came.
+    wishes: BTreeMap<JobId, (usize, u64)>,
 }
 
 /// A machine, and the daemon that lives there or will.
@@ -191,7 +191,8 @@ impl Cluster {
         let Some(want) = want(&job, &runs) else { return };
         let wished = self.land.store.wish(job.id(), &want, Some(job.generation())).await;
         if wished.unwrap() == Wished::Noted {
-            self.wishes.insert(job.id(), job.revision());
+            let (count, revision) = self.wishes.entry(job.id()).or_default();
+            (*count, *revision) = (*count + 1, job.revision());
         }
     }
 
@@ -218,11 +219,8 @@ impl Cluster {
         if !seen {
             return false;
         }
-        for (id, revision) in &self.wishes {
-            let events = self.land.store.events(*id).await.unwrap();
-            let answers = ["_requested", "_declared", "refused"];
-            let answered = events.iter().filter(|event| event.revision > *revision);
-            if !answered.into_iter().any(|e| answers.iter().any(|end| e.outcome.ends_with(end))) {
+        for (id, (_, revision)) in &self.wishes {
+            if !self.answers(*id).await.iter().any(|answer| answer > revision) {
                 return false;
             }
         }
@@ -230,7 +228,19 @@ impl Cluster {
         self.seats.iter().all(|seat| seat.lives.is_some())
     }
 
+    /// The revisions at which wishes for a job were answered.
+    async fn answers(&self, id: JobId) -> Vec<u64> {
+        let events = self.land.store.events(id).await.unwrap();
+        let ends = ["_requested", "_declared", "refused"];
+        let answers = events.iter().filter(|e| ends.iter().any(|end| e.outcome.ends_with(end)));
+        answers.map(|event| event.revision).collect()
+    }
+
     async fn stop(self) -> Result<(), String> {
+        for (id, (count, _)) in &self.wishes {
+            let answers = self.answers(*id).await.len();
+            ensure(answers <= *count, || format!("{count} wishes for {id} had {answers} answers"))?;
+        }
         for seat in self.seats {
             if let Some(running) = seat.lives {
                 running.stop().await?;

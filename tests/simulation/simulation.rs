@@ -7,9 +7,11 @@
 //! under many rules, operators, clocks that jump, with trouble all over. Time is tokio's paused time, everything random
 //! comes from one seed, and a walk that fails names it:
 //!
-//! `SIMULATION_SEED=n cargo test --test it simulation` repeats one walk, `SIMULATION_WALKS` sets how many there are.
+//! `SIMULATION_SEED=n cargo test -p simulation` repeats one walk, `SIMULATION_WALKS` sets how many there are.
 //!
 //! And to show that it bites: a list of mistakes, planted one by one, each of which must be found.
+
+#![cfg(test)]
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -329,8 +331,8 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// Walks in an ordinary run.
-const WALKS: u64 = 1500;
+const WALKS: u64 = 20_000;
 /// Enough to see what they have in common.
 const FAILURES_MAX: usize = 20;
 /// Walks in which a planted mistake must show.
-const MISTAKE_WALKS: u64 = 1500;
+const MISTAKE_WALKS: u64 = 4000;
