@@ -3,8 +3,10 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 TOOLS := target/tools
+# What `make bench` is told, like BENCH="files --json"; BENCH=--help tells more.
+BENCH :=
 
-.PHONY: help demo test test-heavy soak lint fmt tools
+.PHONY: help demo test test-heavy soak bench lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -20,6 +22,9 @@ test-heavy: tools ## The long tests
 
 soak: tools ## Break everything for minutes: SOAK_MINUTES=10 SOAK_FILES=5000 SOAK_SEED=… SOAK_PATRONI=1
 	TOOLS=$(TOOLS) sh scripts/test.sh --soak
+
+bench: tools ## How fast it is, as ratios to what is known; some minutes, best on a quiet machine
+	cargo bench --locked --bench bench -- $(BENCH)
 
 lint: ## Format and lints, as CI demands them
 	cargo fmt --check

@@ -1,0 +1,169 @@
+//! How fast it is, each time beside something that everybody can judge: `make bench`.
+//!
+//! What counts are ratios. A rate is one machine's, on one day, with whatever else it was doing; so the two sides of a
+//! figure are measured in turns, within one run, and what is told is the median of the turns' ratios, with the least and
+//! the most. Both sides are equally durable: a commit that was answered is on the disk.
+//!
+//! A bench target and not an ignored test: cargo builds it, and the program that it drives, as releases, beside what tests
+//! and lints have built and not instead of it, and neither `cargo build` nor `cargo test` ever builds it.
+//!
+//! A topic is a file here and a variant of [`Topic`]; it answers a [`Section`](figure::Section) of figures. The server, the
+//! table and the JSON are there for all.
+
+use std::num::NonZero;
+
+use clap::{Parser, ValueEnum};
+use scoreline::clock::SystemClock;
+use serde::Serialize;
+use sqlx::Connection as _;
+
+mod figure;
+mod files;
+mod history;
+mod jobs;
+#[path = "../tests/it/postgres/server.rs"]
+#[expect(dead_code, reason = "the tests need more of it")]
+#[expect(clippy::unwrap_used, reason = "without a server there is nothing to measure")]
+mod server;
+mod transitions;
+
+use figure::{Section, median};
+
+/// Measures, and prints ratios.
+#[derive(Parser)]
+struct Args {
+    /// What to measure [default: everything]
+    #[arg(value_enum)]
+    topics: Vec<Topic>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// How often each side is measured
+    #[arg(long, value_name = "N", default_value_t = NonZero::new(5).expect("5 is not 0"))]
+    turns: NonZero<usize>,
+    /// A tenth of everything, for a look at whether it works
+    #[arg(long)]
+    quick: bool,
+    /// Passed by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Topic {
+    /// Transitions committed, beside pgbench
+    Transitions,
+    /// Live work with a million finished jobs, beside the same with none
+    History,
+    /// Small files end to end, beside the guide's script
+    Files,
+}
+
+/// How much is measured.
+pub(crate) struct Extent {
+    pub(crate) turns: usize,
+    quick: bool,
+}
+
+impl Extent {
+    /// So many, or a tenth of it.
+    pub(crate) fn of(&self, whole: usize) -> usize {
+        if self.quick { whole.div_ceil(10) } else { whole }
+    }
+}
+
+/// Everything that is told.
+#[derive(Serialize)]
+struct Report {
+    conditions: Vec<String>,
+    sections: Vec<Section>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    // One provider for all TLS in the process; nothing else has set one before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let extent = Extent { turns: args.turns.get(), quick: args.quick };
+    let server = server::Server::start_with(SERVER);
+    let mut conditions = vec![machine()?, disk()?, databases(&server).await?];
+    conditions.push(format!(
+        "{} turns, both sides in each; ratio: median of the turns' ratios (least to most)",
+        extent.turns
+    ));
+    let mut sections = Vec::new();
+    for topic in Topic::value_variants() {
+        if !args.topics.is_empty() && !args.topics.contains(topic) {
+            continue;
+        }
+        if let Some(name) = topic.to_possible_value() {
+            eprintln!("measuring {}", name.get_name());
+        }
+        sections.push(match topic {
+            Topic::Transitions => transitions::section(&extent, &server).await?,
+            Topic::History => history::section(&extent, &server).await?,
+            Topic::Files => files::section(&extent, &server).await?,
+        });
+    }
+    conditions.push(format!("load {} at the end", load()?));
+    let report = Report { conditions, sections };
+    let text = if args.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        figure::table(&report.conditions, &report.sections)
+    };
+    scoreline::cli::tell(&text)?;
+    Ok(())
+}
+
+fn machine() -> anyhow::Result<String> {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown", |(_, model)| model);
+    let cores = std::thread::available_parallelism()?;
+    Ok(format!("{cores} cores ({model}), load {} at the start", load()?))
+}
+
+/// The average over the last minute.
+fn load() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_owned())
+}
+
+/// What a commit can't be faster than.
+fn disk() -> anyhow::Result<String> {
+    use std::io::Write as _;
+    let mut file = tempfile::tempfile()?;
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let (written, time) =
+            figure::timed(|| file.write_all(&[7; 4096]).and_then(|()| file.sync_data()));
+        written?;
+        times.push(time.as_secs_f64() * 1e6);
+    }
+    let folder = std::env::temp_dir();
+    Ok(format!(
+        "all files in {}: 4 KiB written and synced in {:.0} µs",
+        folder.display(),
+        median(&times)
+    ))
+}
+
+async fn databases(server: &server::Server) -> anyhow::Result<String> {
+    let database = server::Database::on(server);
+    let mut connection = database.connection().await;
+    let shown = "SELECT format('PostgreSQL %s by a socket (fsync %s, synchronous_commit %s, shared_buffers %s)', \
+                 current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'), \
+                 current_setting('shared_buffers'))";
+    let postgres: String = sqlx::query_scalar(shown).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    let mut sqlite = sqlx::SqliteConnection::connect("sqlite::memory:").await?;
+    let version: String =
+        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut sqlite).await?;
+    Ok(format!("{postgres}; SQLite {version} (WAL, synchronous FULL)"))
+}
+
+/// Durable, with room enough that no checkpoint falls into one side's turn alone.
+const SERVER: &str = "shared_buffers = 256MB\nmax_wal_size = 8GB\ncheckpoint_timeout = 1h";
+
+pub(crate) const CLOCK: SystemClock = SystemClock;
