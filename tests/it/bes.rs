@@ -239,7 +239,8 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn a_busy_service_is_asked_once() {
     let scene = Scene::new(|| StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
-    assert!(is_unavailable(&scene.scoring.start(&job()).await.unwrap_err()));
+    let fault = scene.scoring.start(&job()).await.unwrap_err();
+    assert!(fault.class == Class::Transient && fault.is_overload(), "{fault:?}");
     scene.request();
 }
 

@@ -620,9 +620,3 @@ fn wish(job: &Job, slot: &str, path: &str) -> Reservation {
 fn id(n: u128) -> JobId {
     JobId::new(uuid::Uuid::from_u128(n))
 }
-
-/// What is wanted of which jobs.
-async fn wanted(store: &impl Store, node: &Node) -> Vec<(JobId, Want)> {
-    let wishes = store.wishes(node).await.unwrap();
-    wishes.into_iter().map(|(id, _, want)| (id, want)).collect()
-}
