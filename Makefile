@@ -5,8 +5,10 @@ SHELL := /bin/sh
 TOOLS := target/tools
 # What `make bench` is told, like BENCH="files --json"; BENCH=--help tells more.
 BENCH :=
+# How many lives `make simulate` simulates: some thousand a minute on each processor.
+WALKS := 1000000
 
-.PHONY: help demo test test-heavy soak bench lint fmt tools
+.PHONY: help demo test test-heavy simulate soak bench lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -20,6 +22,9 @@ test: tools ## All tests but the long ones; installs what they need and is missi
 test-heavy: tools ## The long tests
 	TOOLS=$(TOOLS) sh scripts/test.sh --heavy
 
+simulate: ## A night of simulated lives: WALKS=1000000; a failure names its seed, and SIMULATION_SEED=… repeats it
+	SIMULATION_WALKS=$(WALKS) cargo test --locked -p simulation whatever_happens -- --nocapture
+
 soak: tools ## Break everything for minutes: SOAK_MINUTES=10 SOAK_FILES=5000 SOAK_SEED=… SOAK_PATRONI=1
 	TOOLS=$(TOOLS) sh scripts/test.sh --soak
 
@@ -27,11 +32,11 @@ bench: tools ## How fast it is, as ratios to what is known; some minutes, best o
 	cargo bench --locked --bench bench -- $(BENCH)
 
 lint: ## Format and lints, as CI demands them
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 fmt: ## Format the code
-	cargo fmt
+	cargo fmt --all
 
 tools: ## Install what the tests need: Azurite from npm, PostgreSQL from apt
 	@sh scripts/tools.sh $(TOOLS)
