@@ -13,7 +13,10 @@ impl<W: World> Engine<W> {
     /// may be dropped here.
     pub(super) fn wished(&mut self, id: JobId, revision: u64, want: Want) {
         let Some(slot) = self.jobs.get_mut(&id) else {
-            self.unread.insert(id);
+            // One that was never written is in its intake's hands still: see `compare`.
+            if revision > 1 {
+                self.unread.insert(id);
+            }
             return;
         };
         // Read before the job moved on, it may have been answered by that very move.
