@@ -415,7 +415,11 @@ pub(crate) async fn check(land: &Arc<Land>, dropped: &[OnDisk]) -> Result<Vec<Jo
     let named = |path: &PathBuf| {
         jobs.iter().any(|job| job.outputs().iter().any(|output| output.path == *path))
     };
-    let all_well = jobs.iter().all(|job| job.phase() == Phase::Succeeded);
+    // So may one that had ended badly and was retried: its names were given back at that end.
+    let retried = events.iter().flatten().any(|event| {
+        matches!(event.from, Phase::Failed | Phase::Cancelled) && event.to != event.from
+    });
+    let all_well = !retried && jobs.iter().all(|job| job.phase() == Phase::Succeeded);
     let stray = outputs.find(|(path, there)| !whole(&there.content) || all_well && !named(path));
     ensure(stray.is_none(), || format!("a part of an output, or one too many: {stray:?}"))?;
     Ok(jobs.clone())
