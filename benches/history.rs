@@ -70,7 +70,7 @@ async fn in_postgres(
 }
 
 async fn begin(store: &impl Store) -> anyhow::Result<()> {
-    let node = store.register("bench", "site").await?;
+    let node = store.register("bench", "site", scoreline::engine::lease::TERM).await?;
     let (jobs, _) = accept(store, &node, "first", 1).await?;
     commit(store, &node, &commits(&jobs, 1)?).await?;
     Ok(())
@@ -107,8 +107,8 @@ async fn compare(
 ) -> anyhow::Result<Vec<Figure>> {
     let figure = |what| Figure::new(format!("{name}: {what}"), "with none");
     let mut figures = [figure("jobs accepted"), figure("transitions"), figure("pages of the list")];
-    let full_node = full.register("bench", "site").await?;
-    let empty_node = empty.register("bench", "site").await?;
+    let full_node = full.register("bench", "site", scoreline::engine::lease::TERM).await?;
+    let empty_node = empty.register("bench", "site", scoreline::engine::lease::TERM).await?;
     for turn in 0..extent.turns {
         let (with, without);
         if turn % 2 == 0 {

@@ -79,7 +79,7 @@ impl Work {
     async fn on_sqlite(self) -> anyhow::Result<f64> {
         let folder = tempfile::tempdir()?;
         let store = SqliteStore::open(folder.path(), Migrate::Yes, CLOCK).await?;
-        let node = store.register("bench", "site").await?;
+        let node = store.register("bench", "site", scoreline::engine::lease::TERM).await?;
         let (jobs, _) = accept(&store, &node, "f", self.jobs).await?;
         Ok(self.rate(commit(&store, &node, &commits(&jobs, self.batch)?).await?))
     }
@@ -89,7 +89,7 @@ impl Work {
         let store = Arc::new(connect(&database).await?);
         let mut clients = Vec::new();
         for client in 0..self.clients {
-            let node = store.register("bench", "site").await?;
+            let node = store.register("bench", "site", scoreline::engine::lease::TERM).await?;
             let share = self.jobs / self.clients;
             let (jobs, _) = accept(&*store, &node, &client.to_string(), share).await?;
             clients.push((node, commits(&jobs, self.batch)?));
@@ -110,7 +110,7 @@ impl Work {
     async fn by_pgbench(self, server: &Server) -> anyhow::Result<f64> {
         let database = Database::on(server);
         let store = connect(&database).await?;
-        let node = store.register("bench", "site").await?;
+        let node = store.register("bench", "site", scoreline::engine::lease::TERM).await?;
         accept(&store, &node, "f", 1).await?;
         store.close().await;
         database.by_hand(BENCH_ID).await;

@@ -15,16 +15,15 @@ use tokio::task::JoinSet;
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
 use crate::config::{Config, EndpointConfig, Token};
-use crate::engine::{Engine, Pulse, Rules, Stop, Tenure};
+use crate::engine::{Engine, Pulse, Rules, Stop};
 use crate::feed::Name;
 use crate::http::Http;
 use crate::inbox::FolderInbox;
 use crate::intake::Intake;
-use crate::job::Job;
-use crate::membership::{self, Ended, Membership};
+use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
-use crate::ports::{Clock, NodeId, StoreError, World};
+use crate::ports::{Clock, StoreError, World};
 use crate::scoring::{Bes, Scoring, bes};
 use crate::store::AnyStore;
 use crate::upkeep::Upkeep;
@@ -114,9 +113,6 @@ pub struct Daemon<W: World> {
     grace: Duration,
 }
 
-/// A node's id and lease, with the jobs that it has found.
-pub type Joined<W> = (Tenure<<W as World>::Clock>, Vec<(Job, Option<NodeId>)>);
-
 /// What the node does, under one id or, when it was silent for too long, under the next: all of the daemon but its
 /// edges.
 pub struct Work<W: World> {
@@ -184,7 +180,7 @@ impl<W: World> Daemon<W> {
         let first = work.join().await?;
         let http =
             Http::bind(settings.listen, world.clone(), work.pulse.clone(), settings.tokens).await?;
-        let (tenure, adopted) = &first;
+        let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, name = %work.name, site = %work.site, jobs = adopted.len(),
             listen = %http.address()?, feeds = work.rules.feeds.len(), "ready");
         let upkeep = Upkeep::new(world.clone(), settings.state_dir);
@@ -280,13 +276,14 @@ impl<W: World> Work<W> {
                 }
                 self.world.clock().sleep(JOIN_RETRY).await;
             };
-            let (tenure, adopted) = &joined;
+            let Joined { tenure, adopted, .. } = &joined;
             tracing::info!(node = tenure.node.id.0, jobs = adopted.len(), "joined again");
         }
     }
 
     /// Works under one id: engine, intakes and membership end together.
-    async fn work_as(&self, (tenure, adopted): Joined<W>, stop: &Stop) -> anyhow::Result<Ended> {
+    async fn work_as(&self, joined: Joined<W>, stop: &Stop) -> anyhow::Result<Ended> {
+        let Joined { tenure, adopted, folders } = joined;
         let stop = Stop { soft: stop.soft.child_token(), hard: stop.hard.child_token() };
         let (sender, receiver) = mpsc::channel(INCOMING_MAX);
         let (scans, scanned) = watch::channel(BTreeSet::new());
@@ -304,7 +301,7 @@ impl<W: World> Work<W> {
             }
         }
         // The engine must see the channel end when the last of those who tell it anything ends.
-        let membership = Membership::new(world, tenure, self.feeds(), sender, scans);
+        let membership = Membership::new(world, tenure, folders, sender, scans);
         let (for_engine, for_membership) = (stop.clone(), stop.clone());
         services.spawn(
             async move { ("engine", engine.run(for_engine).await.map(|()| Ended::Stopped)) },

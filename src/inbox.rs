@@ -22,18 +22,21 @@ use crate::folder::{
     Carried, Folder, Stamp, carry_over, off_thread, report_name, reported_job, user,
 };
 use crate::job::{FileIdentity, Job, JobId};
-use crate::ports::{Clock, Inbox, Permit, Scan, Source, SourcePlace};
+use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace};
 
 mod hints;
+mod marker;
 mod scan;
 mod writers;
 
+use marker::Marker;
 use scan::Scanner;
 
 /// The drop folder of one feed.
 pub struct FolderInbox<C> {
     scanner: Arc<Scanner<C>>,
     watch: Arc<Watch>,
+    marker: Arc<Marker>,
     moves_sources: bool,
     // A look that nobody waits for any more still runs to its end, and the next one waits for it.
     looking: Arc<tokio::sync::Mutex<()>>,
@@ -44,13 +47,16 @@ impl<C: Clock> FolderInbox<C> {
     /// touched before the first look.
     pub fn new(feed: Name, watch: Watch, moves_sources: bool, clock: C) -> Self {
         let watch = Arc::new(watch);
-        let scanner = Arc::new(Scanner::new(feed, Arc::clone(&watch), clock));
-        Self { scanner, watch, moves_sources, looking: Arc::default() }
+        let marker = Arc::new(Marker::new(&feed, &watch.folder));
+        let scanner = Scanner::new(feed, Arc::clone(&watch), Arc::clone(&marker), clock);
+        let scanner = Arc::new(scanner);
+        Self { scanner, watch, marker, moves_sources, looking: Arc::default() }
     }
 
     fn dropped(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Dropped {
-        let (watch, path) = (Arc::clone(&self.watch), path.clone());
-        Dropped { watch, job, path, file, moved_to: None, moves: self.moves_sources }
+        let (watch, marker) = (Arc::clone(&self.watch), Arc::clone(&self.marker));
+        let (path, moves) = (path.clone(), self.moves_sources);
+        Dropped { watch, marker, job, path, file, moved_to: None, moves }
     }
 
     fn dropped_for(&self, job: &Job) -> Dropped {
@@ -61,6 +67,19 @@ impl<C: Clock> FolderInbox<C> {
 
 impl<C: Clock> Inbox for FolderInbox<C> {
     type Source = FolderSource;
+
+    async fn marker(&self) -> Result<Option<FolderId>, Fault> {
+        self.marker.off_thread(|marker| marker.read(&marker.open()?)).await
+    }
+
+    async fn mark(&self) -> Result<Option<FolderId>, Fault> {
+        self.marker.off_thread(|marker| marker.make(&marker.open()?)).await
+    }
+
+    async fn expect(&self, id: FolderId) -> Result<(), Fault> {
+        self.marker.expect(id);
+        self.marker.off_thread(|marker| marker.check(&marker.open()?)).await
+    }
 
     async fn scan(&self) -> Result<Scan, Fault> {
         let alone = Arc::clone(&self.looking).lock_owned().await;
@@ -154,6 +173,7 @@ impl AsyncRead for FolderSource {
 /// where its end had put it. Everything here blocks on the disk.
 struct Dropped {
     watch: Arc<Watch>,
+    marker: Arc<Marker>,
     job: JobId,
     path: SourcePath,
     file: FileIdentity,
@@ -416,8 +436,12 @@ impl Dropped {
         }
     }
 
+    /// The folder, if it is the feed's: in an empty mount point everything is missing, and in another folder another
+    /// file may have the name and, by chance, the number. What is mounted later has no part in it: it stays open.
     fn root(&self) -> Result<Folder, Fault> {
-        Folder::open(&self.watch.folder).map_err(|error| self.failed(error))
+        let root = Folder::open(&self.watch.folder).map_err(|error| self.failed(error))?;
+        self.marker.check(&root)?;
+        Ok(root)
     }
 
     fn parent(&self) -> &Path {

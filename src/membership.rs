@@ -1,12 +1,12 @@
 //! A node among others: it beats, notices who doesn't, and takes over what nobody has.
 //!
 //! Two loops that never wait for each other. One beats, which keeps the lease. The other looks round: who is silent is
-//! fenced off, what is free is adopted, each node taking its share of it; folders that nobody scans are claimed; and it
-//! brings the engine what others wrote for it into the store: operators' wishes, pauses, and now and then the list of
+//! fenced off, what is free is adopted, each node taking its share of it; folders that nobody scans are claimed, and
+//! those that aren't the site's left alone with their feeds; and it brings the engine what others wrote for it into the store: operators' wishes, pauses, and now and then the list of
 //! what is ours.
 //!
-//! Silence is measured on our own boot clock, from when a changed beat was seen, to a look that was begun a whole term
-//! later. No clock of another machine counts, and a beat that comes between the look and the fence wins.
+//! Silence is measured on our own boot clock, from when a changed beat was seen, to a look that was begun later by the
+//! whole term of the silent one, which may have another config than we. No clock of another machine counts, and a beat that comes between the look and the fence wins.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +17,11 @@ use tokio::sync::{mpsc, watch};
 use crate::engine::{Incoming, Lease, Stop, Tenure};
 use crate::feed::Name;
 use crate::job::Job;
-use crate::ports::{Clock, NodeId, Store, StoreError, World};
+use crate::ports::{Clock, NodeId, Peer, Store, StoreError, World};
+
+mod folders;
+
+use folders::Folders;
 
 /// How a node's membership ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,32 +36,46 @@ pub enum Ended {
 pub struct Membership<W: World> {
     world: Arc<W>,
     tenure: Tenure<W::Clock>,
-    feeds: Vec<Name>,
+    folders: Folders,
     engine: mpsc::Sender<Incoming>,
     scans: watch::Sender<BTreeSet<Name>>,
-    peers: BTreeMap<NodeId, Peer>,
+    seen: BTreeMap<NodeId, Seen>,
     last_pause: Option<u64>,
     last_owned: Duration,
 }
 
-/// Another node, as it was last seen to change.
-struct Peer {
+/// Another node's beats, and when they were last seen to change.
+struct Seen {
     beats: u64,
-    seen: Duration,
+    at: Duration,
+}
+
+/// A node that has joined the others.
+pub struct Joined<W: World> {
+    /// Its id and lease.
+    pub tenure: Tenure<W::Clock>,
+    /// What it took over, each job with its last owner if that gave nothing back.
+    pub adopted: Vec<(Job, Option<NodeId>)>,
+    /// Which feeds it works on.
+    pub folders: Folders,
 }
 
 /// Makes a node known under a new id, and takes over what earlier nodes of the same state folder left, and whatever is
-/// free.
+/// free, of the feeds whose folders it sees.
 pub async fn join<W: World>(
     world: &W,
     label: &str,
     site: &str,
     feeds: &[Name],
     term: Duration,
-) -> Result<(Tenure<W::Clock>, Vec<(Job, Option<NodeId>)>), StoreError> {
+) -> Result<Joined<W>, StoreError> {
     let (store, clock) = (world.store(), world.clock().clone());
+    // Before the lease begins: folders may take their time.
+    let mut folders = Folders::new(site, feeds);
+    folders.look(world).await?;
+    let feeds = &folders.right();
     let sent = clock.boot();
-    let node = store.register(label, site).await?;
+    let node = store.register(label, site, term).await?;
     let lease =
         if store.is_shared() { Lease::since(clock, sent, term) } else { Lease::forever(clock) };
     for gone in store.gone(&node).await? {
@@ -70,7 +88,7 @@ pub async fn join<W: World>(
         let full = batch.len() == ADOPT_MAX;
         adopted.extend(batch);
         if !full {
-            return Ok((tenure, adopted));
+            return Ok(Joined { tenure, adopted, folders });
         }
         let sent = world.clock().boot();
         if store.is_shared() && store.beat(&tenure.node).await? {
@@ -102,13 +120,13 @@ impl<W: World> Membership<W> {
     pub fn new(
         world: Arc<W>,
         tenure: Tenure<W::Clock>,
-        feeds: Vec<Name>,
+        folders: Folders,
         engine: mpsc::Sender<Incoming>,
         scans: watch::Sender<BTreeSet<Name>>,
     ) -> Self {
         let last_owned = world.clock().boot();
-        let peers = BTreeMap::new();
-        Self { world, tenure, feeds, engine, scans, peers, last_pause: None, last_owned }
+        let seen = BTreeMap::new();
+        Self { world, tenure, folders, engine, scans, seen, last_pause: None, last_owned }
     }
 
     /// Beats and looks round until it is stopped for good, or fenced off. After a soft stop nothing is taken over any
@@ -153,7 +171,9 @@ impl<W: World> Membership<W> {
             self.fence_the_silent().await?;
             self.hear_of_pauses().await?;
         }
-        let scans: BTreeSet<_> = store.claim(&node, &self.feeds).await?.into_iter().collect();
+        self.folders.look(&*world).await?;
+        let feeds = self.folders.right();
+        let scans: BTreeSet<_> = store.claim(&node, &feeds).await?.into_iter().collect();
         self.scans.send_if_modified(|told| {
             let changed = *told != scans;
             *told = scans;
@@ -163,7 +183,7 @@ impl<W: World> Membership<W> {
         if !wishes.is_empty() {
             self.tell(Incoming::Wishes(wishes)).await;
         }
-        self.adopt_a_share().await?;
+        self.adopt_a_share(&feeds).await?;
         let now = world.clock().boot();
         if now >= self.last_owned + OWNED_EVERY {
             self.last_owned = now;
@@ -173,44 +193,42 @@ impl<W: World> Membership<W> {
         Ok(())
     }
 
-    /// Whoever hasn't beaten for the whole term is fenced off.
+    /// Whoever hasn't beaten for the whole of its own term, whatever ours is, is fenced off.
     async fn fence_the_silent(&mut self) -> Result<(), StoreError> {
         let world = self.world.clone();
         let asked = world.clock().boot();
         let others = world.store().others(&self.tenure.node).await?;
         let answered = world.clock().boot();
-        self.peers.retain(|id, _| others.iter().any(|(other, _)| other == id));
-        for (id, beats) in others {
-            let peer = self.peers.entry(id).or_insert(Peer { beats, seen: answered });
-            if peer.beats != beats {
-                *peer = Peer { beats, seen: answered };
-            } else if asked >= peer.seen + self.tenure.lease.term()
-                && world.store().fence(id, Some(beats)).await?
-            {
-                let silent = asked.saturating_sub(peer.seen);
+        self.seen.retain(|id, _| others.iter().any(|peer| peer.id == *id));
+        for Peer { id, beats, term } in others {
+            let seen = self.seen.entry(id).or_insert(Seen { beats, at: answered });
+            if seen.beats != beats {
+                *seen = Seen { beats, at: answered };
+            } else if asked >= seen.at + term && world.store().fence(id, Some(beats)).await? {
+                let silent = asked.saturating_sub(seen.at);
                 tracing::warn!(
                     node = id.0,
                     seconds = silent.as_secs(),
                     "a node is silent: its jobs are taken over"
                 );
-                self.peers.remove(&id);
+                self.seen.remove(&id);
             }
         }
-        self.tenure.lease.note_living(self.peers.len() + 1);
+        self.tenure.lease.note_living(self.seen.len() + 1);
         Ok(())
     }
 
     /// Takes this node's share of what nobody has; the others take theirs, and what is left is shared in the next round.
-    async fn adopt_a_share(&mut self) -> Result<(), StoreError> {
+    async fn adopt_a_share(&mut self, feeds: &[Name]) -> Result<(), StoreError> {
         let world = self.world.clone();
-        let unowned = world.store().unowned(&self.tenure.node, &self.feeds).await?;
+        let unowned = world.store().unowned(&self.tenure.node, feeds).await?;
         let all = i64::try_from(unowned.all).unwrap_or(i64::MAX);
         world.metrics().jobs_unowned.set(all);
         let living = u64::try_from(self.tenure.lease.living()).unwrap_or(u64::MAX);
         let mut share = usize::try_from(unowned.adoptable.div_ceil(living)).unwrap_or(usize::MAX);
         while share > 0 {
             let limit = share.min(ADOPT_MAX);
-            let jobs = adopt(&*world, &self.tenure, &self.feeds, limit).await?;
+            let jobs = adopt(&*world, &self.tenure, feeds, limit).await?;
             let count = jobs.len();
             if count > 0 {
                 tracing::info!(jobs = count, "taken over");

@@ -4,12 +4,14 @@
 //! daemon builds one world of real adapters, the simulation another that can crash, lose answers and jump in time.
 //! Every method may be called again after a crash, or after its answer was lost, with the same result.
 
+use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::io::{AsyncRead, AsyncWrite};
+use uuid::Uuid;
 
 use crate::fault::{Fault, Origin};
 use crate::feed::{Name, SourcePath};
@@ -108,22 +110,21 @@ pub trait Store: Send + Sync + 'static {
     /// Whether other nodes may work on it at the same time. One that is a single process's needs no beats.
     fn is_shared(&self) -> bool;
 
-    /// Makes a node known, under an id that was never used before.
+    /// Makes a node known, under an id that was never used before. `term` is how long it must be silent before others
+    /// take its jobs over: it goes by that itself, so nobody else's may count. Kept to the millisecond.
     fn register(
         &self,
         label: &str,
         site: &str,
+        term: Duration,
     ) -> impl Future<Output = Result<Node, StoreError>> + Send;
 
     /// Counts the node's beat on; `false` when it is fenced off, or the store doesn't know it any more: it has to go on
     /// under a new id.
     fn beat(&self, node: &Node) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// The other nodes of the site that are not fenced off, with the number of their beats.
-    fn others(
-        &self,
-        node: &Node,
-    ) -> impl Future<Output = Result<Vec<(NodeId, u64)>, StoreError>> + Send;
+    /// The other nodes of the site that are not fenced off.
+    fn others(&self, node: &Node) -> impl Future<Output = Result<Vec<Peer>, StoreError>> + Send;
 
     /// The other nodes of the site that are certainly dead, whatever their beats say. To be asked once, by a node that
     /// owns nothing yet.
@@ -158,8 +159,17 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Adopted, StoreError>> + Send;
 
+    /// Which folder a feed has in a site: the first that any node told, for good. `seen` is the one that the caller
+    /// sees, and becomes the feed's if it had none.
+    fn folder_in_force(
+        &self,
+        site: &str,
+        feed: &Name,
+        seen: Option<FolderId>,
+    ) -> impl Future<Output = Result<Option<FolderId>, StoreError>> + Send;
+
     /// Which of the feeds' folders this node is to scan: one node at a time scans a folder, from when it asked first
-    /// until it is fenced off or retires.
+    /// until it asks without it, is fenced off or retires.
     fn claim(
         &self,
         node: &Node,
@@ -267,6 +277,44 @@ pub struct Node {
 /// A node's identity: from a sequence of the store, never the host's name, never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub i64);
+
+/// Another node, as the store knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Who it is.
+    pub id: NodeId,
+    /// How often it has beaten.
+    pub beats: u64,
+    /// How long it must be silent before others may take its jobs over.
+    pub term: Duration,
+}
+
+/// Which folder a folder is, whatever its path: what its marker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FolderId(Uuid);
+
+impl FolderId {
+    /// From the number behind it.
+    pub const fn new(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    /// From a marker's text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Uuid::parse_str(text.trim()).ok().map(Self)
+    }
+
+    /// The number behind it.
+    pub const fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for FolderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// How many jobs wait for an owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -411,6 +459,17 @@ pub enum StoreError {
 pub trait Inbox: Send + Sync + 'static {
     /// A source that is being read.
     type Source: Source;
+
+    /// Which folder this is, by its marker; `None` when it has none.
+    fn marker(&self) -> impl Future<Output = Result<Option<FolderId>, Fault>> + Send;
+
+    /// Gives the folder a marker, unless it has one; answers the one that it has then, `None` when it can't be written
+    /// to. Never two: whoever comes second finds the first one's.
+    fn mark(&self) -> impl Future<Output = Result<Option<FolderId>, Fault>> + Send;
+
+    /// From here on this is the feed's folder only while its marker says so: everything else that has the path is none
+    /// to scan, to take from, or to miss a file in (`folder_gone`). Answers whether it is so now.
+    fn expect(&self, id: FolderId) -> impl Future<Output = Result<(), Fault>> + Send;
 
     /// Looks at the whole folder and reports the files that are ready and were not reported as accepted before, up to
     /// the adapter's limit.

@@ -17,8 +17,8 @@ use uuid::{ContextV7, Timestamp, Uuid};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation,
-    Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Adopted, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
+    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod model;
@@ -163,15 +163,15 @@ impl<C: Clock> Store for AnyStore<C> {
         }
     }
 
-    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
-        either!(self, store => store.register(label, site))
+    async fn register(&self, label: &str, site: &str, term: Duration) -> Result<Node, StoreError> {
+        either!(self, store => store.register(label, site, term))
     }
 
     async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
         either!(self, store => store.beat(node))
     }
 
-    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+    async fn others(&self, node: &Node) -> Result<Vec<Peer>, StoreError> {
         either!(self, store => store.others(node))
     }
 
@@ -201,6 +201,15 @@ impl<C: Clock> Store for AnyStore<C> {
 
     async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
         either!(self, store => store.unowned(node, feeds))
+    }
+
+    async fn folder_in_force(
+        &self,
+        site: &str,
+        feed: &Name,
+        seen: Option<FolderId>,
+    ) -> Result<Option<FolderId>, StoreError> {
+        either!(self, store => store.folder_in_force(site, feed, seen))
     }
 
     async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {

@@ -14,6 +14,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::hints::Hints;
+use super::marker::Marker;
 use super::writers::Writers;
 use crate::fault::{Fault, Origin};
 use crate::feed::{Name, OWN_FOLDER, SourcePath, Watch};
@@ -26,6 +27,7 @@ pub(super) struct Scanner<C> {
     pub(super) feed: Name,
     pub(super) watch: Arc<Watch>,
     pub(super) hints: Hints,
+    marker: Arc<Marker>,
     clock: C,
     memory: Mutex<Memory>,
 }
@@ -61,9 +63,9 @@ enum Verdict {
 }
 
 impl<C: Clock> Scanner<C> {
-    pub(super) fn new(feed: Name, watch: Arc<Watch>, clock: C) -> Self {
+    pub(super) fn new(feed: Name, watch: Arc<Watch>, marker: Arc<Marker>, clock: C) -> Self {
         let hints = Hints::new(feed.clone(), &watch.folder);
-        Self { feed, watch, hints, clock, memory: Mutex::default() }
+        Self { feed, watch, hints, marker, clock, memory: Mutex::default() }
     }
 
     /// The store has this file.
@@ -81,6 +83,8 @@ impl<C: Clock> Scanner<C> {
             memory.round
         };
         let root = Folder::open(&self.watch.folder).map_err(|error| self.unreadable(error))?;
+        // An empty mount point is trouble, not an empty folder; its events are those of another folder.
+        self.marker.check(&root).inspect_err(|_| self.hints.forget_all())?;
         if round == 1 {
             self.sweep(&root);
         }

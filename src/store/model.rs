@@ -16,8 +16,8 @@ use super::quota::{Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation, Reserved,
-    Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Adopted, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
+    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 /// A store in memory.
@@ -39,6 +39,8 @@ struct Tables {
     waiting: BTreeMap<(Name, NodeId), (usize, u64)>,
     /// Who scans a feed's folder.
     scanners: BTreeMap<(String, Name), NodeId>,
+    /// Which folder a feed has in a site.
+    folders: BTreeMap<(String, Name), FolderId>,
     pauses: BTreeMap<Name, Pause>,
     last_pause: u64,
     /// The latest time that a caller told: the model has no clock of its own.
@@ -49,6 +51,7 @@ struct Tables {
 struct Beats {
     site: String,
     count: u64,
+    term: Duration,
     fenced: bool,
 }
 
@@ -82,11 +85,11 @@ impl Store for ModelStore {
         true
     }
 
-    async fn register(&self, _label: &str, site: &str) -> Result<Node, StoreError> {
+    async fn register(&self, _label: &str, site: &str, term: Duration) -> Result<Node, StoreError> {
         let mut tables = self.tables();
         tables.last_node += 1;
         let id = NodeId(tables.last_node);
-        tables.nodes.insert(id, Beats { site: site.to_owned(), count: 0, fenced: false });
+        tables.nodes.insert(id, Beats { site: site.to_owned(), count: 0, term, fenced: false });
         Ok(Node { id, site: site.to_owned() })
     }
 
@@ -99,13 +102,15 @@ impl Store for ModelStore {
         Ok(true)
     }
 
-    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+    async fn others(&self, node: &Node) -> Result<Vec<Peer>, StoreError> {
         let tables = self.tables();
         let others = tables
             .nodes
             .iter()
             .filter(|(id, beats)| **id != node.id && beats.site == node.site && !beats.fenced);
-        Ok(others.map(|(id, beats)| (*id, beats.count)).collect())
+        let peer =
+            |(id, beats): (&NodeId, &Beats)| Peer { id: *id, beats: beats.count, term: beats.term };
+        Ok(others.map(peer).collect())
     }
 
     /// Anybody may hold a clone.
@@ -191,9 +196,25 @@ impl Store for ModelStore {
         Ok(adopted)
     }
 
+    async fn folder_in_force(
+        &self,
+        site: &str,
+        feed: &Name,
+        seen: Option<FolderId>,
+    ) -> Result<Option<FolderId>, StoreError> {
+        let mut tables = self.tables();
+        let key = (site.to_owned(), feed.clone());
+        Ok(match seen {
+            Some(id) => Some(*tables.folders.entry(key).or_insert(id)),
+            None => tables.folders.get(&key).copied(),
+        })
+    }
+
     async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
         let mut tables = self.tables();
         tables.require(node, "claim feeds")?;
+        let asked = |(site, feed): &(String, Name)| *site == node.site && feeds.contains(feed);
+        tables.scanners.retain(|key, scanner| *scanner != node.id || asked(key));
         let mut claim = |feed: &&Name| {
             let key = (node.site.clone(), (*feed).clone());
             *tables.scanners.entry(key).or_insert(node.id) == node.id

@@ -24,8 +24,8 @@ use super::{Ids, Migrate, row, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation,
-    Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Adopted, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
+    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod names;
@@ -155,12 +155,13 @@ impl<C: Clock> Store for PostgresStore<C> {
         true
     }
 
-    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
+    async fn register(&self, label: &str, site: &str, term: Duration) -> Result<Node, StoreError> {
         let now = self.clock.now();
         self.bounded("register the node", 1, async {
             let mut session = self.session().await?;
-            let sql = "INSERT INTO node (label, site, started_at) VALUES ($1, $2, $3) RETURNING id";
+            let sql = "INSERT INTO node (label, site, started_at, term_ms) VALUES ($1, $2, $3, $4) RETURNING id";
             let id = query_scalar(sql).bind(text(label)).bind(text(site)).bind(now);
+            let id = id.bind(row::millis(term));
             let id = NodeId(id.fetch_one(session.on()).await?);
             session.done();
             Ok(Node { id, site: site.to_owned() })
@@ -179,14 +180,14 @@ impl<C: Clock> Store for PostgresStore<C> {
         .await
     }
 
-    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+    async fn others(&self, node: &Node) -> Result<Vec<Peer>, StoreError> {
         within(&self.clock, CONTROL_LIMIT, "read the other nodes", async {
             let mut session = Session::from(&self.control).await?;
-            let sql = "SELECT id, beats FROM node WHERE site = $1 AND id <> $2 AND NOT fenced ORDER BY id";
+            let sql = "SELECT id, beats, term_ms FROM node WHERE site = $1 AND id <> $2 AND NOT fenced ORDER BY id";
             let rows = query_as(sql).bind(text(&node.site)).bind(node.id.0);
             let rows = rows.fetch_all(session.on()).await?;
             session.done();
-            Ok(row::beats(rows))
+            Ok(row::peers(rows))
         })
         .await
     }
@@ -265,6 +266,28 @@ impl<C: Clock> Store for PostgresStore<C> {
             Ok(row::adopted(
                 rows.iter().map(|row| (job(row), row.try_get("left_by").ok().flatten())),
             ))
+        })
+        .await
+    }
+
+    async fn folder_in_force(
+        &self,
+        site: &str,
+        feed: &Name,
+        seen: Option<FolderId>,
+    ) -> Result<Option<FolderId>, StoreError> {
+        self.bounded("read which folder a feed has", 1, async {
+            let mut session = self.session().await?;
+            let mut there = session.folder(site, feed).await?;
+            if let (None, Some(seen)) = (there, seen) {
+                let sql = "INSERT INTO folder (site, feed, id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+                let told = query(sql).bind(text(site)).bind(feed.as_str()).bind(seen.uuid());
+                told.execute(session.on()).await?;
+                // A look of its own: somebody may have been quicker, whom the statement above waits for and doesn't see.
+                there = session.folder(site, feed).await?;
+            }
+            session.done();
+            Ok(there)
         })
         .await
     }

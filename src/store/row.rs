@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use crate::feed::Name;
 use crate::job::{CancelReason, Corrupt, Event, Job, JobId, Want};
-use crate::ports::{Adopted, JobPage, NodeId, Pause};
+use crate::ports::{Adopted, JobPage, NodeId, Pause, Peer};
 
 /// A row that is no job.
 pub(super) enum Unreadable {
@@ -95,9 +95,13 @@ pub(super) fn events(id: JobId, rows: impl Iterator<Item = Option<Event>>) -> Ve
     rows.filter_map(read).collect()
 }
 
-/// Rows of the beats of nodes.
-pub(super) fn beats(rows: Vec<(i64, i64)>) -> Vec<(NodeId, u64)> {
-    rows.into_iter().map(|(id, beats)| (NodeId(id), beats.cast_unsigned())).collect()
+/// Rows of nodes: id, beats, term in milliseconds.
+pub(super) fn peers(rows: Vec<(i64, i64, i64)>) -> Vec<Peer> {
+    let peer = |(id, beats, term): (i64, i64, i64)| {
+        let term = Duration::from_millis(u64::try_from(term).unwrap_or_default());
+        Peer { id: NodeId(id), beats: beats.cast_unsigned(), term }
+    };
+    rows.into_iter().map(peer).collect()
 }
 
 /// Rows of what is wanted of jobs: id, revision, wish.

@@ -26,8 +26,8 @@ use super::{Ids, Migrate, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, JobPage, JobQuery, Node, NodeId, Pause, Reservation,
-    Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Adopted, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
+    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod rows;
@@ -156,12 +156,13 @@ impl<C: Clock> Store for SqliteStore<C> {
         false
     }
 
-    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
+    async fn register(&self, label: &str, site: &str, term: Duration) -> Result<Node, StoreError> {
         let now = self.clock.now().timestamp_micros();
         self.bounded("register the node", 1, async {
             let mut write = self.begin().await?;
-            let sql = "INSERT INTO node (label, site, started_at) VALUES (?1, ?2, ?3) RETURNING id";
+            let sql = "INSERT INTO node (label, site, started_at, term_ms) VALUES (?1, ?2, ?3, ?4) RETURNING id";
             let id = query_scalar(sql).bind(label).bind(site).bind(now);
+            let id = id.bind(row::millis(term));
             let id = NodeId(id.fetch_one(write.on()).await?);
             write.commit().await?;
             Ok(Node { id, site: site.to_owned() })
@@ -180,11 +181,11 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
-    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+    async fn others(&self, node: &Node) -> Result<Vec<Peer>, StoreError> {
         self.bounded("read the other nodes", 1, async {
-            let sql = "SELECT id, beats FROM node WHERE site = ?1 AND id <> ?2 AND NOT fenced ORDER BY id";
+            let sql = "SELECT id, beats, term_ms FROM node WHERE site = ?1 AND id <> ?2 AND NOT fenced ORDER BY id";
             let rows = query_as(sql).bind(&node.site).bind(node.id.0);
-            Ok(row::beats(rows.fetch_all(&self.readers).await?))
+            Ok(row::peers(rows.fetch_all(&self.readers).await?))
         })
         .await
     }
@@ -259,12 +260,43 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
+    async fn folder_in_force(
+        &self,
+        site: &str,
+        feed: &Name,
+        seen: Option<FolderId>,
+    ) -> Result<Option<FolderId>, StoreError> {
+        self.bounded("read which folder a feed has", 1, async {
+            let sql = "SELECT id FROM folder WHERE site = ?1 AND feed = ?2";
+            let there = query_scalar(sql).bind(site).bind(feed.as_str());
+            let mut there: Option<String> = there.fetch_optional(&self.readers).await?;
+            if let (None, Some(seen)) = (&there, seen) {
+                let mut write = self.begin().await?;
+                let sql = "INSERT INTO folder (site, feed, id) VALUES (?1, ?2, ?3) \
+                           ON CONFLICT (site, feed) DO UPDATE SET id = id RETURNING id";
+                let told = query_scalar(sql).bind(site).bind(feed.as_str());
+                there = told.bind(seen.to_string()).fetch_optional(write.on()).await?;
+                write.commit().await?;
+            }
+            let read = |text: String| {
+                FolderId::parse(&text).ok_or_else(|| {
+                    let text = format!("the folder of feed {feed} is {text:?}, which is no id");
+                    Failure::Refused(StoreError::Unusable(text))
+                })
+            };
+            there.map(read).transpose()
+        })
+        .await
+    }
+
     async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
         const ATTEMPTED: &str = "claim feeds";
         self.bounded(ATTEMPTED, feeds.len(), async {
             let mut write = self.begin().await?;
             write.require(node, ATTEMPTED).await?;
             let names = json(feeds);
+            let sql = "DELETE FROM scanner WHERE node = ?1 AND feed NOT IN (SELECT value FROM json_each(?2))";
+            query(sql).bind(node.id.0).bind(&names).execute(write.on()).await?;
             let sql = "INSERT INTO scanner (site, feed, node) SELECT ?1, value, ?2 FROM json_each(?3) WHERE true \
                        ON CONFLICT DO NOTHING";
             query(sql).bind(&node.site).bind(node.id.0).bind(names).execute(write.on()).await?;

@@ -23,10 +23,10 @@ use scoreline::inbox::FolderInbox;
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, Inbox, JobPage, JobQuery, Node,
-    NodeId, Outbox, Part, Pause, Permit, Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer,
-    Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer,
-    Transition, Unowned, Wished, World,
+    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox, JobPage,
+    JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation,
+    Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
+    Submission, SubmitAnswer, Transition, Unowned, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -268,13 +268,13 @@ impl Store for MinedPart {
     fn is_shared(&self) -> bool {
         self.real.store().is_shared()
     }
-    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
-        self.bomb.around("register", self.real.store().register(label, site)).await
+    async fn register(&self, label: &str, site: &str, term: Duration) -> Result<Node, StoreError> {
+        self.bomb.around("register", self.real.store().register(label, site, term)).await
     }
     async fn beat(&self, node: &Node) -> Result<bool, StoreError> {
         self.real.store().beat(node).await
     }
-    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+    async fn others(&self, node: &Node) -> Result<Vec<Peer>, StoreError> {
         self.real.store().others(node).await
     }
     async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
@@ -305,6 +305,16 @@ impl Store for MinedPart {
     }
     async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
         self.real.store().unowned(node, feeds).await
+    }
+    async fn folder_in_force(
+        &self,
+        site: &str,
+        feed: &Name,
+        seen: Option<FolderId>,
+    ) -> Result<Option<FolderId>, StoreError> {
+        let told = self.real.store().folder_in_force(site, feed, seen);
+        // A call that only reads has no boundary.
+        if seen.is_some() { self.bomb.around("folder", told).await } else { told.await }
     }
     async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
         self.real.store().claim(node, feeds).await
@@ -375,6 +385,15 @@ impl MinedPart {
 impl Inbox for MinedPart {
     type Source = <FolderInbox<SystemClock> as Inbox>::Source;
 
+    async fn marker(&self) -> Result<Option<FolderId>, Fault> {
+        self.inbox().marker().await
+    }
+    async fn mark(&self) -> Result<Option<FolderId>, Fault> {
+        self.bomb.around("mark", self.inbox().mark()).await
+    }
+    async fn expect(&self, id: FolderId) -> Result<(), Fault> {
+        self.inbox().expect(id).await
+    }
     async fn scan(&self) -> Result<Scan, Fault> {
         self.inbox().scan().await
     }

@@ -20,7 +20,7 @@ use tokio::process::{Child, Command};
 use crate::http::{Desk, hanging, held};
 use crate::rig::{Rig, eventually, files_in};
 use crate::rights::without_roots_rights;
-use crate::samples::{name, permanent};
+use crate::samples::{TERM, name, permanent};
 
 const ROW: &str = "Col2\nThis is a good day\n";
 
@@ -388,7 +388,7 @@ async fn migrate_brings_the_store_to_its_version_once() {
     let first = run(&["migrate", "--config", &config(&rig)]).await;
     assert_eq!(
         (first.code, first.out.as_str()),
-        (0, "applied 0001 jobs\napplied 0002 nodes\n"),
+        (0, "applied 0001 jobs\napplied 0002 nodes\napplied 0003 folders\n"),
         "{first:?}"
     );
     let second = run(&["migrate", "--config", &config(&rig)]).await;
@@ -743,7 +743,7 @@ async fn a_terminated_daemon_ends_well_and_gives_its_jobs_back() {
     eventually("it runs", || async { rig.sandbox.ledger().totals.starts == 1 }).await;
     serve.terminate().await;
     let store = SqliteStore::open(&rig.path("state"), Migrate::Check, SystemClock).await.unwrap();
-    let node = store.register("n", "default").await.unwrap();
+    let node = store.register("n", "default", TERM).await.unwrap();
     assert_eq!(store.others(&node).await.unwrap(), []);
     let free = store.adopt(&node, &[name("f")], 10).await.unwrap();
     assert_eq!(free.jobs.len(), 1, "it is nobody's");

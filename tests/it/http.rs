@@ -28,7 +28,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::rig::{Rig, eventually};
-use crate::samples::{arrival, at, permanent, settled, step, submitted, uploaded};
+use crate::samples::{TERM, arrival, at, permanent, settled, step, submitted, uploaded};
 
 /// What came back.
 struct Answer {
@@ -162,7 +162,7 @@ impl World for DeskWorld {
 impl Desk {
     pub(crate) async fn open(tokens: &[(Role, &str)]) -> Self {
         let store = ModelStore::new();
-        let node = store.register("n", "default").await.unwrap();
+        let node = store.register("n", "default", TERM).await.unwrap();
         let metrics = Metrics::new(&[], &[], &[]);
         let (clock, outbox) = (DeskClock::default(), FolderOutbox::new());
         let world = Arc::new(DeskWorld { clock, store: store.clone(), metrics, outbox });
@@ -283,7 +283,7 @@ async fn a_daemon_is_healthy_and_ready_and_every_metric_is_there_from_the_start(
 async fn an_engine_that_has_not_gone_round_yet_is_not_late() {
     let rig = Rig::new().await;
     let world = Arc::new(RealWorld::build(&rig.config()).await.unwrap());
-    let node = world.store().register("n", "default").await.unwrap();
+    let node = world.store().register("n", "default", TERM).await.unwrap();
     let (pulse, before) = (Arc::new(Pulse::default()), SystemClock.boot());
     let rules = Arc::new(rig.config().rules());
     let (_incoming, receiver) = tokio::sync::mpsc::channel(1);

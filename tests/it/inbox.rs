@@ -70,6 +70,19 @@ impl Setting {
         Self { folder, clock, inbox, temporary }
     }
 
+    /// Another node's.
+    fn another(&self) -> FolderInbox<FakeClock> {
+        let watch = Watch {
+            folder: self.folder.clone(),
+            filter: Filter::new(&[], &[]).unwrap(),
+            recursive: false,
+            settle: SETTLE,
+            rescan: Duration::from_mins(1),
+        };
+        let feed = Name::try_from("churn".to_owned()).unwrap();
+        FolderInbox::new(feed, watch, true, self.clock.clone())
+    }
+
     fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.join(name)
     }
@@ -956,3 +969,101 @@ async fn leave_that_ends_at_any_point_loses_no_source() {
         here.scan().await;
     }
 }
+
+#[tokio::test]
+async fn a_folder_gets_one_marker_however_many_mark_it_at_once() {
+    let here = Setting::new();
+    assert_eq!(here.inbox.marker().await.unwrap(), None);
+    let others: Vec<_> = (0..8).map(|_| here.another()).collect();
+    let marked = futures::future::try_join_all(others.iter().map(Inbox::mark)).await.unwrap();
+    let id = marked[0].unwrap();
+    assert!(marked.iter().all(|other| *other == Some(id)), "{marked:?}");
+    assert_eq!(here.inbox.marker().await.unwrap(), Some(id));
+    let expected = BTreeMap::from([(here.path(MARKER), format!("{id}\n"))]);
+    assert_eq!(tree(&here.folder), expected);
+    here.inbox.expect(id).await.unwrap();
+    assert_eq!(here.scan_settled().await, Scan::default());
+}
+
+#[tokio::test]
+async fn in_another_folder_nothing_is_looked_for_taken_or_missed() {
+    let here = Setting::new();
+    for name in ["taken.csv", "dropped.csv"] {
+        here.drop_file(name, name);
+    }
+    let scan = here.scan_settled().await;
+    let jobs: Vec<_> =
+        (1..).zip(&scan.ready).map(|(n, (path, file))| job(n, path, *file)).collect();
+    here.take(jobs.iter().find(|job| job.path().file_name() == "taken.csv").unwrap())
+        .await
+        .unwrap();
+    let id = here.inbox.mark().await.unwrap().unwrap();
+    here.inbox.expect(id).await.unwrap();
+    let away = here.temporary.path().join("away");
+    fs::rename(&here.folder, &away).unwrap();
+    // A mount point, and another host's own folder, which has files of those names.
+    fs::create_dir(&here.folder).unwrap();
+    for empty in [true, false] {
+        let mut other = "no marker".to_owned();
+        if !empty {
+            other = here.another().mark().await.unwrap().unwrap().to_string();
+            here.drop_file("taken.csv", "another");
+            here.drop_file("dropped.csv", "another");
+        }
+        let before = tree(&here.folder);
+        let mut faults =
+            vec![here.inbox.expect(id).await.unwrap_err(), here.inbox.scan().await.unwrap_err()];
+        for job in &jobs {
+            faults.push(here.take(job).await.unwrap_err());
+            faults.push(here.open(job).await.unwrap_err());
+            faults.push(here.inbox.source_path(job).await.unwrap_err());
+        }
+        for fault in faults {
+            assert_eq!((fault.code.as_str(), fault.class), ("folder_gone", Class::Transient));
+            assert_eq!(fault.blame, Blame::Service, "waiting costs no attempt");
+            let marker = here.path(MARKER).display().to_string();
+            for part in ["churn", "node.site", &id.to_string(), &other, &marker] {
+                assert!(fault.message.contains(part), "{part} is not in {}", fault.message);
+            }
+        }
+        assert_eq!(tree(&here.folder), before);
+    }
+    fs::remove_dir_all(&here.folder).unwrap();
+    fs::rename(&away, &here.folder).unwrap();
+    for job in &jobs {
+        assert_eq!(here.read(job).await, job.path().file_name().to_str().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_person_makes_a_new_folder_the_feeds_by_writing_the_id_into_it() {
+    let here = Setting::new();
+    let id = here.inbox.mark().await.unwrap().unwrap();
+    fs::remove_dir_all(&here.folder).unwrap();
+    fs::create_dir_all(here.path(".scoreline")).unwrap();
+    assert_eq!(here.inbox.expect(id).await.unwrap_err().code, "folder_gone");
+    for text in [format!("{id}"), format!("{id}\r\n"), id.to_string().to_uppercase()] {
+        fs::write(here.path(MARKER), text).unwrap();
+        here.inbox.expect(id).await.unwrap();
+    }
+    fs::write(here.path(MARKER), "").unwrap();
+    let fault = here.inbox.expect(id).await.unwrap_err();
+    assert_eq!((fault.code.as_str(), fault.blame), ("marker_damaged", Blame::Service));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_to_has_no_marker_and_one_that_cannot_be_read_is_trouble() {
+    without_roots_rights(async {
+        let here = Setting::in_place();
+        for (mode, marked) in [(0o500, Some(None)), (0o300, None), (0o000, None)] {
+            fs::set_permissions(&here.folder, fs::Permissions::from_mode(mode)).unwrap();
+            let found = here.inbox.marker().await.ok();
+            let made = here.inbox.mark().await.ok();
+            fs::set_permissions(&here.folder, fs::Permissions::from_mode(0o700)).unwrap();
+            assert_eq!((found, made), (marked, marked), "{mode:o}");
+            assert!(!here.exists(".scoreline"));
+        }
+    });
+}
+
+const MARKER: &str = ".scoreline/folder";

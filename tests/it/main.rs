@@ -21,6 +21,7 @@ mod rig;
 mod rights;
 mod samples;
 mod sandbox;
+mod site;
 mod soak;
 mod store;
 mod trouble;

@@ -10,7 +10,7 @@ use scoreline::store::Migrate;
 use secrecy::ExposeSecret as _;
 
 use crate::rig::Rig;
-use crate::samples::{arrival_in, at};
+use crate::samples::{TERM, arrival_in, at};
 
 mod server;
 
@@ -28,7 +28,7 @@ async fn a_daemon_works_with_a_server_and_leaves_the_jobs_of_others_alone() {
     let mut owners = Vec::new();
     for (settings, path) in [(&here, "ours"), (&there, "theirs")] {
         let store = settings.open(SystemClock).await.unwrap();
-        let node = store.register("x", "default").await.unwrap();
+        let node = store.register("x", "default", TERM).await.unwrap();
         store.gone(&node).await.unwrap();
         let accepted = store.accept(&node, &[arrival_in("f", path)], 1, at(0)).await.unwrap();
         let [Accepted::New(job)] = &accepted[..] else { panic!("{accepted:?}") };

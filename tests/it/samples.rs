@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use scoreline::fault::{Fault, Origin};
@@ -14,6 +15,9 @@ use scoreline::job::{
 use scoreline::ports::Transition;
 use scoreline::retry::Policy;
 use uuid::Uuid;
+
+/// A node's, where it doesn't matter.
+pub(crate) const TERM: Duration = Duration::from_secs(15);
 
 pub(crate) fn at(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()

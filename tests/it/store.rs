@@ -16,8 +16,8 @@ use scoreline::ports::{
 use scoreline::store::{Migrate, ModelStore, PostgresStore, SqliteStore};
 
 use crate::samples::{
-    again, arrival, arrival_in, at, delivered, finished, name, permanent, settled, step, submitted,
-    try_step, uploaded, ways,
+    TERM, again, arrival, arrival_in, at, delivered, finished, name, permanent, settled, step,
+    submitted, try_step, uploaded, ways,
 };
 
 /// Asks the tests of each store.
@@ -138,7 +138,7 @@ async fn an_arrival_becomes_one_job_however_often_it_is_accepted(database: &impl
     assert_eq!(again, Accepted::Known(job.id()));
     let [later] = accept(&store, &node, &[arrival("a")]).await;
     assert_eq!(later, Accepted::Known(job.id()));
-    let other = store.register("b", "site").await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     let [elsewhere] = accept(&store, &other, &[arrival("a")]).await;
     assert_eq!(elsewhere, Accepted::Known(job.id()));
     assert_eq!(*job, Job::accepted(job.id(), &arrival("a"), at(0)));
@@ -171,7 +171,7 @@ async fn a_file_that_differs_in_anything_is_another_arrival(database: &impl Data
 async fn the_same_file_in_another_site_is_another_arrival(database: &impl Database) {
     let (store, node) = begin(database).await;
     let first = job(&store, &node, "a").await;
-    let elsewhere = store.register("b", "elsewhere").await.unwrap();
+    let elsewhere = store.register("b", "elsewhere", TERM).await.unwrap();
     assert_ne!(job(&store, &elsewhere, "a").await.id(), first.id());
 }
 
@@ -253,7 +253,7 @@ async fn a_write_on_an_old_revision_changes_nothing(database: &impl Database) {
 async fn a_write_by_another_node_changes_nothing(database: &impl Database) {
     let (store, node) = begin(database).await;
     let job = job(&store, &node, "a").await;
-    let other = store.register("b", "site").await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     let transition = step(&job, uploaded());
     assert_eq!(store.commit(&other, &[transition]).await.unwrap(), [Committed::Stale]);
     assert_eq!(load(&store, job.id()).await, Some((job.clone(), Some(node.id))));
@@ -379,7 +379,7 @@ async fn who_lost_a_job_gets_no_name_for_it(database: &impl Database) {
     // Another node's by now, even if the name was reserved before.
     let yours = [Reserved::Yours("/out/y".into())];
     assert_eq!(store.reserve(&node, &[wish(&moved, "1", "/out/y")]).await.unwrap(), yours);
-    let heir = store.register("heir", &node.site).await.unwrap();
+    let heir = store.register("heir", &node.site, TERM).await.unwrap();
     fence(&store, &node).await;
     adopt(&store, &heir, 10).await;
     assert_eq!(store.reserve(&node, &[wish(&moved, "1", "/out/y")]).await.unwrap(), lost);
@@ -523,13 +523,13 @@ async fn nothing_to_do_is_done(database: &impl Database) {
 async fn what_was_written_is_there_for_the_next_process(database: &impl Database) {
     let (lot, node) = {
         let store = database.open().await;
-        let node = store.register("a", "site").await.unwrap();
+        let node = store.register("a", "site", TERM).await.unwrap();
         (a_mixed_lot(&store, &node).await, node)
     };
     let store = database.open().await;
     assert_eq!(everything(&store).await, lot);
-    let me = store.register("me", "site").await.unwrap();
-    assert_eq!(store.others(&me).await.unwrap(), [(node.id, 0)]);
+    let me = store.register("me", "site", TERM).await.unwrap();
+    assert_eq!(others(&store, &me).await, [(node.id, 0)]);
     fence(&store, &node).await;
     let feeds = [name("churn"), name("other")];
     let adopted = store.adopt(&me, &feeds, 100).await.unwrap().jobs.len();
@@ -538,8 +538,14 @@ async fn what_was_written_is_there_for_the_next_process(database: &impl Database
 
 async fn begin<D: Database>(database: &D) -> (D::Store, Node) {
     let store = database.open().await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     (store, node)
+}
+
+/// The other nodes with their beats.
+async fn others(store: &impl Store, node: &Node) -> Vec<(NodeId, u64)> {
+    let others = store.others(node).await.unwrap();
+    others.into_iter().map(|peer| (peer.id, peer.beats)).collect()
 }
 
 async fn open(dir: &Path) -> Result<SqliteStore<SystemClock>, StoreError> {

@@ -26,7 +26,7 @@ impl Scene {
         let land = land_of(setup, plan, false, None);
         prepare(&land);
         let dropped = (0..files).map(|n| land.drop_file(&format!("{n}.csv"), &text(n))).collect();
-        let host = Arc::new(Host::new(land.clock.clone()));
+        let host = Arc::new(Host::new(land.clock.clone(), Duration::from_mins(1)));
         let node = Running::start(&land, &host);
         Self { land, host, node, dropped }
     }

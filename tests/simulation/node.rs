@@ -15,10 +15,10 @@ use scoreline::job::{
 };
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, Inbox, JobPage, JobQuery, Node,
-    NodeId, Outbox, Part, Pause, Permit, Placed, RemoteStatus, Reservation, Reserved, Scan, Scorer,
-    Settled, Settlement, Source, SourcePlace, StartAnswer, Store, StoreError, Submission,
-    SubmitAnswer, Transition, Unowned, Wished, World,
+    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox, JobPage,
+    JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation,
+    Reserved, Scan, Scorer, Settled, Settlement, Source, SourcePlace, StartAnswer, Store,
+    StoreError, Submission, SubmitAnswer, Transition, Unowned, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -32,14 +32,16 @@ use super::world::{
 /// A machine on which one daemon after the other lives.
 pub(crate) struct Host {
     pub(crate) clock: SimClock,
+    /// Of the daemons that live here.
+    pub(crate) term: Duration,
     /// The ids that daemons had here: what the state folder remembers.
     nodes: Mutex<Vec<NodeId>>,
     cut_off_until: Mutex<Duration>,
 }
 
 impl Host {
-    pub(crate) fn new(clock: SimClock) -> Self {
-        Self { clock, nodes: Mutex::default(), cut_off_until: Mutex::default() }
+    pub(crate) fn new(clock: SimClock, term: Duration) -> Self {
+        Self { clock, term, nodes: Mutex::default(), cut_off_until: Mutex::default() }
     }
 
     /// The store doesn't answer this machine for a time.
@@ -89,7 +91,7 @@ impl Life {
         let (fate, nap) = self.land.state().next(at, self.land.clock.boot());
         if fate == Fate::Freeze {
             let long = self.land.state().rng.below(3) * 20;
-            clock.freeze(TERM + Duration::from_secs(long));
+            clock.freeze(self.host.term + Duration::from_secs(long));
         }
         if fate == Fate::CutOff {
             let long = self.land.state().rng.below(60);
@@ -260,9 +262,9 @@ impl Store for Life {
     fn is_shared(&self) -> bool {
         true
     }
-    async fn register(&self, label: &str, site: &str) -> Result<Node, StoreError> {
+    async fn register(&self, label: &str, site: &str, term: Duration) -> Result<Node, StoreError> {
         let registering = self.on_store(async {
-            let node = self.land.store.register(label, site).await?;
+            let node = self.land.store.register(label, site, term).await?;
             self.host.nodes.lock().unwrap().push(node.id);
             Ok(node)
         });
@@ -272,16 +274,22 @@ impl Store for Life {
         let beaten = self.on_store(self.land.store.beat(node)).await;
         if self.made(Mistake::LeaseNeverEnds) { Ok(true) } else { beaten }
     }
-    async fn others(&self, node: &Node) -> Result<Vec<(NodeId, u64)>, StoreError> {
+    async fn others(&self, node: &Node) -> Result<Vec<Peer>, StoreError> {
         let others = self.on_store(self.land.store.others(node)).await?;
-        let seen = |(id, beats)| (id, if self.made(Mistake::BeatsAreNotSeen) { 0 } else { beats });
+        let blind = self.made(Mistake::BeatsAreNotSeen);
+        let ours = self.made(Mistake::OwnTermCounts);
+        let seen = |peer: Peer| Peer {
+            beats: if blind { 0 } else { peer.beats },
+            term: if ours { self.host.term } else { peer.term },
+            ..peer
+        };
         Ok(others.into_iter().map(seen).collect())
     }
     /// The daemons that lived here before.
     async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
         let here = self.host.nodes.lock().unwrap().clone();
         let known = self.on_store(self.land.store.others(node)).await?;
-        let known: BTreeSet<_> = known.into_iter().map(|(id, _)| id).collect();
+        let known: BTreeSet<_> = known.into_iter().map(|peer| peer.id).collect();
         Ok(here.into_iter().filter(|id| *id != node.id && known.contains(id)).collect())
     }
     async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
@@ -296,8 +304,8 @@ impl Store for Life {
     }
     async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
         if self.made(Mistake::TheLivingAreRobbed) {
-            for (other, _) in self.land.store.others(node).await? {
-                self.land.store.fence(other, None).await?;
+            for peer in self.land.store.others(node).await? {
+                self.land.store.fence(peer.id, None).await?;
             }
         }
         self.on_store(self.land.store.unowned(node, feeds)).await
@@ -309,6 +317,14 @@ impl Store for Life {
         limit: usize,
     ) -> Result<Adopted, StoreError> {
         self.on_store(self.land.store.adopt(node, feeds, limit)).await
+    }
+    async fn folder_in_force(
+        &self,
+        site: &str,
+        feed: &Name,
+        seen: Option<FolderId>,
+    ) -> Result<Option<FolderId>, StoreError> {
+        self.on_store(self.land.store.folder_in_force(site, feed, seen)).await
     }
     async fn claim(&self, node: &Node, feeds: &[Name]) -> Result<Vec<Name>, StoreError> {
         self.on_store(self.land.store.claim(node, feeds)).await
@@ -429,6 +445,16 @@ impl Store for Life {
 impl Inbox for Life {
     type Source = Bytes;
 
+    /// There is one folder, and it has always had its marker.
+    async fn marker(&self) -> Result<Option<FolderId>, Fault> {
+        Ok(Some(FOLDER))
+    }
+    async fn mark(&self) -> Result<Option<FolderId>, Fault> {
+        Ok(Some(FOLDER))
+    }
+    async fn expect(&self, _: FolderId) -> Result<(), Fault> {
+        Ok(())
+    }
     async fn scan(&self) -> Result<Scan, Fault> {
         self.effect(INBOX, |state| {
             let mut known = self.known.lock().unwrap();
@@ -797,7 +823,6 @@ impl Outbox for Life {
     }
 }
 
-/// How long a node must be silent before others take its jobs over.
-pub(crate) const TERM: Duration = Duration::from_mins(1);
+const FOLDER: FolderId = FolderId::new(uuid::Uuid::nil());
 /// No job's id.
 const NOBODY: JobId = JobId::new(uuid::Uuid::nil());

@@ -197,7 +197,7 @@ fn a_hard_stop_does_not_wait_for_what_hangs() {
         in_runtime(|| async {
             let land = land_of(one_seed(), Plan::At(n, Fate::Stuck), false, None);
             land.drop_file("x.csv", "one");
-            let host = Arc::new(Host::new(land.clock.clone()));
+            let host = Arc::new(Host::new(land.clock.clone(), Duration::from_mins(1)));
             let node = Running::start(&land, &host);
             land.clock.sleep(Duration::from_secs(30)).await;
             node.stop.soft.cancel();

@@ -236,7 +236,7 @@ impl Land {
     pub(crate) fn is_fenced(&self, node: NodeId) -> bool {
         let nobody = Node { id: NodeId(0), site: SITE.into() };
         let living = self.store.others(&nobody).now_or_never().unwrap().unwrap();
-        living.iter().all(|(id, _)| *id != node)
+        living.iter().all(|peer| peer.id != node)
     }
 }
 
@@ -479,6 +479,8 @@ pub(crate) enum Mistake {
     LeaseNeverEnds,
     /// The beats of the others are not seen, and whoever is silent is fenced off without another look.
     BeatsAreNotSeen,
+    /// Whoever is silent for our own term is fenced off, whatever its own is.
+    OwnTermCounts,
     /// What lives is taken over.
     TheLivingAreRobbed,
     /// Nobody is ever fenced off.
@@ -511,7 +513,7 @@ pub(crate) enum Mistake {
 
 impl Mistake {
     /// All of them.
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::WritesAreNotFenced,
         Self::LostAnswersPass,
         Self::WritesAreDropped,
@@ -521,6 +523,7 @@ impl Mistake {
         Self::OutagesCount,
         Self::LeaseNeverEnds,
         Self::BeatsAreNotSeen,
+        Self::OwnTermCounts,
         Self::TheLivingAreRobbed,
         Self::NobodyIsFenced,
         Self::NamesAreNotReserved,

@@ -7,9 +7,10 @@
 use sqlx::{query, query_scalar};
 
 use super::Failure;
-use super::rows::columns;
+use super::rows::{columns, text};
 use super::session::Session;
-use crate::ports::{Node, NodeId, StoreError};
+use crate::feed::Name;
+use crate::ports::{FolderId, Node, NodeId, StoreError};
 use crate::store::forgotten;
 
 impl Session {
@@ -53,6 +54,17 @@ impl Session {
                      DELETE FROM scanner USING node WHERE node.id = scanner.node AND node.fenced \
                    ) DELETE FROM node USING dead WHERE node.id = dead.id";
         query(sql).execute(self.on()).await.map(drop)
+    }
+
+    /// Which folder a feed has in a site.
+    pub(super) async fn folder(
+        &mut self,
+        site: &str,
+        feed: &Name,
+    ) -> Result<Option<FolderId>, sqlx::Error> {
+        let sql = "SELECT id FROM folder WHERE site = $1 AND feed = $2";
+        let id = query_scalar(sql).bind(text(site)).bind(feed.as_str());
+        Ok(id.fetch_optional(self.on()).await?.map(FolderId::new))
     }
 
     /// Gives jobs of the node back, the oldest first, up to a limit if there is one; answers how many.
@@ -109,10 +121,12 @@ pub(super) const ADOPT: &str = concat!(
 );
 
 /// Claims feeds and answers those that are the node's, and whether it is known. $1 is the node, $2 its site, $3 the
-/// feeds. Most of the time nothing is free and nothing is written. The last word is the conflict's: somebody may have
+/// feeds. What the node had and doesn't ask for any more is for others. Most of the time nothing is free and nothing is written. The last word is the conflict's: somebody may have
 /// been quicker.
 pub(super) const CLAIM: &str = "WITH me AS ( \
        SELECT id FROM node WHERE id = $1 AND NOT fenced FOR KEY SHARE \
+     ), given_up AS ( \
+       DELETE FROM scanner WHERE node = $1 AND feed <> ALL($3) \
      ), free AS ( \
        SELECT feed FROM unnest($3::text[]) AS i (feed) \
        WHERE EXISTS (SELECT FROM me) AND NOT EXISTS (SELECT FROM scanner s JOIN node n ON n.id = s.node \

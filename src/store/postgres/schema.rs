@@ -82,4 +82,5 @@ const LOCK: i64 = 0x7363_6f72_656c_696e;
 const MIGRATIONS: &Known = &[
     (1, "jobs", include_str!("../../../migrations/postgres/0001_jobs.sql")),
     (2, "nodes", include_str!("../../../migrations/postgres/0002_nodes.sql")),
+    (3, "folders", include_str!("../../../migrations/postgres/0003_folders.sql")),
 ];

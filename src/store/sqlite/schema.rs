@@ -39,4 +39,5 @@ async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Er
 const MIGRATIONS: &Known = &[
     (1, "jobs", include_str!("../../../migrations/sqlite/0001_jobs.sql")),
     (2, "nodes", include_str!("../../../migrations/sqlite/0002_nodes.sql")),
+    (3, "folders", include_str!("../../../migrations/sqlite/0003_folders.sql")),
 ];

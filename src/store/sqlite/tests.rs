@@ -5,7 +5,7 @@ use crate::job::tests::queued;
 
 async fn open(dir: &Path) -> (SqliteStore<SystemClock>, Node) {
     let store = SqliteStore::open(dir, Migrate::Yes, SystemClock).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", Duration::from_secs(15)).await.unwrap();
     (store, node)
 }
 
@@ -89,7 +89,7 @@ async fn a_call_that_takes_too_long_is_given_up() {
     let dir = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(dir.path(), Migrate::Yes, Impatient).await.unwrap();
     let _held_up = store.writer.lock().await;
-    let error = store.register("a", "site").await.unwrap_err();
+    let error = store.register("a", "site", Duration::from_secs(15)).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("register the node"), "{error}");
 }

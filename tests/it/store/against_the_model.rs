@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use scoreline::feed::Name;
+use scoreline::ports::FolderId;
 
 use super::*;
 
@@ -24,6 +25,7 @@ enum Call {
     Reserve { node: usize, job: usize, slot: u8, path: u8 },
     Wish { job: usize, want: usize, generation: Option<u32> },
     Pause { endpoint: u8 },
+    Folder { feed: u8, seen: Option<u8> },
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +62,7 @@ fn call() -> impl Strategy<Value = Call> {
         4 => (job(), 0..3_usize, of(1..3_u32))
             .prop_map(|(job, want, generation)| Call::Wish { job, want, generation }),
         1 => (0..3_u8).prop_map(|endpoint| Call::Pause { endpoint }),
+        1 => (0..2_u8, of(0..3_u8)).prop_map(|(feed, seen)| Call::Folder { feed, seen }),
     ]
 }
 
@@ -76,7 +79,7 @@ impl<S: Store> Side<S> {
     async fn new(store: S) -> Self {
         let mut nodes = Vec::new();
         for label in ["a", "b"] {
-            nodes.push(store.register(label, "site").await.unwrap());
+            nodes.push(store.register(label, "site", TERM).await.unwrap());
         }
         Self { store, nodes, jobs: vec![], last: vec![] }
     }
@@ -87,7 +90,7 @@ impl<S: Store> Side<S> {
         let node = |n: &usize| &nodes[n % nodes.len()];
         match call {
             Call::Register => {
-                let node = self.store.register("x", "site").await.unwrap();
+                let node = self.store.register("x", "site", TERM).await.unwrap();
                 self.nodes.push(node.clone());
                 format!("{node:?}")
             }
@@ -167,6 +170,11 @@ impl<S: Store> Side<S> {
             Call::Wish { job, want, generation } => {
                 let Some(&job) = self.jobs.get(*job) else { return String::new() };
                 format!("{:?}", self.store.wish(job, &want_of(*want), *generation).await.unwrap())
+            }
+            Call::Folder { feed, seen } => {
+                let seen = seen.map(|n| FolderId::new(uuid::Uuid::from_u128(n.into())));
+                let feed = name(&format!("f{feed}"));
+                format!("{:?}", self.store.folder_in_force("site", &feed, seen).await.unwrap())
             }
             Call::Pause { endpoint } => {
                 let time = Duration::from_millis(250 * u64::from(*endpoint));

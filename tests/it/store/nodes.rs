@@ -1,6 +1,9 @@
 //! Who lives, and what is whose.
 
+use std::time::Duration;
+
 use scoreline::feed::Name;
+use scoreline::ports::{FolderId, Peer};
 
 use super::*;
 
@@ -16,6 +19,7 @@ every_store! {
     a_forgotten_node_gets_no_jobs
     a_nodes_id_is_never_used_again
     beats_are_counted_for_others_to_see
+    each_node_is_shown_with_its_own_term
     a_fenced_node_neither_beats_nor_accepts_nor_adopts
     a_fence_fails_if_the_node_has_beaten_since
     a_node_that_is_gone_is_fenced_off
@@ -26,19 +30,21 @@ every_store! {
     jobs_without_a_living_owner_are_counted
     the_rest_of_a_call_is_free_for_others
     one_node_scans_a_feed_at_a_time
+    a_feeds_folder_is_the_first_that_was_told
+    of_two_nodes_that_tell_a_folder_at_once_one_is_heard
     scans_pass_on_when_a_node_is_fenced_or_retires
 }
 
 async fn adoption_takes_what_is_free_or_of_the_dead(database: &impl Database) {
     let (store, gone) = begin(database).await;
-    let dead = store.register("dead", "site").await.unwrap();
-    let alive = store.register("alive", "site").await.unwrap();
+    let dead = store.register("dead", "site", TERM).await.unwrap();
+    let alive = store.register("alive", "site", TERM).await.unwrap();
     let free = job(&store, &gone, "free").await;
     let of_dead = job(&store, &dead, "dead").await;
     let of_alive = job(&store, &alive, "alive").await;
     store.retire(&gone).await.unwrap();
 
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 10).await, [free.id()]);
     fence(&store, &dead).await;
     assert_eq!(adopt(&store, &me, 10).await, [of_dead.id()]);
@@ -53,9 +59,9 @@ async fn adoption_takes_only_given_feeds_and_its_own_site(database: &impl Databa
     let arrivals = [arrival_in("churn", "a"), arrival_in("other", "a"), arrival_in("third", "a")];
     let [a, _, c] = accept(&store, &node, &arrivals).await.map(id_of);
     store.retire(&node).await.unwrap();
-    let elsewhere = store.register("x", "elsewhere").await.unwrap();
+    let elsewhere = store.register("x", "elsewhere", TERM).await.unwrap();
     assert_eq!(adopt(&store, &elsewhere, 10).await, []);
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert!(store.adopt(&me, &[], 10).await.unwrap().jobs.is_empty());
     let feeds = [name("third"), name("churn")];
     let adopted = store.adopt(&me, &feeds, 10).await.unwrap();
@@ -64,7 +70,7 @@ async fn adoption_takes_only_given_feeds_and_its_own_site(database: &impl Databa
 
 async fn adoption_takes_the_oldest_first_up_to_its_limit(database: &impl Database) {
     let (store, dead) = begin(database).await;
-    let gone = store.register("gone", "site").await.unwrap();
+    let gone = store.register("gone", "site", TERM).await.unwrap();
     let mut ids = Vec::new();
     for n in 0..9 {
         let owner = if n % 2 == 0 { &dead } else { &gone };
@@ -72,7 +78,7 @@ async fn adoption_takes_the_oldest_first_up_to_its_limit(database: &impl Databas
     }
     store.retire(&gone).await.unwrap();
     fence(&store, &dead).await;
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 0).await, []);
     for part in ids.chunks(4) {
         assert_eq!(adopt(&store, &me, 4).await, part);
@@ -86,7 +92,7 @@ async fn adoption_leaves_what_is_done(database: &impl Database) {
     walk(&store, &node, &done, [permanent(), settled()]).await;
     walk(&store, &node, &unsettled, [permanent()]).await;
     assert_eq!(store.retire(&node).await.unwrap(), 1);
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 10).await, [unsettled.id()]);
 }
 
@@ -94,7 +100,7 @@ async fn two_nodes_never_adopt_the_same_job(database: &impl Database) {
     let (store, node) = begin(database).await;
     let arrivals: Vec<_> = (0..40).map(|n| arrival(n.to_string())).collect();
     store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
-    let (a, b) = (store.register("a", "site").await, store.register("b", "site").await);
+    let (a, b) = (store.register("a", "site", TERM).await, store.register("b", "site", TERM).await);
     let (a, b) = (a.unwrap(), b.unwrap());
     fence(&store, &node).await;
     let mut owners = BTreeMap::new();
@@ -115,7 +121,7 @@ async fn two_nodes_never_adopt_the_same_job(database: &impl Database) {
 async fn adoption_fences_the_last_owner(database: &impl Database) {
     let (store, late) = begin(database).await;
     let old = job(&store, &late, "a").await;
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     fence(&store, &late).await;
     let adopted = store.adopt(&me, &[name("churn")], 1).await.unwrap().jobs;
     assert_eq!(adopted[0].0.revision(), old.revision() + 1);
@@ -126,7 +132,7 @@ async fn adoption_is_written_down(database: &impl Database) {
     let (store, node) = begin(database).await;
     let job = job(&store, &node, "a").await;
     let job = walk(&store, &node, &job, [uploaded()]).await;
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     fence(&store, &node).await;
     let (adopted, _) = store.adopt(&me, &[name("churn")], 1).await.unwrap().jobs.remove(0);
     let event = store.events(job.id()).await.unwrap().pop().unwrap();
@@ -148,9 +154,9 @@ async fn a_retired_node_gives_its_jobs_back(database: &impl Database) {
     assert!(!store.beat(&node).await.unwrap());
     assert_eq!(load(&store, a.id()).await, Some((a.clone(), None)));
     assert_eq!(store.commit(&node, &[step(&a, uploaded())]).await.unwrap(), [Committed::Stale]);
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 10).await, [a.id(), b.id()]);
-    assert_eq!(store.others(&me).await.unwrap(), []);
+    assert_eq!(others(&store, &me).await, []);
 }
 
 async fn a_forgotten_node_gets_no_jobs(database: &impl Database) {
@@ -161,7 +167,7 @@ async fn a_forgotten_node_gets_no_jobs(database: &impl Database) {
     assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
     let late = store.adopt(&node, &[name("churn")], 1).await;
     assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 10).await, [free.id()]);
     assert!(matches!(accept(&store, &me, &[arrival("b")]).await, [Accepted::New(_)]));
 }
@@ -171,7 +177,7 @@ async fn a_nodes_id_is_never_used_again(database: &impl Database) {
     for _ in 0..3 {
         let store = database.open().await;
         for _ in 0..3 {
-            let node = store.register("host", "site").await.unwrap();
+            let node = store.register("host", "site", TERM).await.unwrap();
             assert!(used.insert(node.id), "{:?} was given twice", node.id);
             store.retire(&node).await.unwrap();
         }
@@ -180,20 +186,34 @@ async fn a_nodes_id_is_never_used_again(database: &impl Database) {
 
 async fn beats_are_counted_for_others_to_see(database: &impl Database) {
     let (store, a) = begin(database).await;
-    let b = store.register("b", "site").await.unwrap();
-    store.register("c", "elsewhere").await.unwrap();
-    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 0)]);
+    let b = store.register("b", "site", TERM).await.unwrap();
+    store.register("c", "elsewhere", TERM).await.unwrap();
+    assert_eq!(others(&store, &a).await, [(b.id, 0)]);
     for _ in 0..3 {
         assert!(store.beat(&b).await.unwrap());
     }
     assert!(store.beat(&a).await.unwrap());
-    assert_eq!(store.others(&a).await.unwrap(), [(b.id, 3)]);
-    assert_eq!(store.others(&b).await.unwrap(), [(a.id, 1)]);
+    assert_eq!(others(&store, &a).await, [(b.id, 3)]);
+    assert_eq!(others(&store, &b).await, [(a.id, 1)]);
+}
+
+async fn each_node_is_shown_with_its_own_term(database: &impl Database) {
+    let (store, me) = begin(database).await;
+    let terms = [5_000, 600_000].map(Duration::from_millis);
+    let mut nodes = Vec::new();
+    for term in terms {
+        nodes.push(store.register("x", "site", term).await.unwrap());
+    }
+    let shown = store.others(&me).await.unwrap();
+    let expected = [0, 1].map(|n: usize| Peer { id: nodes[n].id, beats: 0, term: terms[n] });
+    assert_eq!(shown, expected);
+    drop(store);
+    assert_eq!(database.open().await.others(&me).await.unwrap(), expected);
 }
 
 async fn a_fenced_node_neither_beats_nor_accepts_nor_adopts(database: &impl Database) {
     let (store, node) = begin(database).await;
-    let other = store.register("b", "site").await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     let [old] = jobs(&store, &node, ["old"]).await;
     job(&store, &other, "free").await;
     store.retire(&other).await.unwrap();
@@ -218,10 +238,10 @@ async fn a_fenced_node_neither_beats_nor_accepts_nor_adopts(database: &impl Data
 
 async fn a_fence_fails_if_the_node_has_beaten_since(database: &impl Database) {
     let (store, me) = begin(database).await;
-    let node = store.register("b", "site").await.unwrap();
+    let node = store.register("b", "site", TERM).await.unwrap();
     job(&store, &node, "a").await;
     for beats in 0..3 {
-        assert_eq!(store.others(&me).await.unwrap(), [(node.id, beats)]);
+        assert_eq!(others(&store, &me).await, [(node.id, beats)]);
         assert!(store.beat(&node).await.unwrap());
         for other in [beats, beats + 2, u64::MAX] {
             assert!(!store.fence(node.id, Some(other)).await.unwrap());
@@ -242,23 +262,24 @@ async fn a_node_that_is_gone_is_fenced_off(database: &impl Database) {
 
 async fn a_fenced_node_is_nobodys_other(database: &impl Database) {
     let (store, me) = begin(database).await;
-    let [dead, idle] = [store.register("b", "site").await, store.register("c", "site").await];
+    let [dead, idle] =
+        [store.register("b", "site", TERM).await, store.register("c", "site", TERM).await];
     let [dead, idle] = [dead.unwrap(), idle.unwrap()];
     job(&store, &dead, "a").await;
     for node in [&dead, &idle] {
         fence(&store, node).await;
     }
-    assert_eq!(store.others(&me).await.unwrap(), []);
+    assert_eq!(others(&store, &me).await, []);
 }
 
 async fn a_fenced_nodes_jobs_are_adopted_with_its_name(database: &impl Database) {
     let (store, dead) = begin(database).await;
-    let gone = store.register("gone", "site").await.unwrap();
+    let gone = store.register("gone", "site", TERM).await.unwrap();
     let [a, b] = jobs(&store, &dead, ["a", "b"]).await;
     let c = job(&store, &gone, "c").await;
     store.retire(&gone).await.unwrap();
     fence(&store, &dead).await;
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     let mut last = Vec::new();
     for _ in 0..2 {
         let adopted = store.adopt(&me, &[name("churn")], 2).await.unwrap();
@@ -268,7 +289,7 @@ async fn a_fenced_nodes_jobs_are_adopted_with_its_name(database: &impl Database)
     assert_eq!(last, [(a.id(), dead), (b.id(), dead), (c.id(), None)]);
     // Whoever is fenced off after that is named in turn.
     fence(&store, &me).await;
-    let next = store.register("next", "site").await.unwrap();
+    let next = store.register("next", "site", TERM).await.unwrap();
     let adopted = store.adopt(&next, &[name("churn")], 9).await.unwrap();
     assert!(adopted.jobs.iter().all(|(_, left_by)| *left_by == Some(me.id)), "{adopted:?}");
 }
@@ -279,7 +300,7 @@ async fn what_a_fenced_node_wrote_before_adoption_counts(database: &impl Databas
     fence(&store, &late).await;
     let a = walk(&store, &late, &a, [uploaded()]).await;
     walk(&store, &late, &b, [permanent(), settled()]).await;
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     let adopted = store.adopt(&me, &[name("churn")], 9).await.unwrap().jobs;
     let [(job, _)] = &adopted[..] else { panic!("{adopted:?}") };
     assert_eq!((job.id(), job.phase(), job.revision()), (a.id(), Phase::Uploaded, 3));
@@ -292,7 +313,7 @@ async fn a_fenced_node_may_still_retire(database: &impl Database) {
     jobs(&store, &node, ["a", "b"]).await;
     fence(&store, &node).await;
     assert_eq!(store.retire(&node).await.unwrap(), 2);
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     let adopted = store.adopt(&me, &[name("churn")], 9).await.unwrap().jobs;
     let last: Vec<_> = adopted.iter().map(|(_, left_by)| *left_by).collect();
     assert_eq!(last, [None, None], "it gave them back");
@@ -300,9 +321,10 @@ async fn a_fenced_node_may_still_retire(database: &impl Database) {
 
 async fn jobs_without_a_living_owner_are_counted(database: &impl Database) {
     let (store, node) = begin(database).await;
-    let [dead, gone] = [store.register("b", "site").await, store.register("c", "site").await];
+    let [dead, gone] =
+        [store.register("b", "site", TERM).await, store.register("c", "site", TERM).await];
     let [dead, gone] = [dead.unwrap(), gone.unwrap()];
-    let elsewhere = store.register("x", "elsewhere").await.unwrap();
+    let elsewhere = store.register("x", "elsewhere", TERM).await.unwrap();
     for owner in [&node, &dead, &gone, &elsewhere] {
         let path = |feed| arrival_in(feed, owner.id.0.to_string());
         accept(&store, owner, &[path("churn"), path("other"), path("third")]).await;
@@ -347,7 +369,7 @@ async fn the_rest_of_a_call_is_free_for_others(database: &impl Database) {
     let Accepted::Free(free) = &answers[3] else { unreachable!() };
     assert_eq!(load(&store, ids[3]).await, Some(((**free).clone(), None)));
     assert_eq!(store.events(ids[3]).await.unwrap(), [free.accepted_event()]);
-    let other = store.register("b", "site").await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &other, 2).await, [ids[3], ids[5]]);
     assert_eq!(adopt(&store, &node, 2).await, [ids[6]]);
     let all = store.accept(&node, &[arrival("z")], 0, at(0)).await.unwrap();
@@ -356,18 +378,20 @@ async fn the_rest_of_a_call_is_free_for_others(database: &impl Database) {
 
 async fn one_node_scans_a_feed_at_a_time(database: &impl Database) {
     let (store, a) = begin(database).await;
-    let b = store.register("b", "site").await.unwrap();
-    let elsewhere = store.register("x", "elsewhere").await.unwrap();
+    let b = store.register("b", "site", TERM).await.unwrap();
+    let elsewhere = store.register("x", "elsewhere", TERM).await.unwrap();
     let [one, two, three] = ["one", "two", "three"].map(name);
     assert_eq!(claim(&store, &a, &[&two, &one]).await, [two.clone(), one.clone()]);
     assert_eq!(claim(&store, &b, &[&one, &three, &two]).await, std::slice::from_ref(&three));
     for _ in 0..2 {
         assert_eq!(claim(&store, &a, &[&one, &two, &three]).await, [one.clone(), two.clone()]);
     }
-    // One that it doesn't ask for any more stays its own.
-    assert_eq!(claim(&store, &a, &[&one]).await, std::slice::from_ref(&one));
     assert_eq!(claim(&store, &b, &[&two]).await, []);
+    // One that it doesn't ask for any more is for others.
+    assert_eq!(claim(&store, &a, &[&one]).await, std::slice::from_ref(&one));
+    assert_eq!(claim(&store, &b, &[&one, &two]).await, std::slice::from_ref(&two));
     assert_eq!(claim(&store, &a, &[]).await, []);
+    assert_eq!(claim(&store, &b, &[&one, &two]).await, [one.clone(), two.clone()]);
     assert_eq!(claim(&store, &elsewhere, &[&one]).await, [one]);
 }
 
@@ -376,7 +400,7 @@ async fn scans_pass_on_when_a_node_is_fenced_or_retires(database: &impl Database
     let [one, two, three] = ["one", "two", "three"].map(name);
     let mut nodes = Vec::new();
     for feed in [&one, &two, &three] {
-        let node = store.register("x", "site").await.unwrap();
+        let node = store.register("x", "site", TERM).await.unwrap();
         assert_eq!(claim(&store, &node, &[feed]).await, std::slice::from_ref(feed));
         nodes.push(node);
     }
@@ -390,6 +414,39 @@ async fn scans_pass_on_when_a_node_is_fenced_or_retires(database: &impl Database
     assert_eq!(claim(&store, &me, &all).await, [one.clone(), two.clone()]);
     store.retire(&nodes[2]).await.unwrap();
     assert_eq!(claim(&store, &me, &all).await, [one.clone(), two.clone(), three.clone()]);
+}
+
+async fn a_feeds_folder_is_the_first_that_was_told<D: Database>(database: &D) {
+    let store = database.open().await;
+    let [first, second] = [1, u128::MAX].map(|n| FolderId::new(uuid::Uuid::from_u128(n)));
+    let [one, two] = ["one", "two"].map(name);
+    let in_force = async |store: &D::Store, site, feed, seen| {
+        store.folder_in_force(site, feed, seen).await.unwrap()
+    };
+    assert_eq!(in_force(&store, "site", &one, None).await, None);
+    assert_eq!(in_force(&store, "site", &one, Some(first)).await, Some(first));
+    for seen in [None, Some(second), Some(first)] {
+        assert_eq!(in_force(&store, "site", &one, seen).await, Some(first));
+    }
+    for (site, feed) in [("site", &two), ("elsewhere", &one)] {
+        assert_eq!(in_force(&store, site, feed, None).await, None);
+        assert_eq!(in_force(&store, site, feed, Some(second)).await, Some(second));
+    }
+    drop(store);
+    let store = database.open().await;
+    assert_eq!(in_force(&store, "site", &one, None).await, Some(first));
+}
+
+async fn of_two_nodes_that_tell_a_folder_at_once_one_is_heard(database: &impl Database) {
+    let (store, feed) = (database.open().await, name("f"));
+    for n in 0..20_u128 {
+        let site = n.to_string();
+        let ids = [1, 2].map(|half| FolderId::new(uuid::Uuid::from_u128(half << 64 | n)));
+        let told = ids.map(|id| store.folder_in_force(&site, &feed, Some(id)));
+        let told = futures::future::try_join_all(told).await.unwrap();
+        assert_eq!(told[0], told[1]);
+        assert!(ids.map(Some).contains(&told[0]));
+    }
 }
 
 async fn claim(store: &impl Store, node: &Node, feeds: &[&Name]) -> Vec<Name> {

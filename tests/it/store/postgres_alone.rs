@@ -19,9 +19,9 @@ async fn a_fresh_database_is_migrated_once_however_many_nodes_begin() {
     let begin = || PostgresStore::migrate(&url, SystemClock);
     let ran = tokio::join!(begin(), begin(), begin(), begin(), begin());
     let ran = [ran.0, ran.1, ran.2, ran.3, ran.4].map(Result::unwrap);
-    assert_eq!(ran.concat(), ["0001 jobs", "0002 nodes"]);
+    assert_eq!(ran.concat(), ["0001 jobs", "0002 nodes", "0003 folders"]);
     let (a, b) = tokio::join!(connect(&database), connect(&database));
-    let (a, b) = tokio::join!(a.register("a", "site"), b.register("b", "site"));
+    let (a, b) = tokio::join!(a.register("a", "site", TERM), b.register("b", "site", TERM));
     assert_ne!(a.unwrap().id, b.unwrap().id);
 }
 
@@ -73,7 +73,7 @@ async fn a_user_who_may_not_log_in_is_refused_without_telling_the_password() {
     assert!(text.contains("permission denied") && text.contains("CREATE"), "{text}");
     // To whom somebody gave just this.
     database.by_hand("CREATE SCHEMA IF NOT EXISTS scoreline AUTHORIZATION keyed").await;
-    connect("keyed:right").await.unwrap().register("a", "site").await.unwrap();
+    connect("keyed:right").await.unwrap().register("a", "site", TERM).await.unwrap();
     database.by_hand("DROP OWNED BY keyed CASCADE; DROP ROLE keyed").await;
 }
 
@@ -136,7 +136,7 @@ async fn sessions_are_durable_bounded_and_named_whatever_the_server_says() {
     let default: String =
         query_scalar("SHOW synchronous_commit").fetch_one(&mut connection).await.unwrap();
     assert_eq!(default, "off", "or this test shows nothing");
-    store.register("a", "site").await.unwrap();
+    store.register("a", "site", TERM).await.unwrap();
     let seen: Vec<String> =
         query_scalar("SELECT settings FROM seen").fetch_one(&mut connection).await.unwrap();
     assert_eq!(seen, SETTINGS.map(|(_, value)| value));
@@ -146,7 +146,7 @@ async fn sessions_are_durable_bounded_and_named_whatever_the_server_says() {
 async fn connections_that_were_cut_are_made_again() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     for n in 0..3 {
         // Several, for the pool to hold.
         let (a, b, c) = tokio::join!(store.beat(&node), store.beat(&node), store.ping());
@@ -166,7 +166,7 @@ async fn a_server_that_is_stopped_is_unavailable_until_it_is_back() {
     let mut server = Server::start();
     let database = Database::on(&server);
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let before = job(&store, &node, "a").await;
     server.stop();
     unavailable(store.accept(&node, &[arrival("b")], usize::MAX, at(0)).await);
@@ -183,7 +183,7 @@ async fn a_call_that_is_kept_waiting_is_unavailable() {
     let database = Database::fresh();
     let url = database.url_as("scoreline", "&options=-c%20statement_timeout%3D50ms");
     let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let job = job(&store, &node, "a").await;
     let mut other = database.connection().await;
     sqlx::raw_sql("BEGIN; LOCK TABLE job").execute(&mut other).await.unwrap();
@@ -199,7 +199,7 @@ async fn a_call_that_failed_in_the_middle_leaves_nothing_half_done_to_the_next()
     let database = Database::fresh();
     let url = database.url_as("scoreline", "&options=-c%20statement_timeout%3D50ms");
     let store = PostgresStore::connect(url, 1, Migrate::Yes, SystemClock).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
     let mut other = database.connection().await;
     // Nobody knows yet whether it will be taken.
@@ -219,12 +219,12 @@ async fn a_call_that_failed_in_the_middle_leaves_nothing_half_done_to_the_next()
 async fn adoption_passes_over_what_somebody_else_has_locked() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let dead = store.register("dead", "site").await.unwrap();
+    let dead = store.register("dead", "site", TERM).await.unwrap();
     let [a, b, c] = jobs(&store, &dead, ["a", "b", "c"]).await.map(|job| job.id());
     let mut other = database.connection().await;
     let lock = format!("BEGIN; SELECT FROM job WHERE id = '{a}' FOR UPDATE");
     sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut other).await.unwrap();
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     fence(&store, &dead).await;
     assert_eq!(adopt(&store, &me, 2).await, [b, c]);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
@@ -254,8 +254,8 @@ async fn two_processes_never_adopt_the_same_job() {
     const JOBS: usize = 500;
     let database = Database::fresh();
     let (one, two) = (connect(&database).await, connect(&database).await);
-    let dead = one.register("dead", "site").await.unwrap();
-    let free = one.register("free", "site").await.unwrap();
+    let dead = one.register("dead", "site", TERM).await.unwrap();
+    let free = one.register("free", "site", TERM).await.unwrap();
     for (n, owner) in [&dead, &free].into_iter().enumerate() {
         let arrivals: Vec<_> = (0..JOBS / 2).map(|i| arrival(format!("{n}-{i}"))).collect();
         one.accept(owner, &arrivals, usize::MAX, at(0)).await.unwrap();
@@ -263,7 +263,7 @@ async fn two_processes_never_adopt_the_same_job() {
     one.retire(&free).await.unwrap();
     fence(&one, &dead).await;
     let everything = |store: PostgresStore<SystemClock>| async move {
-        let me = store.register("me", "site").await.unwrap();
+        let me = store.register("me", "site", TERM).await.unwrap();
         let mut mine = Vec::new();
         loop {
             let some = adopt(&store, &me, 7).await;
@@ -288,8 +288,8 @@ async fn of_an_adoption_and_a_late_write_at_once_one_wins() {
     let (one, two) = (connect(&database).await, connect(&database).await);
     let (mut late, mut fenced) = (0, 0);
     for round in 0..20 {
-        let node = one.register("a", "site").await.unwrap();
-        let me = two.register("me", "site").await.unwrap();
+        let node = one.register("a", "site", TERM).await.unwrap();
+        let me = two.register("me", "site", TERM).await.unwrap();
         let arrivals: Vec<_> = (0..JOBS).map(|n| arrival(format!("{round}-{n}"))).collect();
         let mut transitions = Vec::new();
         for answer in one.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap() {
@@ -335,7 +335,7 @@ async fn what_two_processes_accept_at_once_becomes_one_job_each() {
         let (mut forth, mut back) = (arrivals.clone(), arrivals);
         forth.rotate_left(round * 7);
         back.reverse();
-        let node = one.register("x", "site").await.unwrap();
+        let node = one.register("x", "site", TERM).await.unwrap();
         let (a, b) = tokio::join!(
             async { one.accept(&node, &forth, usize::MAX, at(0)).await.unwrap() },
             async { two.accept(&node, &back, usize::MAX, at(0)).await.unwrap() },
@@ -360,7 +360,7 @@ async fn what_two_processes_accept_at_once_becomes_one_job_each() {
 async fn a_name_that_two_processes_want_is_given_once() {
     let database = Database::fresh();
     let (one, two) = (connect(&database).await, connect(&database).await);
-    let node = one.register("a", "site").await.unwrap();
+    let node = one.register("a", "site", TERM).await.unwrap();
     let [a, b] = jobs(&one, &node, ["a", "b"]).await;
     for n in 0..50 {
         let wishes = |job: &Job| {
@@ -388,7 +388,7 @@ async fn what_is_accepted_while_its_node_retires_is_lost_to_nobody() {
     let database = Database::fresh();
     let (one, two) = (connect(&database).await, connect(&database).await);
     for round in 0..20 {
-        let node = one.register("a", "site").await.unwrap();
+        let node = one.register("a", "site", TERM).await.unwrap();
         let arrivals: Vec<_> = (0..20).map(|n| arrival(format!("{round}-{n}"))).collect();
         let (accepted, retired) =
             tokio::join!(one.accept(&node, &arrivals, usize::MAX, at(0)), two.retire(&node));
@@ -409,7 +409,7 @@ async fn characters_that_postgres_cannot_hold_stop_nothing() {
     use scoreline::fault::{Fault, Origin};
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
     let fault = Fault::permanent(Origin::Endpoint, "bad\0", "it said \0");
     let with_nul = step(&a, Outcome::Fault(fault));
@@ -434,7 +434,7 @@ async fn characters_that_postgres_cannot_hold_stop_nothing() {
 async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let lot = jobs(&store, &node, ["a", "b", "c", "d"]).await;
     let ids = lot.clone().map(|job| job.id());
     let [good, phase, json, event] = ids;
@@ -455,7 +455,7 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     assert_eq!(found.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
     assert_eq!(store.events(event).await.unwrap().len(), 1);
 
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     fence(&store, &node).await;
     let adopted = store.adopt(&me, &[name("churn")], 10).await.unwrap();
     assert_eq!(adopted.jobs.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
@@ -468,7 +468,7 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
 async fn the_schema_refuses_a_job_that_skips_what_its_phase_needs() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let made = job(&store, &node, "a").await;
     walk(&store, &node, &made, [uploaded(), submitted(), Outcome::Started, finished()]).await;
     let mut connection = database.connection().await;
@@ -525,7 +525,7 @@ async fn transitions_need_no_index_entries() {
     let server = Server::start();
     let database = Database::on(&server);
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let arrivals: Vec<_> = (0..JOBS).map(|n| arrival(n.to_string())).collect();
     let accepted = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
     let mut jobs: Vec<Job> = Vec::new();
@@ -564,7 +564,7 @@ async fn transitions_need_no_index_entries() {
 async fn a_long_history_is_never_walked_through() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let done = job(&store, &node, "done").await;
     walk(&store, &node, &done, [permanent(), settled()]).await;
     database
@@ -611,7 +611,7 @@ async fn a_long_history_is_never_walked_through() {
                 break;
             }
         }
-        let other = store.register("b", "site").await.unwrap();
+        let other = store.register("b", "site", TERM).await.unwrap();
         adopt(&store, &other, 1000).await;
         store.retire(&other).await.unwrap();
         store.events(done.id()).await.unwrap();
@@ -636,19 +636,19 @@ async fn of_a_servers_nodes_those_of_our_state_folder_are_gone_and_no_others() {
     };
     let ours = settings(&database, &here);
     let elsewhere = settings(&database, &there).open(SystemClock).await.unwrap();
-    let other = elsewhere.register("other", "site").await.unwrap();
+    let other = elsewhere.register("other", "site", TERM).await.unwrap();
     assert_eq!(elsewhere.gone(&other).await.unwrap(), []);
     let mut earlier = Vec::new();
     for _ in 0..3 {
         let store = ours.open(SystemClock).await.unwrap();
         let text = unusable(ours.open(SystemClock).await);
         assert!(text.contains("another scoreline"), "{text}");
-        let node = store.register("a", "site").await.unwrap();
+        let node = store.register("a", "site", TERM).await.unwrap();
         assert_eq!(store.gone(&node).await.unwrap(), earlier);
         earlier.push(node.id);
     }
     let store = ours.open(SystemClock).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     // One that somebody fenced off is still known while it owns something.
     let fenced = Node { id: earlier[1], site: "site".into() };
     job(&store, &fenced, "a").await;
@@ -660,9 +660,9 @@ async fn of_a_servers_nodes_those_of_our_state_folder_are_gone_and_no_others() {
     let second = Database::fresh();
     let store = settings(&second, &here).open(SystemClock).await.unwrap();
     for _ in 0..5 {
-        store.register("x", "site").await.unwrap();
+        store.register("x", "site", TERM).await.unwrap();
     }
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     assert_eq!(store.gone(&node).await.unwrap(), []);
 }
 

@@ -18,7 +18,7 @@ async fn of_a_fence_and_a_beat_at_once_one_wins() {
     let (one, two) = (connect(&database).await, connect(&database).await);
     let mut beaten = 0;
     for round in 0..200 {
-        let node = one.register("a", "site").await.unwrap();
+        let node = one.register("a", "site", TERM).await.unwrap();
         job(&one, &node, &round.to_string()).await;
         let (beat, fenced) = tokio::join!(one.beat(&node), two.fence(node.id, Some(0)));
         let (beat, fenced) = (beat.unwrap(), fenced.unwrap());
@@ -34,7 +34,7 @@ async fn a_fence_waits_for_what_its_node_is_being_given_and_a_beat_does_not() {
     let database = Database::fresh();
     let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
     let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let mut giving = database.connection().await;
     sqlx::raw_sql("BEGIN; SELECT FROM node FOR KEY SHARE").execute(&mut giving).await.unwrap();
     assert!(store.beat(&node).await.unwrap());
@@ -57,7 +57,7 @@ async fn runs_never_exceed_the_limit_however_many_ask_at_once() {
         let store = connect(&database).await;
         let (running, done) = (running.clone(), done.clone());
         nodes.push(tokio::spawn(async move {
-            let node = store.register("x", "site").await.unwrap();
+            let node = store.register("x", "site", TERM).await.unwrap();
             let arrivals: Vec<_> = (0..JOBS).map(|i| arrival(format!("{n}-{i}"))).collect();
             let accepted = store.accept(&node, &arrivals, JOBS, at(0)).await.unwrap();
             let mut queued: HashMap<JobId, Job> = HashMap::new();
@@ -112,7 +112,7 @@ async fn whoever_stops_while_it_asks_for_runs_keeps_others_waiting_for_a_bounded
     let database = Database::fresh();
     let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
     let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let job = job(&store, &node, "a").await;
     let mut other = database.connection().await;
     sqlx::raw_sql("BEGIN; SELECT pg_advisory_xact_lock(x'72756e73'::int, hashtext('e'))")
@@ -133,8 +133,8 @@ async fn beats_do_not_wait_behind_other_calls() {
     let database = Database::fresh();
     let store = PostgresStore::connect(database.url(), 2, Migrate::Yes, SystemClock).await;
     let store = Arc::new(store.unwrap());
-    let node = store.register("a", "site").await.unwrap();
-    let other = store.register("b", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     let job = job(&*store, &node, "a").await;
     let mut connection = database.connection().await;
     sqlx::raw_sql("BEGIN; SELECT FROM job FOR UPDATE").execute(&mut connection).await.unwrap();
@@ -144,7 +144,7 @@ async fn beats_do_not_wait_behind_other_calls() {
     });
     somebody_waits(&database).await;
     assert!(store.beat(&node).await.unwrap());
-    assert_eq!(store.others(&other).await.unwrap(), [(node.id, 1)]);
+    assert_eq!(others(&*store, &other).await, [(node.id, 1)]);
     assert!(store.fence(other.id, Some(0)).await.unwrap());
     sqlx::raw_sql("ROLLBACK").execute(&mut connection).await.unwrap();
     assert_eq!(written.await.unwrap().unwrap(), [Committed::Done]);
@@ -156,8 +156,8 @@ async fn what_a_node_gets_while_it_is_fenced_off_is_lost_to_nobody() {
     let (one, two) = (connect(&database).await, connect(&database).await);
     let feeds = [name("churn")];
     for round in 0..30 {
-        let node = one.register("a", "site").await.unwrap();
-        let me = two.register("me", "site").await.unwrap();
+        let node = one.register("a", "site", TERM).await.unwrap();
+        let me = two.register("me", "site", TERM).await.unwrap();
         let arrivals: Vec<_> = (0..20).map(|n| arrival(format!("{round}-{n}"))).collect();
         let (accepted, claimed, fenced) = tokio::join!(
             one.accept(&node, &arrivals, 10, at(0)),
@@ -190,8 +190,9 @@ async fn a_fenced_node_is_forgotten_once_it_owns_nothing() {
     let mut nodes = async || -> i64 {
         query_scalar("SELECT count(*) FROM node").fetch_one(&mut connection).await.unwrap()
     };
-    let me = store.register("me", "site").await.unwrap();
-    let [idle, dead] = [store.register("b", "site").await, store.register("c", "site").await];
+    let me = store.register("me", "site", TERM).await.unwrap();
+    let [idle, dead] =
+        [store.register("b", "site", TERM).await, store.register("c", "site", TERM).await];
     let [idle, dead] = [idle.unwrap(), dead.unwrap()];
     jobs(&store, &dead, ["a", "b", "c"]).await;
     assert_eq!(nodes().await, 3);
@@ -208,8 +209,8 @@ async fn a_fenced_node_is_forgotten_once_it_owns_nothing() {
 async fn a_node_with_very_many_jobs_gives_all_of_them_back() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
-    let other = store.register("b", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     job(&store, &other, "theirs").await;
     job(&store, &node, "ours").await;
     database.by_hand(&many("12000", &format!("node = {}", node.id.0))).await;
@@ -232,8 +233,8 @@ async fn a_node_with_very_many_jobs_gives_all_of_them_back() {
 async fn what_a_node_asks_all_the_time_is_found_by_index() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
-    let other = store.register("b", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     job(&store, &other, "theirs").await;
     let mine = job(&store, &node, "mine").await;
     store.wish(mine.id(), &Want::Cancel, None).await.unwrap();
@@ -259,7 +260,7 @@ async fn what_a_node_asks_all_the_time_is_found_by_index() {
 async fn a_wish_for_a_job_that_is_just_ending_is_noted() {
     let database = Database::fresh();
     let store = Arc::new(connect(&database).await);
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let made = job(&*store, &node, "a").await;
     let failed = walk(&*store, &node, &made, [permanent()]).await;
     // What the end of the job does, and somebody asks before it is over.
@@ -286,7 +287,7 @@ async fn a_wish_for_a_job_that_is_just_ending_is_noted() {
 async fn of_a_wish_and_the_end_of_its_job_at_once_the_wish_is_not_lost() {
     let database = Database::fresh();
     let (one, two) = (connect(&database).await, connect(&database).await);
-    let node = one.register("a", "site").await.unwrap();
+    let node = one.register("a", "site", TERM).await.unwrap();
     for round in 0..30 {
         let made = job(&one, &node, &round.to_string()).await;
         let failed = walk(&one, &node, &made, [permanent()]).await;
@@ -333,7 +334,7 @@ async fn feeds_that_two_processes_claim_at_once_are_each_ones_alone() {
     let database = Database::fresh();
     let (one, two) = (connect(&database).await, connect(&database).await);
     for _ in 0..20 {
-        let (a, b) = (one.register("a", "site").await, two.register("b", "site").await);
+        let (a, b) = (one.register("a", "site", TERM).await, two.register("b", "site", TERM).await);
         let (a, b) = (a.unwrap(), b.unwrap());
         let feeds: Vec<_> = (0..20).map(|n| name(&format!("f{n}"))).collect();
         let back: Vec<_> = feeds.iter().rev().cloned().collect();
@@ -354,24 +355,27 @@ async fn feeds_that_two_processes_claim_at_once_are_each_ones_alone() {
 async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let database = Database::fresh();
     let store = connect(&database).await;
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM * 2).await.unwrap();
     let [live, done] = jobs(&store, &node, ["live", "done"]).await;
     let done = walk(&store, &node, &done, [permanent(), settled()]).await;
     store.close().await;
     database
         .by_hand(
             "DROP TABLE remote_run, waiting, scanner, pause; DROP INDEX job_want; \
-             ALTER TABLE node DROP COLUMN fenced; DELETE FROM _sqlx_migrations WHERE version = 2",
+             ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms; \
+             DELETE FROM _sqlx_migrations WHERE version > 1",
         )
         .await;
     let old = PostgresStore::connect(database.url(), 2, Migrate::Check, SystemClock).await;
     assert!(old.unwrap_err().to_string().contains("scoreline migrate"));
     let ran = PostgresStore::migrate(&database.url(), SystemClock).await.unwrap();
-    assert_eq!(ran, ["0002 nodes"]);
+    assert_eq!(ran, ["0002 nodes", "0003 folders"]);
     let store = connect(&database).await;
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
+    // It never said how long it waits: the default.
+    assert_eq!(store.others(&me).await.unwrap()[0].term, Duration::from_secs(15));
     fence(&store, &node).await;
     assert_eq!(adopt(&store, &me, 9).await, [live.id(), done.id()]);
     assert_eq!(runs::admit(&store, &me, &[&live], 1).await, [live.id()]);

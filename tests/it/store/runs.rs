@@ -21,7 +21,7 @@ every_store! {
 
 async fn runs_never_exceed_the_limit_over_all_nodes(database: &impl Database) {
     let (store, a) = begin(database).await;
-    let b = store.register("b", "elsewhere").await.unwrap();
+    let b = store.register("b", "elsewhere", TERM).await.unwrap();
     let [a1, a2, a3] = jobs(&store, &a, ["1", "2", "3"]).await;
     let [b1, b2] = jobs(&store, &b, ["1", "2"]).await;
     assert_eq!(admit(&store, &a, &[&a1, &a2], 3).await, [a1.id(), a2.id()]);
@@ -57,7 +57,7 @@ async fn a_crash_between_admission_and_submit_leaks_no_run(database: &impl Datab
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
     assert_eq!(admit(&store, &node, &[&a], 1).await, [a.id()]);
     fence(&store, &node).await;
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     adopt(&store, &me, 10).await;
     assert_eq!(admit(&store, &me, &[&b], 1).await, [], "it may have been submitted");
     assert_eq!(admit(&store, &me, &[&a], 1).await, [a.id()]);
@@ -98,7 +98,7 @@ async fn a_run_goes_along_with_its_job(database: &impl Database) {
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
     admit(&store, &node, &[&a], 1).await;
     store.retire(&node).await.unwrap();
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     adopt(&store, &me, 10).await;
     assert_eq!(admit(&store, &me, &[&b], 1).await, []);
     assert_eq!(admit(&store, &me, &[&b, &a], 1).await, [a.id()]);
@@ -122,7 +122,7 @@ async fn a_run_moves_with_its_feed_to_another_endpoint(database: &impl Database)
 
 async fn a_job_that_is_not_the_nodes_gets_no_run(database: &impl Database) {
     let (store, node) = begin(database).await;
-    let other = store.register("b", "site").await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     let [done, mine] = jobs(&store, &node, ["done", "mine"]).await;
     let theirs = job(&store, &other, "theirs").await;
     walk(&store, &node, &done, [permanent(), settled()]).await;
@@ -143,7 +143,7 @@ async fn a_limit_that_was_lowered_takes_no_run_away(database: &impl Database) {
 
 async fn a_share_is_kept_for_who_waits(database: &impl Database) {
     let (store, a) = begin(database).await;
-    let b = store.register("b", "site").await.unwrap();
+    let b = store.register("b", "site", TERM).await.unwrap();
     let of_a = jobs(&store, &a, ["1", "2", "3", "4", "5", "6"]).await;
     let of_b = jobs(&store, &b, ["b1", "b2", "b3"]).await;
     let [a1, a2, a3, a4, a5, a6] = of_a.each_ref();
@@ -168,7 +168,7 @@ async fn a_share_is_kept_for_who_waits(database: &impl Database) {
 
 async fn who_has_not_asked_for_a_few_beats_waits_no_more(database: &impl Database) {
     let (store, a) = begin(database).await;
-    let b = store.register("b", "site").await.unwrap();
+    let b = store.register("b", "site", TERM).await.unwrap();
     let [a1, a2] = jobs(&store, &a, ["1", "2"]).await;
     let b1 = job(&store, &b, "b1").await;
     admit(&store, &a, &[&a1], 1).await;
@@ -188,7 +188,7 @@ async fn the_dead_and_the_retired_wait_for_nothing(database: &impl Database) {
     let [a1, a2, a3] = jobs(&store, &a, ["1", "2", "3"]).await;
     admit(&store, &a, &[&a1], 1).await;
     let waits = async |path: &str| {
-        let node = store.register(path, "site").await.unwrap();
+        let node = store.register(path, "site", TERM).await.unwrap();
         let job = job(&store, &node, path).await;
         assert_eq!(admit(&store, &node, &[&job], 1).await, []);
         node

@@ -1,5 +1,7 @@
 //! What is SQLite's own: its folder, its schema, its rows.
 
+use std::time::Duration;
+
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
@@ -9,7 +11,10 @@ use super::*;
 async fn a_fresh_folder_is_made_and_migrated_once() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("deep/state");
-    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), ["0001 jobs", "0002 nodes"]);
+    assert_eq!(
+        SqliteStore::migrate(&dir).await.unwrap(),
+        ["0001 jobs", "0002 nodes", "0003 folders"]
+    );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
     let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
     store.ping().await.unwrap();
@@ -57,12 +62,12 @@ async fn a_second_daemon_in_the_same_folder_is_refused() {
 async fn a_store_for_reading_works_beside_a_running_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let reader = SqliteStore::open_read_only(dir.path(), SystemClock).await.unwrap();
     let made = job(&store, &node, "a").await;
     reader.ping().await.unwrap();
     assert_eq!(everything(&reader).await, std::slice::from_ref(&made));
-    assert!(unusable(reader.register("b", "site").await).contains("reading alone"));
+    assert!(unusable(reader.register("b", "site", TERM).await).contains("reading alone"));
     drop(store);
     assert_eq!(everything(&reader).await, [made]);
 }
@@ -86,7 +91,7 @@ async fn a_file_that_is_no_database_is_refused() {
 async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let lot = jobs(&store, &node, ["a", "b", "c", "d", "e"]).await;
     let ids = lot.clone().map(|job| job.id());
     let [good, phase, json, id, event] = ids;
@@ -108,7 +113,7 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     assert_eq!(found.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
     assert_eq!(store.events(event).await.unwrap().len(), 1);
 
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     fence(&store, &node).await;
     let adopted = store.adopt(&me, &[name("churn")], 10).await.unwrap();
     assert_eq!(adopted.jobs.iter().map(|(job, _)| job.id()).collect::<Vec<_>>(), [good, event]);
@@ -121,7 +126,7 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
 async fn the_schema_refuses_a_job_that_skips_what_its_phase_needs() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let made = job(&store, &node, "a").await;
     walk(&store, &node, &made, [uploaded(), submitted(), Outcome::Started, finished()]).await;
     let mut database = SqliteConnectOptions::new()
@@ -170,12 +175,12 @@ async fn no_index_on_live_jobs_names_what_transitions_change() {
 async fn of_this_state_folder_every_other_node_is_gone_fenced_off_or_not() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
-    let nodes = [store.register("a", "site").await, store.register("b", "site").await];
+    let nodes = [store.register("a", "site", TERM).await, store.register("b", "site", TERM).await];
     let [a, b] = nodes.map(Result::unwrap);
-    store.register("x", "elsewhere").await.unwrap();
+    store.register("x", "elsewhere", TERM).await.unwrap();
     job(&store, &a, "a").await;
     fence(&store, &a).await;
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(store.gone(&me).await.unwrap(), [a.id, b.id]);
 }
 
@@ -183,23 +188,26 @@ async fn of_this_state_folder_every_other_node_is_gone_fenced_off_or_not() {
 async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
-    let node = store.register("a", "site").await.unwrap();
+    let node = store.register("a", "site", TERM * 2).await.unwrap();
     let [live, done] = jobs(&store, &node, ["live", "done"]).await;
     let done = walk(&store, &node, &done, [permanent(), settled()]).await;
     store.close().await;
     by_hand(
         dir.path(),
         "DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
-         ALTER TABLE node DROP COLUMN fenced; DELETE FROM _sqlx_migrations WHERE version = 2",
+         ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms;
+         DELETE FROM _sqlx_migrations WHERE version > 1",
     )
     .await;
     let old = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
     assert!(unusable(old).contains("scoreline migrate"));
-    assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), ["0002 nodes"]);
+    assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), ["0002 nodes", "0003 folders"]);
     let store = open(dir.path()).await.unwrap();
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
+    // It never said how long it waits: the default.
+    assert_eq!(store.others(&me).await.unwrap()[0].term, Duration::from_secs(15));
     fence(&store, &node).await;
     assert_eq!(adopt(&store, &me, 9).await, [live.id(), done.id()]);
     assert_eq!(runs::admit(&store, &me, &[&live], 1).await, [live.id()]);

@@ -89,7 +89,7 @@ async fn a_newer_wish_survives_the_answer_to_an_older_one(database: &impl Databa
     assert_eq!(all_wanted(&store, &node).await[0], (a.job.id(), ids[0].clone()));
     // What is stale answers nothing.
     let stale = Transition { answers: Some(ids[0].clone()), ..a.clone() };
-    let other = store.register("b", "site").await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     assert_eq!(store.commit(&other, &[stale]).await.unwrap(), [Committed::Stale]);
     assert_eq!(all_wanted(&store, &node).await.len(), 2);
 }
@@ -109,7 +109,7 @@ async fn a_wish_goes_along_with_its_job(database: &impl Database) {
     let job = job(&store, &node, "a").await;
     store.retire(&node).await.unwrap();
     store.wish(job.id(), &Want::Cancel, None).await.unwrap();
-    let me = store.register("me", "site").await.unwrap();
+    let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(all_wanted(&store, &me).await, []);
     adopt(&store, &me, 1).await;
     assert_eq!(all_wanted(&store, &me).await, [(job.id(), Want::Cancel)]);
@@ -176,7 +176,7 @@ async fn a_job_that_is_done_with_a_wish_unanswered_stays_for_whoever_adopts_it(
 
 async fn a_node_knows_what_it_owns(database: &impl Database) {
     let (store, node) = begin(database).await;
-    let other = store.register("b", "site").await.unwrap();
+    let other = store.register("b", "site", TERM).await.unwrap();
     assert_eq!(store.owned(&node).await.unwrap(), []);
     let [a, b, done] = jobs(&store, &node, ["a", "b", "done"]).await;
     job(&store, &other, "other").await;
