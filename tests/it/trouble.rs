@@ -19,6 +19,7 @@ use crate::{azurite, blobs};
 mod input;
 mod outages;
 mod secrets;
+mod store;
 
 /// Drops files `0.csv` and so on, each with a text of its own.
 fn drop_many(rig: &Rig, numbers: Range<usize>) {

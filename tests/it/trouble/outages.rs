@@ -181,7 +181,7 @@ async fn a_tenth_of_all_calls_going_wrong_delays_and_does_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_delays_the_delivery_and_the_job_tells_why() {
-    let disk = SmallDisk::mount();
+    let disk = SmallDisk::mount(256);
     let rig = Rig::new().await.feed(&format!("deliver.folder = {:?}", disk.path("out")));
     let filler = disk.fill();
     let daemon = rig.start().await;
@@ -362,16 +362,16 @@ async fn faults(daemon: &Running) -> f64 {
         .sum()
 }
 
-/// A file system of 256 KiB.
-struct SmallDisk {
+/// A file system of a few KiB.
+pub(super) struct SmallDisk {
     dir: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    fn mount() -> Self {
+    pub(super) fn mount(kib: u32) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=256k", "scoreline-test"])
+            .args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "scoreline-test"])
             .arg(dir.path())
             .status()
             .expect("mount can be started");
@@ -382,7 +382,7 @@ impl SmallDisk {
         Self { dir }
     }
 
-    fn path(&self, inside: &str) -> PathBuf {
+    pub(super) fn path(&self, inside: &str) -> PathBuf {
         self.dir.path().join(inside)
     }
 
