@@ -173,12 +173,15 @@ impl<W: World> Membership<W> {
         }
         self.folders.look(&*world).await?;
         let feeds = self.folders.right();
-        let scans: BTreeSet<_> = store.claim(&node, &feeds).await?.into_iter().collect();
-        self.scans.send_if_modified(|told| {
-            let changed = *told != scans;
-            *told = scans;
-            changed
-        });
+        // What is ours stays ours: nothing is asked for, and nothing written, while we have it all.
+        if feeds.iter().collect::<BTreeSet<_>>() != self.scans.borrow().iter().collect() {
+            let scans: BTreeSet<_> = store.claim(&node, &feeds).await?.into_iter().collect();
+            self.scans.send_if_modified(|told| {
+                let changed = *told != scans;
+                *told = scans;
+                changed
+            });
+        }
         let wishes = store.wishes(&node).await?;
         if !wishes.is_empty() {
             self.tell(Incoming::Wishes(wishes)).await;
