@@ -101,12 +101,13 @@ async fn a_node_that_stood_still_past_its_lease_doubles_nothing_and_takes_part_a
 #[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_runs_holds_over_all_nodes_and_starves_no_feed() {
     let mut site = Site::new("5s").await;
-    site.rig = site.rig.endpoint("max_in_flight = 3");
+    // They settle as one heap, of which each node gets its share.
+    site.rig = site.rig.endpoint("max_in_flight = 3").feed("watch.settle = \"1s\"");
     let home = |folder: &str| site.rig.path(folder);
     std::fs::create_dir(home("in-g")).unwrap();
     site.more = format!(
         "[feeds.g]\nendpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
-         watch.folder = {:?}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {:?}\n\
+         watch.folder = {:?}\nwatch.settle = \"1s\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {:?}\n\
          source.archive = {:?}\nsource.failed = {:?}\n",
         home("in-g"),
         home("out-g"),

@@ -62,19 +62,11 @@ async fn sessions_that_are_ended_again_and_again_cost_no_job_anything() {
     let rig = busy(6, 6).await.database(&at(&database));
     let daemon = rig.start().await;
     drop_many(&rig, 0..60);
-    let mut by_hand = database.connection().await;
     for _ in 0..8 {
         let before = transitions(&daemon).await;
         eventually("some more was committed", || async { transitions(&daemon).await > before })
             .await;
-        let ended: Vec<bool> = sqlx::query_scalar(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-             WHERE datname = current_database() AND application_name = 'scoreline'",
-        )
-        .fetch_all(&mut by_hand)
-        .await
-        .unwrap();
-        assert!(!ended.is_empty(), "the daemon had no session");
+        eventually("sessions are ended", || async { end_sessions(&database).await > 0 }).await;
     }
     is_ready(&daemon).await;
     all_came_through(&rig, &daemon, 60).await;
@@ -226,6 +218,15 @@ async fn transitions(daemon: &Running) -> f64 {
 
 async fn transitions_stored(database: &mut sqlx::SqliteConnection) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM job_event").fetch_one(database).await.unwrap()
+}
+
+/// Ends the daemon's sessions, of which there are none for a moment when some were ended just now.
+async fn end_sessions(database: &Database) -> usize {
+    const SQL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND application_name = 'scoreline'";
+    let mut by_hand = database.connection().await;
+    let ended: Vec<bool> = sqlx::query_scalar(SQL).fetch_all(&mut by_hand).await.unwrap();
+    ended.into_iter().filter(|ended| *ended).count()
 }
 
 async fn deadlocks(database: &mut PgConnection) -> i64 {
