@@ -10,23 +10,21 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use scoreline::fault::{Fault, Origin};
 use scoreline::feed::{Feed, Name, SourcePath, candidate};
-use scoreline::job::{
-    Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, ResultPlace, RunResult, Want,
-};
+use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox, JobPage,
-    JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation,
-    Reserved, Scan, Scorer, Settled, Settlement, Source, SourcePlace, StartAnswer, Store,
-    StoreError, Submission, SubmitAnswer, Transition, Unowned, Wished, World,
+    JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, Scan,
+    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Wished,
+    World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::world::{
-    ENDPOINT, End, Fate, IN, INBOX, Land, Mistake, NO_FILE, OUTBOX, OnDisk, Place, Run, SITE,
-    STORAGE, SimClock, State, Trouble, content_of, scores_of,
+    ENDPOINT, Fate, IN, INBOX, Land, Mistake, NO_FILE, OUTBOX, OnDisk, Place, SITE, STORAGE,
+    SimClock, State, Trouble, content_of,
 };
 
 /// A machine on which one daemon after the other lives.
@@ -68,7 +66,7 @@ impl Life {
         Self { land, host, dead: CancellationToken::new(), known: Mutex::default(), metrics }
     }
 
-    fn made(&self, mistake: Mistake) -> bool {
+    pub(crate) fn made(&self, mistake: Mistake) -> bool {
         self.land.mistake == Some(mistake)
     }
 
@@ -82,7 +80,7 @@ impl Life {
     }
 
     /// One numbered effect.
-    async fn effect<T, E: Trouble>(
+    pub(crate) async fn effect<T, E: Trouble>(
         &self,
         at: Place,
         act: impl FnOnce(&mut State) -> Result<T, E> + Send,
@@ -138,7 +136,7 @@ impl Life {
     }
 
     /// A call to the service that makes it do something. One that is late is answered by silence, and heard after all.
-    async fn call<T: Send>(
+    pub(crate) async fn call<T: Send>(
         &self,
         act: impl FnOnce(&mut State) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
@@ -176,7 +174,7 @@ impl Life {
         Ok(store.commit(&owner, &[over]).await?[0])
     }
 
-    async fn hang(&self, call: &'static str) {
+    pub(crate) async fn hang(&self, call: &'static str) {
         let hangs = self.land.state().hangs == Some(call);
         if hangs {
             std::future::pending::<()>().await;
@@ -594,141 +592,6 @@ impl Blobs for Life {
             Ok(())
         })
         .await
-    }
-}
-
-impl Scorer for Life {
-    fn kind(&self) -> &'static str {
-        "simulated"
-    }
-    async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
-        let place = |blob: &BlobReference| blob.relative_location.clone().unwrap();
-        let input = place(&submission.blob);
-        let outputs: Vec<_> =
-            submission.outputs.iter().map(|(name, blob)| (name.clone(), place(blob))).collect();
-        let job = JobId::parse(input.split('/').nth(1).unwrap()).unwrap();
-        let generation = self.land.row(job).map_or(0, |row| row.generation());
-        let started = u32::from(self.made(Mistake::StartBeforeCommit));
-        self.call(move |state| {
-            if !state.blobs.contains_key(&input) {
-                let fault = Fault::transient(Origin::Endpoint, "BlobNotFound", &input);
-                return Ok(SubmitAnswer::InputMissing(fault));
-            }
-            if outputs.iter().any(|(_, blob)| state.blobs.contains_key(blob)) {
-                state.broken.push(format!("{job} is to write where another run wrote"));
-            }
-            let end = match state.rng.below(10) {
-                0 if state.unruly => End::Cancelled,
-                1 | 2 if state.unruly => End::Failed,
-                3 if state.unruly => End::Never,
-                _ => End::Finished,
-            };
-            let run = Run {
-                job,
-                generation,
-                input,
-                outputs,
-                starts: started,
-                looks: state.rng.below(4),
-                end,
-                ended: false,
-                forgotten: false,
-            };
-            let id = format!("run-{}", state.runs.len());
-            state.runs.insert(id.clone(), run);
-            Ok(SubmitAnswer::Known(RemoteId(id)))
-        })
-        .await
-    }
-    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
-        let (id, in_flight) = (id.0.clone(), self.land.in_flight);
-        let refusals_pass = self.made(Mistake::RefusalsPassForUnknown);
-        self.call(move |state| {
-            if !state.committed.contains(&id) {
-                state.broken.push(format!("{id} was started before its id was committed"));
-            }
-            let forgotten = state.unruly && state.rng.below(50) == 0;
-            let run = state.runs.get_mut(&id).unwrap();
-            run.forgotten |= forgotten;
-            if run.forgotten || (refusals_pass && run.starts > 0) {
-                return Ok(StartAnswer::Unknown);
-            }
-            // A second start is refused, and the adapter takes the refusal for what it says.
-            run.starts = 1;
-            let going = state.runs.values().filter(|run| run.starts > 0 && !run.ended).count();
-            if going > in_flight && !state.unruly && !state.operated {
-                state.broken.push(format!("{going} runs at once, and {in_flight} are allowed"));
-            }
-            Ok(StartAnswer::Started)
-        })
-        .await
-    }
-    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
-        let _place = self.land.a_place(&self.host.clock).await?;
-        let impatient = self.made(Mistake::LooksAreImpatient);
-        self.effect(ENDPOINT, |state| {
-            let State { runs, blobs, rng, unruly, .. } = state;
-            let run = runs.get_mut(&id.0).unwrap();
-            run.forgotten |= *unruly && rng.below(50) == 0;
-            if run.forgotten {
-                return Ok(RemoteStatus::Unknown);
-            }
-            if run.looks > 0 || run.starts == 0 {
-                run.looks = run.looks.saturating_sub(1);
-                return Ok(if impatient {
-                    RemoteStatus::Finished(Vec::new())
-                } else {
-                    RemoteStatus::Pending
-                });
-            }
-            run.ended = run.end != End::Never;
-            Ok(match run.end {
-                End::Never => RemoteStatus::Pending,
-                End::Failed => RemoteStatus::Failed("poison".into()),
-                End::Cancelled => RemoteStatus::Cancelled,
-                End::Finished => {
-                    let input = blobs[&run.input].clone();
-                    for (output, blob) in &run.outputs {
-                        blobs.insert(blob.clone(), scores_of(output, &input));
-                    }
-                    let mut results = Vec::new();
-                    if self.land.elsewhere {
-                        let blob = format!("elsewhere/{}/extra.csv", id.0);
-                        blobs.insert(blob.clone(), scores_of("extra", &input));
-                        let place = ResultPlace::Elsewhere(blob);
-                        results.push(RunResult { output: "extra".into(), place });
-                    }
-                    RemoteStatus::Finished(results)
-                }
-            })
-        })
-        .await
-    }
-    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
-        let id = id.0.clone();
-        self.call(move |state| {
-            let run = state.runs.get_mut(&id).unwrap();
-            if run.forgotten {
-                return Err(Fault::permanent(Origin::Endpoint, "NotFound", "no such job"));
-            }
-            if run.looks > 0 || run.starts == 0 || run.end == End::Never {
-                (run.looks, run.starts, run.end) = (0, 1, End::Cancelled);
-                return Ok(());
-            }
-            Err(Fault::permanent(Origin::Endpoint, "InvalidOperation", "it has ended"))
-        })
-        .await
-    }
-    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
-        let link = Some(format!("elsewhere/{}/extra.csv", id.0));
-        let link = BlobReference { relative_location: link, ..BlobReference::default() };
-        self.effect(ENDPOINT, |_| Ok(vec![("extra".to_owned(), link)])).await
-    }
-    async fn probe(&self) -> Result<(), Fault> {
-        self.land.state().service.probes += 1;
-        self.hang("probe").await;
-        let _place = self.land.a_place(&self.host.clock).await?;
-        self.effect(ENDPOINT, |_| Ok(())).await
     }
 }
 

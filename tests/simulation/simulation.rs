@@ -31,6 +31,7 @@ use self::world::{Fate, IN, Land, Mistake, Plan, Rng, Setting};
 mod cluster;
 mod health;
 mod node;
+mod service;
 mod world;
 
 #[test]

@@ -78,9 +78,10 @@ async fn jobs_in_every_phase_outlive_an_outage_of_everything() {
     rig.faults(&["get=reset:1", "start=500:1", "put=reset:1"]);
     drop_many(&rig, 8..10);
     two(Phase::Queued).await;
-    rig.sandbox.go_away(true);
+    // From before: what misses it first may close its side, and then nothing more is tried.
     let before = faults(&daemon).await;
-    eventually("it was missed", || async { faults(&daemon).await >= before + 2.0 }).await;
+    rig.sandbox.go_away(true);
+    eventually("it was missed", || async { faults(&daemon).await > before }).await;
     for phase in [Phase::Queued, Phase::Uploaded, Phase::Submitted, Phase::Running, Phase::Scored] {
         assert_eq!(count(&daemon.jobs().await, phase), 2, "{phase:?}");
     }
@@ -105,8 +106,8 @@ async fn a_service_that_goes_away_again_and_again_costs_no_job_anything() {
                 jobs.len() == 40 && count(jobs, Phase::Succeeded) >= ended
             })
             .await;
-        rig.sandbox.go_away(true);
         let before = faults(&daemon).await;
+        rig.sandbox.go_away(true);
         eventually("it was missed", || async { faults(&daemon).await > before }).await;
         rig.sandbox.go_away(false);
     }
@@ -258,8 +259,8 @@ async fn a_daemon_that_stops_during_an_outage_leaves_all_to_the_next_one() {
     daemon
         .until("some have ended", |jobs| jobs.len() == 15 && count(jobs, Phase::Succeeded) >= 3)
         .await;
-    rig.sandbox.go_away(true);
     let before = faults(&daemon).await;
+    rig.sandbox.go_away(true);
     eventually("it was missed", || async { faults(&daemon).await > before }).await;
     daemon.stop().await;
     let daemon = rig.start().await;
