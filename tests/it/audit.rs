@@ -271,8 +271,10 @@ async fn each_difference_is_found_and_named() {
             let to = path(to);
             std::fs::create_dir_all(to.parent().unwrap()).unwrap();
             if *from == "+" {
-                let _ = std::fs::remove_file(&to);
-                std::fs::write(to, "somebody's").unwrap();
+                // Not first removed: the file system might give the new one the same inode.
+                let new = rig.path("new");
+                std::fs::write(&new, "somebody's").unwrap();
+                std::fs::rename(new, to).unwrap();
             } else {
                 std::fs::rename(path(from), to).unwrap();
             }
