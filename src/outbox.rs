@@ -54,10 +54,13 @@ impl Outbox for FolderOutbox {
             let name = part_name(of);
             let path = target.with_file_name(&name);
             let failed = |error| fault("begin", &path, error);
-            if let Some(node) = left_by {
-                match folder.remove(&part_name(Part { node, ..of })) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(error) => return Err(failed(error)),
+            // That owner may have had it from another one that died, and so on: all of them may have left something.
+            if left_by.is_some() {
+                for left in parts_beside(&path, of).map_err(|error| failed(errno(&error)))? {
+                    match folder.remove(&left) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(error) => return Err(failed(error)),
+                    }
                 }
             }
             let (file, temporary) = Temporary::create(folder, name).map_err(failed)?;
@@ -257,6 +260,22 @@ impl Temporary {
             .stamp(&self.name)
             .is_ok_and(|found| found.is_some_and(|found| found.is_same_file(&self.stamp)))
     }
+}
+
+/// What other nodes left of the same output in the folder of `path`. A walk through the whole folder: only for jobs whose
+/// last owner died.
+fn parts_beside(path: &Path, of: Part) -> io::Result<Vec<OsString>> {
+    let (own, begin) = (part_name(of), format!(".{}.{}.", of.job, of.output));
+    let mut left = Vec::new();
+    for entry in std::fs::read_dir(path.parent().unwrap_or(path))? {
+        let name = entry?.file_name();
+        let bytes = name.as_encoded_bytes();
+        let part = bytes.starts_with(begin.as_bytes()) && bytes.ends_with(UNFINISHED.as_bytes());
+        if part && name != own {
+            left.push(name);
+        }
+    }
+    Ok(left)
 }
 
 fn part_name(of: Part) -> OsString {
