@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -28,9 +28,11 @@ use crate::feed::Name;
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
 use crate::ports::{Clock, JobQuery, Store, StoreError, World};
 
+mod asked;
 mod sides;
 mod wishes;
 
+use asked::At;
 pub use sides::{EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
 
 /// The HTTP server.
@@ -158,9 +160,8 @@ async fn jobs<W: World>(
 
 async fn job<W: World>(
     State(api): State<Arc<Api<W>>>,
-    id: Result<Path<String>, PathRejection>,
+    At(id): At<JobId>,
 ) -> Result<Response, Problem> {
-    let id = job_in(id)?;
     let found = api.world.store().load(&[id]).await?.pop();
     let (job, _) = found.ok_or_else(|| unknown_job(id))?;
     Ok(axum::Json(JobBody::from(&job)).into_response())
@@ -168,9 +169,8 @@ async fn job<W: World>(
 
 async fn events<W: World>(
     State(api): State<Arc<Api<W>>>,
-    id: Result<Path<String>, PathRejection>,
+    At(id): At<JobId>,
 ) -> Result<Response, Problem> {
-    let id = job_in(id)?;
     let events = api.world.store().events(id).await?;
     if events.is_empty() {
         return Err(unknown_job(id));
@@ -247,11 +247,6 @@ fn is_loopback_name(host: &str) -> bool {
     };
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn job_in(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
-    let Path(text) = path.map_err(|rejection| Problem::bad(rejection.body_text()))?;
-    job_id(&text)
 }
 
 fn job_id(text: &str) -> Result<JobId, Problem> {

@@ -5,14 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::State;
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-use super::wishes::{Nothing, read};
+use super::asked::{Asked, At, Nothing};
 use super::{Api, Problem, rfc3339};
 use crate::engine::health::Trouble;
 use crate::engine::{EndpointSeen, Picture, Side, StorageSeen};
@@ -85,9 +83,6 @@ pub struct HealthBody {
     pub next_probe_seconds: Option<u64>,
 }
 
-type Id = Result<Path<String>, PathRejection>;
-type Body = Result<Bytes, BytesRejection>;
-
 pub(super) async fn endpoints<W: World>(
     State(api): State<Arc<Api<W>>>,
 ) -> Result<Response, Problem> {
@@ -106,12 +101,9 @@ pub(super) async fn storages<W: World>(
 
 pub(super) async fn resume_endpoint<W: World>(
     State(api): State<Arc<Api<W>>>,
-    id: Id,
-    headers: HeaderMap,
-    body: Body,
+    At(name): At<Name>,
+    Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Problem> {
-    let Nothing {} = read(&headers, body)?;
-    let name = named(id)?;
     let seen = picture(&api)?.endpoints.into_iter().find(|seen| seen.name == name);
     let seen = seen.ok_or_else(|| unknown("endpoint", &name))?;
     api.pulse.resume(Side::Endpoint(name));
@@ -120,12 +112,9 @@ pub(super) async fn resume_endpoint<W: World>(
 
 pub(super) async fn resume_storage<W: World>(
     State(api): State<Arc<Api<W>>>,
-    id: Id,
-    headers: HeaderMap,
-    body: Body,
+    At(name): At<Name>,
+    Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Problem> {
-    let Nothing {} = read(&headers, body)?;
-    let name = named(id)?;
     let seen = picture(&api)?.storages.into_iter().find(|seen| seen.name == name);
     let seen = seen.ok_or_else(|| unknown("storage", &name))?;
     api.pulse.resume(Side::Storage(name));
@@ -135,11 +124,6 @@ pub(super) async fn resume_storage<W: World>(
 fn picture<W: World>(api: &Api<W>) -> Result<Picture, Problem> {
     let text = "this node is not at work: it waits to join the others again; try again later";
     api.pulse.picture().ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, text))
-}
-
-fn named(path: Id) -> Result<Name, Problem> {
-    let Path(text) = path.map_err(|rejection| Problem::bad(rejection.body_text()))?;
-    Name::try_from(text).map_err(Problem::bad)
 }
 
 fn unknown(kind: &str, name: &Name) -> Problem {

@@ -6,49 +6,41 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
-use super::{Api, JobBody, Problem, job_in, unknown_job};
+use super::asked::{Asked, At, Nothing};
+use super::{Api, JobBody, Problem, unknown_job};
 use crate::job::{JobId, RemoteId, Want};
 use crate::ports::{Store, Wished, World};
 
-type Id = Result<Path<String>, PathRejection>;
-type Body = Result<Bytes, BytesRejection>;
-
 pub(super) async fn cancel<W: World>(
     State(api): State<Arc<Api<W>>>,
-    id: Id,
+    At(id): At<JobId>,
     headers: HeaderMap,
-    body: Body,
+    Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Problem> {
-    let Nothing {} = read(&headers, body)?;
-    note(&api, job_in(id)?, Want::Cancel, &headers).await
+    note(&api, id, Want::Cancel, &headers).await
 }
 
 pub(super) async fn retry<W: World>(
     State(api): State<Arc<Api<W>>>,
-    id: Id,
+    At(id): At<JobId>,
     headers: HeaderMap,
-    body: Body,
+    Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Problem> {
-    let Nothing {} = read(&headers, body)?;
-    note(&api, job_in(id)?, Want::Retry, &headers).await
+    note(&api, id, Want::Retry, &headers).await
 }
 
 pub(super) async fn release<W: World>(
     State(api): State<Arc<Api<W>>>,
-    id: Id,
+    At(id): At<JobId>,
     headers: HeaderMap,
-    body: Body,
+    Asked(release): Asked<Release>,
 ) -> Result<Response, Problem> {
-    let want = read::<Release>(&headers, body)?.want()?;
-    note(&api, job_in(id)?, want, &headers).await
+    note(&api, id, release.want()?, &headers).await
 }
 
 async fn note<W: World>(
@@ -95,31 +87,10 @@ fn wanted_generation(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
     bare.parse().map(Some).map_err(|_| wrong())
 }
 
-/// A body of JSON; none at all is an empty object. Anything else is refused by its type: it is what a form on somebody
-/// else's web page can send without asking.
-pub(super) fn read<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
-    let body = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    let kind = headers.get(header::CONTENT_TYPE).map(|kind| kind.to_str().unwrap_or_default());
-    let essence = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
-    let json = essence.map(|essence| essence.eq_ignore_ascii_case("application/json"));
-    if json == Some(false) || (json.is_none() && !body.is_empty()) {
-        let text = "a body must be sent as Content-Type: application/json";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, text));
-    }
-    let body: &[u8] = if body.is_empty() { b"{}" } else { &body };
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::bad(format!("the body is not what is asked for: {error}")))
-}
-
-/// The body of a wish that needs none.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
-
 /// The body of a release.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Release {
+pub(super) struct Release {
     adopt: Option<String>,
     #[serde(default)]
     not_started: bool,
