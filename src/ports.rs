@@ -189,8 +189,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lets jobs of the node begin remote runs at an endpoint, as far as `limit` runs over all nodes allow it. Answers
     /// those that may, the first ones first. A job that may keeps its run until a transition's
-    /// [`run`](Transition::run) says that it has none, or until it is done; if asked for again it may at once. While
-    /// other nodes wait for runs too, a node gets no more than its share of them.
+    /// [`run`](Transition::run) says that it has none, or until it is done; if asked for again it may at once. One that
+    /// doesn't [hold](Job::holds_run) it yet loses it when it is given back or adopted. While other nodes wait for runs too, a node gets no more than its share of them.
     fn admit(
         &self,
         node: &Node,

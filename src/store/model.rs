@@ -136,9 +136,13 @@ impl Store for ModelStore {
         tables.scanners.retain(|_, scanner| *scanner != node.id);
         tables.waiting.retain(|(_, waits), _| *waits != node.id);
         let mut given_back = 0;
-        for row in tables.jobs.values_mut().filter(|row| row.node == Some(node.id)) {
+        let Tables { jobs, runs, .. } = &mut *tables;
+        for row in jobs.values_mut().filter(|row| row.node == Some(node.id)) {
             row.node = None;
             given_back += 1;
+            if !row.job.holds_run() {
+                runs.remove(&row.job.id());
+            }
         }
         Ok(given_back)
     }
@@ -164,7 +168,7 @@ impl Store for ModelStore {
         };
         let found: Vec<_> =
             tables.jobs.iter().filter(free).take(limit).map(|(id, _)| *id).collect();
-        let Tables { jobs, events, told, .. } = &mut *tables;
+        let Tables { jobs, events, runs, told, .. } = &mut *tables;
         let mut adopted = Adopted::default();
         for id in found {
             let Some(row) = jobs.get_mut(&id) else { continue };
@@ -189,6 +193,9 @@ impl Store for ModelStore {
             };
             events.entry(job.id()).or_default().push((node.id, event));
             row.job = job.clone();
+            if !job.holds_run() {
+                runs.remove(&id);
+            }
             let left_by = row.node.replace(node.id);
             adopted.jobs.push((job, left_by));
         }

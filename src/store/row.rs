@@ -142,6 +142,14 @@ macro_rules! is_done {
 }
 pub(super) use is_done;
 
+/// Whether a row's job holds a run wherever it goes, as [`Job::holds_run`] says it.
+macro_rules! holds_run {
+    () => {
+        "(phase IN ('submitted', 'running', 'cancelling') AND held_code IS NULL)"
+    };
+}
+pub(super) use holds_run;
+
 /// A row's [`Record`](crate::job::Record), whatever the database; else the function around it answers what is corrupt.
 /// Databases differ in what they make of a 32-bit count, of a time and of another job's id: those are given.
 macro_rules! record {

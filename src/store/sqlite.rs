@@ -219,6 +219,12 @@ impl<C: Clock> Store for SqliteStore<C> {
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
         self.bounded("give the node's jobs back", 1000, async {
             let mut write = self.begin().await?;
+            let sql = concat!(
+                "DELETE FROM remote_run WHERE job_id IN (SELECT id FROM job WHERE node = ?1 AND NOT ",
+                row::holds_run!(),
+                ")",
+            );
+            query(sql).bind(node.id.0).execute(write.on()).await?;
             let sql = "UPDATE job SET node = NULL WHERE node = ?1";
             let given_back = query(sql).bind(node.id.0).execute(write.on()).await?;
             let sql = "DELETE FROM node WHERE id = ?1";

@@ -12,6 +12,7 @@ use super::session::Session;
 use crate::feed::Name;
 use crate::ports::{FolderId, Node, NodeId, StoreError};
 use crate::store::forgotten;
+use crate::store::row::holds_run;
 
 impl Session {
     /// Refuses a node that is fenced off or forgotten.
@@ -67,14 +68,21 @@ impl Session {
         Ok(id.fetch_optional(self.on()).await?.map(FolderId::new))
     }
 
-    /// Gives jobs of the node back, the oldest first, up to a limit if there is one; answers how many.
+    /// Gives jobs of the node back, the oldest first, up to a limit if there is one, without the runs that they were
+    /// admitted for and have not begun; answers how many.
     pub(super) async fn give_back(
         &mut self,
         node: &Node,
         limit: Option<i64>,
     ) -> Result<u64, sqlx::Error> {
-        let sql = "WITH found AS (SELECT id FROM job WHERE node = $1 ORDER BY id LIMIT $2 FOR UPDATE) \
-                   UPDATE job SET node = NULL FROM found WHERE job.id = found.id";
+        let sql = concat!(
+            "WITH found AS ( \
+               SELECT id, phase, held_code FROM job WHERE node = $1 ORDER BY id LIMIT $2 FOR UPDATE \
+             ), freed AS ( \
+               DELETE FROM remote_run USING found WHERE job_id = found.id AND NOT ",
+            holds_run!(),
+            ") UPDATE job SET node = NULL FROM found WHERE job.id = found.id",
+        );
         let given_back = query(sql).bind(node.id.0).bind(limit).execute(self.on()).await?;
         Ok(given_back.rows_affected())
     }
@@ -100,7 +108,9 @@ pub(super) const UNOWNED: &str = "SELECT count(*), count(*) FILTER (WHERE feed =
 
 /// Adopts and answers what is adopted, each with its last owner if that was fenced off. $1 is the node, $2 its site, $3
 /// the feeds, $4 the limit, $5 the time. A row changed by hand may have an event of that revision already; the others
-/// must not wait for it.
+/// must not wait for it. A run that was taken and not begun is free again: its new owner asks for one when the job's
+/// turn comes, and it may be long until then. None is overlooked that is just being taken: whoever takes one keeps a
+/// fence waiting, so that none is on its way any more once its owner is seen to be fenced off.
 pub(super) const ADOPT: &str = concat!(
     "WITH me AS ( \
        SELECT id FROM node WHERE id = $1 AND NOT fenced FOR KEY SHARE \
@@ -115,7 +125,10 @@ pub(super) const ADOPT: &str = concat!(
      ), noted AS ( \
        INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome) \
        SELECT id, revision, $5, $1, generation, phase, phase, 'adopted' FROM adopted ON CONFLICT DO NOTHING \
-     ) SELECT left_by, ",
+     ), freed AS ( \
+       DELETE FROM remote_run USING adopted WHERE job_id = adopted.id AND NOT ",
+    holds_run!(),
+    ") SELECT left_by, ",
     columns!(),
     " FROM adopted"
 );

@@ -18,7 +18,7 @@ use crate::ports::{
     Wished,
 };
 use crate::store::quota::{Quota, STILL_WAITS};
-use crate::store::row::{self, cancel_reason_name, is_done, json};
+use crate::store::row::{self, cancel_reason_name, holds_run, is_done, json};
 use crate::store::{forgotten, signed};
 
 /// A write that is under way. Dropping it, with its connection, undoes it.
@@ -101,6 +101,13 @@ impl<'s> Write<'s> {
         let sql = "INSERT INTO job_event SELECT id, revision, ?1, node, generation, phase, phase, 'adopted', NULL \
                    FROM job WHERE id IN (SELECT value FROM json_each(?2)) ON CONFLICT DO NOTHING";
         query(sql).bind(now).bind(&ids).execute(self.on()).await?;
+        let sql = concat!(
+            "DELETE FROM remote_run WHERE job_id IN \
+             (SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?1)) AND NOT ",
+            holds_run!(),
+            ")",
+        );
+        query(sql).bind(&ids).execute(self.on()).await?;
         let left_by: HashMap<String, Option<i64>> = found.into_iter().collect();
         let left_by = |id: &str| left_by.get(id).copied().flatten();
         Ok(row::adopted(

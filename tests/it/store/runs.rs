@@ -7,6 +7,7 @@ every_store! {
     each_endpoint_has_runs_of_its_own
     a_job_that_has_a_run_may_begin_at_once
     a_crash_between_admission_and_submit_leaks_no_run
+    a_job_that_was_given_back_holds_no_run_that_it_has_not_begun
     a_run_ends_with_its_transition
     a_run_that_was_never_asked_for_is_counted_all_the_same
     a_run_goes_along_with_its_job
@@ -59,11 +60,25 @@ async fn a_crash_between_admission_and_submit_leaks_no_run(database: &impl Datab
     fence(&store, &node).await;
     let me = store.register("me", "site", TERM).await.unwrap();
     adopt(&store, &me, 10).await;
-    assert_eq!(admit(&store, &me, &[&b], 1).await, [], "it may have been submitted");
-    assert_eq!(admit(&store, &me, &[&a], 1).await, [a.id()]);
-    let (a, _) = load(&store, a.id()).await.unwrap();
-    walk(&store, &me, &a, [permanent()]).await;
+    // What may have been submitted was not started. And the other's turn may come long before this one's.
     assert_eq!(admit(&store, &me, &[&b], 1).await, [b.id()]);
+    assert_eq!(admit(&store, &me, &[&a], 1).await, []);
+    let (b, _) = load(&store, b.id()).await.unwrap();
+    walk(&store, &me, &b, [permanent()]).await;
+    assert_eq!(admit(&store, &me, &[&a], 1).await, [a.id()]);
+}
+
+async fn a_job_that_was_given_back_holds_no_run_that_it_has_not_begun(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b] = jobs(&store, &node, ["a", "b"]).await;
+    let a = walk(&store, &node, &a, [uploaded()]).await;
+    assert_eq!(admit(&store, &node, &[&a, &b], 2).await, [a.id(), b.id()]);
+    let me = store.register("me", "site", TERM).await.unwrap();
+    let mine = job(&store, &me, "mine").await;
+    assert_eq!(admit(&store, &me, &[&mine], 2).await, []);
+    store.retire(&node).await.unwrap();
+    // Nobody has adopted them.
+    assert_eq!(admit(&store, &me, &[&mine], 1).await, [mine.id()]);
 }
 
 async fn a_run_ends_with_its_transition(database: &impl Database) {
@@ -97,11 +112,21 @@ async fn a_run_goes_along_with_its_job(database: &impl Database) {
     let (store, node) = begin(database).await;
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
     admit(&store, &node, &[&a], 1).await;
-    store.retire(&node).await.unwrap();
-    let me = store.register("me", "site", TERM).await.unwrap();
-    adopt(&store, &me, 10).await;
-    assert_eq!(admit(&store, &me, &[&b], 1).await, []);
-    assert_eq!(admit(&store, &me, &[&b, &a], 1).await, [a.id()]);
+    let a = commit(&store, &node, &a, uploaded(), Some("e")).await;
+    let a = commit(&store, &node, &a, submitted(), Some("e")).await;
+    for given_back in [true, false] {
+        let owner = load(&store, a.id()).await.unwrap().1.unwrap();
+        let owner = Node { id: owner, site: node.site.clone() };
+        if given_back {
+            store.retire(&owner).await.unwrap();
+        } else {
+            fence(&store, &owner).await;
+        }
+        let me = store.register("me", "site", TERM).await.unwrap();
+        adopt(&store, &me, 10).await;
+        assert_eq!(admit(&store, &me, &[&b], 1).await, []);
+        assert_eq!(admit(&store, &me, &[&b, &a], 1).await, [a.id()]);
+    }
 }
 
 async fn a_run_moves_with_its_feed_to_another_endpoint(database: &impl Database) {
