@@ -1,27 +1,27 @@
 //! A node among others: it beats, notices who doesn't, and takes over what nobody has.
 //!
-//! Two loops that never wait for each other. One beats, which keeps the lease. The other looks round: who is silent is
-//! fenced off, what is free is adopted, each node taking its share of it; folders that nobody scans are claimed, and
-//! those that aren't the site's left alone with their feeds; and it brings the engine what others wrote for it into the store: operators' wishes, pauses, and now and then the list of
-//! what is ours.
-//!
-//! Silence is measured on our own boot clock, from when a changed beat was seen, to a look that was begun later by the
-//! whole term of the silent one, which may have another config than we. No clock of another machine counts, and a beat that comes between the look and the fence wins.
+//! Four loops that never wait for each other. One beats, which keeps the lease. One watches the others: who is silent is
+//! fenced off. One looks at the folders, whose shares may take their time: those that aren't the site's are left alone
+//! with their feeds. And one goes round in the store: it adopts what is free, each node taking its share of it, claims
+//! folders that nobody scans, and brings the engine what others wrote for it: operators' wishes, pauses, and now and
+//! then the list of what is ours.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::engine::{Incoming, Lease, Stop, Tenure};
 use crate::feed::Name;
 use crate::job::Job;
-use crate::ports::{Clock, NodeId, Peer, Store, StoreError, World};
+use crate::ports::{Clock, NodeId, Store, StoreError, World};
 
 mod folders;
+mod others;
 
 use folders::Folders;
+use others::Others;
 
 /// How a node's membership ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,20 +34,21 @@ pub enum Ended {
 
 /// A node's place among the others.
 pub struct Membership<W: World> {
-    world: Arc<W>,
-    tenure: Tenure<W::Clock>,
     folders: Folders,
-    engine: mpsc::Sender<Incoming>,
-    scans: watch::Sender<BTreeSet<Name>>,
-    seen: BTreeMap<NodeId, Seen>,
-    last_pause: Option<u64>,
-    last_owned: Duration,
+    right: watch::Sender<Vec<Name>>,
+    rounds: Rounds<W>,
 }
 
-/// Another node's beats, and when they were last seen to change.
-struct Seen {
-    beats: u64,
-    at: Duration,
+/// What is looked for in the store again and again.
+struct Rounds<W: World> {
+    world: Arc<W>,
+    tenure: Tenure<W::Clock>,
+    /// The feeds whose folders are right.
+    feeds: watch::Receiver<Vec<Name>>,
+    engine: mpsc::Sender<Incoming>,
+    scans: watch::Sender<BTreeSet<Name>>,
+    last_pause: Option<u64>,
+    last_owned: Duration,
 }
 
 /// A node that has joined the others.
@@ -125,22 +126,27 @@ impl<W: World> Membership<W> {
         scans: watch::Sender<BTreeSet<Name>>,
     ) -> Self {
         let last_owned = world.clock().boot();
-        let seen = BTreeMap::new();
-        Self { world, tenure, folders, engine, scans, seen, last_pause: None, last_owned }
+        let (right, feeds) = watch::channel(folders.right());
+        let rounds = Rounds { world, tenure, feeds, engine, scans, last_pause: None, last_owned };
+        Self { folders, right, rounds }
     }
 
     /// Beats and looks round until it is stopped for good, or fenced off. After a soft stop nothing is taken over any
     /// more.
-    pub async fn run(mut self, stop: Stop) -> Ended {
-        let (world, tenure) = (self.world.clone(), self.tenure.clone());
+    pub async fn run(self, stop: Stop) -> Ended {
+        let Self { mut folders, right, mut rounds } = self;
+        let (world, tenure) = (rounds.world.clone(), rounds.tenure.clone());
+        let (mut others, fenced) = (Others::default(), Notify::new());
         let look = async {
             tokio::select! {
                 biased;
                 () = stop.soft.cancelled() => {}
-                () = self.look_round_for_ever() => {}
+                () = others.watch(&*world, &tenure, &fenced) => {}
+                () = folders.watch(&*world, &tenure.lease, &right) => {}
+                () = rounds.go(&fenced) => {}
             }
             // What the engine is told comes from here and from the intakes; it must see the end of both.
-            drop(self);
+            drop(rounds);
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -150,17 +156,23 @@ impl<W: World> Membership<W> {
             () = look => Ended::Stopped,
         }
     }
+}
 
-    async fn look_round_for_ever(&mut self) {
+impl<W: World> Rounds<W> {
+    /// Goes round for ever; at once when there is something to take over, or another feed to work on.
+    async fn go(&mut self, fenced: &Notify) {
         let clock = self.world.clock().clone();
         loop {
             let began = clock.boot();
             if let Err(error) = self.look_round().await {
                 tracing::debug!(%error, "could not look round in the store");
             }
-            let took = clock.boot().saturating_sub(began);
-            let beat = self.tenure.lease.beat();
-            clock.sleep(beat.saturating_sub(took).max(beat / 4)).await;
+            tokio::select! {
+                biased;
+                () = fenced.notified() => {}
+                Ok(()) = self.feeds.changed() => {}
+                () = rest(&clock, &self.tenure.lease, began) => {}
+            }
         }
     }
 
@@ -168,11 +180,9 @@ impl<W: World> Membership<W> {
         let world = self.world.clone();
         let (store, node) = (world.store(), self.tenure.node.clone());
         if store.is_shared() {
-            self.fence_the_silent().await?;
             self.hear_of_pauses().await?;
         }
-        self.folders.look(&*world).await?;
-        let feeds = self.folders.right();
+        let feeds = self.feeds.borrow_and_update().clone();
         // What is ours stays ours: nothing is asked for, and nothing written, while we have it all.
         if feeds.iter().collect::<BTreeSet<_>>() != self.scans.borrow().iter().collect() {
             let scans: BTreeSet<_> = store.claim(&node, &feeds).await?.into_iter().collect();
@@ -193,31 +203,6 @@ impl<W: World> Membership<W> {
             let owned = store.owned(&node).await?;
             self.tell(Incoming::Owned(owned)).await;
         }
-        Ok(())
-    }
-
-    /// Whoever hasn't beaten for the whole of its own term, whatever ours is, is fenced off.
-    async fn fence_the_silent(&mut self) -> Result<(), StoreError> {
-        let world = self.world.clone();
-        let asked = world.clock().boot();
-        let others = world.store().others(&self.tenure.node).await?;
-        let answered = world.clock().boot();
-        self.seen.retain(|id, _| others.iter().any(|peer| peer.id == *id));
-        for Peer { id, beats, term } in others {
-            let seen = self.seen.entry(id).or_insert(Seen { beats, at: answered });
-            if seen.beats != beats {
-                *seen = Seen { beats, at: answered };
-            } else if asked >= seen.at + term && world.store().fence(id, Some(beats)).await? {
-                let silent = asked.saturating_sub(seen.at);
-                tracing::warn!(
-                    node = id.0,
-                    seconds = silent.as_secs(),
-                    "a node is silent: its jobs are taken over"
-                );
-                self.seen.remove(&id);
-            }
-        }
-        self.tenure.lease.note_living(self.seen.len() + 1);
         Ok(())
     }
 
@@ -293,10 +278,15 @@ async fn beat_for_ever<W: World>(world: &W, tenure: &Tenure<W::Clock>) {
                 }
             }
         }
-        let took = clock.boot().saturating_sub(sent);
-        let beat = tenure.lease.beat();
-        clock.sleep(beat.saturating_sub(took).max(beat / 4)).await;
+        rest(clock, &tenure.lease, sent).await;
     }
+}
+
+/// Sleeps for what is left of a beat that began then, and for a moment at least.
+async fn rest<C: Clock>(clock: &C, lease: &Lease<C>, began: Duration) {
+    let took = clock.boot().saturating_sub(began);
+    let beat = lease.beat();
+    clock.sleep(beat.saturating_sub(took).max(beat / 4)).await;
 }
 
 /// Jobs adopted in one transaction.

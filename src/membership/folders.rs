@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
+use tokio::sync::watch;
 
+use super::rest;
+use crate::engine::Lease;
 use crate::feed::Name;
 use crate::ports::{Clock, Inbox, Store, StoreError, World};
 
@@ -48,6 +51,29 @@ impl Folders {
     pub(super) fn right(&self) -> Vec<Name> {
         let right = |seen: &Seen| matches!(seen.found, Some(Found::Right | Found::Unmarked));
         self.feeds.iter().filter(|(_, seen)| right(seen)).map(|(feed, _)| feed.clone()).collect()
+    }
+
+    /// Looks for ever, and tells which feeds to work on.
+    pub(super) async fn watch<W: World>(
+        &mut self,
+        world: &W,
+        lease: &Lease<W::Clock>,
+        tell: &watch::Sender<Vec<Name>>,
+    ) {
+        loop {
+            let began = world.clock().boot();
+            rest(world.clock(), lease, began).await;
+            if let Err(error) = self.look(world).await {
+                tracing::debug!(%error, "could not look which folders are the site's");
+            }
+            let right = self.right();
+            tell.send_if_modified(|told| {
+                *told != right && {
+                    *told = right;
+                    true
+                }
+            });
+        }
     }
 
     /// Looks at those folders that it is time for. After an error nothing has changed.
