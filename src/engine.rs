@@ -240,6 +240,8 @@ impl<W: World> Engine<W> {
             engine.lanes.insert(Lane::Deliveries(name.clone()), Permits::new(limits.deliveries));
         }
         engine.lanes.insert(Lane::Settlements, Permits::new(limits.settlements));
+        // What an engine before it showed is over.
+        engine.health.keys().for_each(|side| engine.gauge_closed(side, false));
         for (job, left_by) in adopted {
             engine.take_in(job, left_by);
         }

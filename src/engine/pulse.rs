@@ -104,6 +104,8 @@ impl Pulse {
     /// The engine has ended; another one may follow once the node has joined the others again.
     pub(super) fn rest(&self) {
         self.at_work.store(false, Ordering::Release);
+        // The next one has written nothing yet that could have gone wrong.
+        self.store_is(true);
         self.picture.send_replace(Picture::default());
     }
 
@@ -198,7 +200,9 @@ mod tests {
         let late = pulse.late(at(1075));
         assert_eq!(late[0].to_string(), "the engine has not gone round for more than 60 s");
         assert_eq!(late[0].since, at(1000));
+        pulse.store_is(false);
         pulse.rest();
         assert_eq!(pulse.late(at(2000)), [], "the node waits to join the others again");
+        assert!(!pulse.store_away(), "that was the last one's word");
     }
 }

@@ -187,7 +187,7 @@ impl<W: World> Engine<W> {
         self.gauge_closed(side, closed.suspended);
     }
 
-    fn gauge_closed(&self, side: &Side, suspended: bool) {
+    pub(super) fn gauge_closed(&self, side: &Side, suspended: bool) {
         let metrics = self.world.metrics();
         let gauge = match side {
             Side::Endpoint(name) => metrics.endpoint_suspended.with_label_values(&[name.as_str()]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use scoreline::engine::health::Trouble;
 use scoreline::engine::{Late, Side};
 use scoreline::fault::Origin;
-use scoreline::ports::{Clock, World};
+use scoreline::ports::{Clock, NodeId, Store, World};
 
 use super::cluster::{Running, check, jobs_of};
 use super::node::Host;
@@ -41,6 +41,19 @@ impl Scene {
         for _ in 0..time.as_secs() / 5 {
             let late = self.after(Duration::from_secs(5)).await;
             assert!(late.is_empty(), "{late:#?}");
+        }
+    }
+
+    /// While the endpoint is suspended.
+    async fn until_no_probe_is_near(&self) {
+        loop {
+            let picture = self.node.pulse.picture().unwrap();
+            let Some(Trouble::Closed(closed)) = &picture.endpoints[0].trouble else { panic!() };
+            let now = self.host.clock.boot();
+            if closed.next_probe().is_some_and(|at| at > now + Duration::from_secs(20)) {
+                return;
+            }
+            self.land.clock.sleep(Duration::from_secs(5)).await;
         }
     }
 
@@ -209,19 +222,35 @@ fn a_suspended_endpoint_is_probed_slowly_or_when_somebody_asks_and_nothing_is_la
         assert!(closed.suspended && closed.why.code == "Fatal", "{closed:?}");
         let probes = scene.land.state().service.probes;
         assert!((100..160).contains(&probes), "{probes} probes in two hours");
-        let boot = scene.host.clock.boot();
-        let mut left = closed.next_probe().unwrap().saturating_sub(boot);
-        while left < Duration::from_secs(20) {
-            scene.land.clock.sleep(Duration::from_secs(5)).await;
-            let picture = scene.node.pulse.picture().unwrap();
-            let Some(Trouble::Closed(closed)) = &picture.endpoints[0].trouble else { panic!() };
-            let now = scene.host.clock.boot();
-            left = closed.next_probe().map_or(Duration::ZERO, |at| at.saturating_sub(now));
-        }
+        scene.until_no_probe_is_near().await;
         scene.land.state().service.says = None;
         scene.node.pulse.resume(Side::Endpoint(scene.land.feed.endpoint.clone()));
         assert_eq!(scene.after(Duration::from_secs(3)).await, []);
         assert!(scene.node.pulse.picture().unwrap().endpoints[0].trouble.is_none());
+        scene.until_done().await;
+    });
+}
+
+#[test]
+fn what_an_engine_showed_ends_with_it() {
+    in_runtime(|| async {
+        let scene = Scene::begin(one_seed(), CALM, 20, |land| {
+            land.state().service.says = Some(Fate::Fatal);
+        });
+        let suspended = || {
+            let gauge = &scene.node.life.metrics().endpoint_suspended;
+            gauge.with_label_values(&["e"]).get()
+        };
+        scene.is_well_for(Duration::from_mins(10)).await;
+        scene.until_no_probe_is_near().await;
+        assert_eq!(suspended(), 1);
+        let probes = scene.land.state().service.probes;
+        // It joins the others again under another id, and meets an endpoint that was mended meanwhile.
+        scene.land.state().service.says = None;
+        assert!(scene.land.store.fence(NodeId(1), None).await.unwrap());
+        scene.after(Duration::from_secs(15)).await;
+        assert_eq!(scene.land.state().service.probes, probes, "nobody has asked how it is");
+        assert_eq!(suspended(), 0);
         scene.until_done().await;
     });
 }
