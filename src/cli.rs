@@ -259,7 +259,7 @@ pub struct Filters {
 pub enum SidesCommand {
     /// List them: what is under way, and since when and why nothing is sent to one
     List,
-    /// Have one that is suspended, or in an outage, asked at once whether it is well again
+    /// Have one that is suspended, or in an outage, asked at once whether it is well again; ends a pause
     Resume {
         /// Its name in the config
         #[arg(value_parser = feed_name)]

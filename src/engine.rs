@@ -36,6 +36,7 @@ use self::look::Looks;
 use self::perform::perform;
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
+use self::wishes::SWEEP;
 
 mod commit;
 mod concurrency;
@@ -445,8 +446,12 @@ impl<W: World> Engine<W> {
         {
             Gate::Open => {}
             Gate::Until(time) => {
-                // The deadline's clock stands still while nothing can be done.
-                let pause = time.saturating_sub(now);
+                // The deadline's clock stands still while nothing can be done, and no crash takes that back.
+                if slot.waited >= SWEEP {
+                    let waited = std::mem::take(&mut slot.waited);
+                    return self.follow(id, Outcome::Waited(waited), false);
+                }
+                let pause = time.saturating_sub(now).min(PAUSE_LOOK);
                 slot.waited += pause;
                 return self.wait(id, Wait::After(pause));
             }
@@ -532,11 +537,15 @@ impl<W: World> Engine<W> {
                         error.class = fault.class.name(), error.code = %fault.code, "{fault}");
                 }
                 slot.job = job;
-                if let (Some(Class::Throttled(_)), Wait::After(pause)) =
-                    (fault.map(|fault| fault.class), wait)
-                {
-                    slot.waited += pause;
-                }
+                let wait = match (fault.map(|fault| fault.class), wait) {
+                    (Some(Class::Throttled(_)), Wait::After(pause)) => {
+                        // The side's own pause keeps it for the rest.
+                        let pause = if outage { pause.min(PAUSE_LOOK) } else { pause };
+                        slot.waited += pause;
+                        Wait::After(pause)
+                    }
+                    (_, wait) => wait,
+                };
                 slot.tries = slot.tries.saturating_add(1);
                 self.wait(id, wait);
             }
@@ -631,6 +640,8 @@ fn seed_of(name: &Name) -> u64 {
 
 /// A wait of this length is worth a write of its own, so that no crash takes it back.
 const WORTH_A_WRITE: Duration = Duration::from_mins(1);
+/// A pause may last for days, and somebody may end it before its time.
+const PAUSE_LOOK: Duration = Duration::from_secs(15);
 const STORE_RETRY: Duration = Duration::from_secs(1);
 /// How long the engine sleeps at most; so it shows that it lives.
 const NAP_MAX: Duration = Duration::from_secs(1);

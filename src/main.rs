@@ -430,7 +430,7 @@ fn resumed(
     }
     let text = match (health.state.as_str(), health.paused_seconds) {
         ("paused", Some(left)) => {
-            format!("asked to be left alone for {left} s more, and goes on by itself then")
+            format!("asked to be left alone for {left} s more, and is not: its jobs go on")
         }
         ("open", _) => "is open: there is nothing to resume".to_owned(),
         _ => "is asked at once whether it is well again".to_owned(),

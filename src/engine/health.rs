@@ -1,7 +1,7 @@
 //! Whether it is worth asking: the health of an endpoint or a storage, as its answers show it.
 //!
 //! Pure: it is told what came back and when, and answers whether the next call may go out. Three kinds of trouble, told
-//! apart by what ends them: a *pause* ends at a time that the other side named; an *outage* (several jobs met trouble,
+//! apart by what ends them: a *pause* ends at a time that the other side named, or when a person says so; an *outage* (several jobs met trouble,
 //! none met success) and a *suspension* (a fatal fault) end when a probe succeeds. While any of them lasts, no fault
 //! is a job's own.
 
@@ -94,11 +94,12 @@ impl Health {
         }
     }
 
-    /// Whether a pause until this time is longer than what is known; the echo of one of our own is not.
+    /// Whether a pause until this time is longer than what is known. Calls under way together are refused together: the
+    /// others' answers are none.
     pub fn is_news(&self, until: Duration) -> bool {
         match self.trouble {
             Some(Trouble::Closed(_)) => false,
-            Some(Trouble::Pause { until: known }) => until > known + ECHO,
+            Some(Trouble::Pause { until: known }) => until > known + TOGETHER,
             None => true,
         }
     }
@@ -116,7 +117,7 @@ impl Health {
         match fault.class {
             Class::Permanent => matches!(self.trouble, Some(Trouble::Closed(_))),
             Class::Throttled(after) => {
-                let until = now + after.unwrap_or(PAUSE_UNNAMED).min(PAUSE_MAX);
+                let until = now + after.unwrap_or(PAUSE_UNNAMED);
                 match &mut self.trouble {
                     Some(Trouble::Closed(_)) => {}
                     Some(Trouble::Pause { until: known }) if *known > until => {}
@@ -152,11 +153,13 @@ impl Health {
         }
     }
 
-    /// Somebody thinks that it is mended: the next probe goes out at once. A pause lasts as long as the other side
-    /// asked for.
-    pub fn probe_soon(&mut self, now: Duration) {
-        if let Some(Trouble::Closed(closed)) = &mut self.trouble {
-            closed.probe_at = closed.probe_at.min(now);
+    /// Somebody thinks that it is mended: the next probe goes out at once, and a pause is over. Should the other side
+    /// still want it, it says so again.
+    pub fn resume(&mut self, now: Duration) {
+        match &mut self.trouble {
+            Some(Trouble::Closed(closed)) => closed.probe_at = closed.probe_at.min(now),
+            Some(Trouble::Pause { .. }) => self.trouble = None,
+            None => {}
         }
     }
 
@@ -232,12 +235,10 @@ impl Health {
 
 /// So many jobs in trouble, with no success between, are no coincidence.
 const OUTAGE_JOBS: usize = 3;
-/// How late a pause may come back that was told to all.
-const ECHO: Duration = Duration::from_secs(5);
+/// How far apart the answers are that ask for one and the same pause.
+const TOGETHER: Duration = Duration::from_secs(5);
 /// For a pause without a length.
 const PAUSE_UNNAMED: Duration = Duration::from_secs(5);
-/// Whoever asks for more is asked again after this.
-const PAUSE_MAX: Duration = Duration::from_hours(6);
 const PROBES: Backoff =
     Backoff { first: Duration::from_secs(1), factor: 1.6, max: Duration::from_mins(1) };
 
@@ -297,6 +298,18 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_lasts_as_long_as_the_fault_says_and_its_answers_are_no_news() {
+        let mut health = Health::new(1);
+        let long = at(2 * 24 * 3600);
+        let pause = Fault::throttled(Origin::Endpoint, Some(long), "403", "quota");
+        assert!(health.is_news(at(100) + long));
+        health.faulted(job(1), &pause, at(100));
+        assert_eq!(health.gate(at(100)), Gate::Until(at(100) + long));
+        assert!(!health.is_news(at(102) + long), "another answer to the same refusal");
+        assert!(health.is_news(at(200) + long));
+    }
+
+    #[test]
     fn a_suspension_ends_when_a_probe_succeeds_and_not_before() {
         let mut health = Health::new(1);
         health.faulted(job(1), &fatal(), at(0));
@@ -316,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_has_mended_it_has_it_probed_at_once_and_a_pause_stays_a_pause() {
+    fn whoever_has_mended_it_has_it_probed_at_once_and_ends_a_pause() {
         let mut health = Health::new(1);
         health.faulted(job(1), &fatal(), at(0));
         for _ in 0..12 {
@@ -326,16 +339,17 @@ mod tests {
         }
         let now = health.next_probe().unwrap().saturating_sub(at(40));
         assert!(!health.probe_due(now));
-        health.probe_soon(now);
+        health.resume(now);
         assert!(health.probe_due(now));
-        health.probe_soon(now);
+        health.resume(now);
         assert!(!health.probe_due(now), "one probe at a time");
         assert!(health.probed(Ok(()), now).is_some());
         let pause = Fault::throttled(Origin::Endpoint, Some(at(30)), "429", "slow down");
         health.faulted(job(1), &pause, now);
-        health.probe_soon(now);
         assert_eq!(health.gate(now), Gate::Until(now + at(30)));
         assert!(health.trouble(now).is_some() && health.trouble(now + at(30)).is_none());
+        health.resume(now);
+        assert_eq!(health.gate(now), Gate::Open);
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Pulse {
         self.at_work().then(|| self.picture.borrow().clone())
     }
 
-    /// Has a side that nothing is sent to probed at once.
+    /// Has a side that nothing is sent to probed at once, or ends its pause.
     pub fn resume(&self, side: Side) {
         // Without an engine there is nothing to resume: the next one begins with every side open.
         let _ = self.resumes.send(side);

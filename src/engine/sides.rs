@@ -101,8 +101,8 @@ impl<W: World> Engine<W> {
     pub(super) fn resume(&mut self, side: &Side) {
         let now = self.world.clock().boot();
         if let Some(health) = self.health.get_mut(side) {
-            tracing::info!(side = %side, "is to be probed at once, as somebody asked for");
-            health.probe_soon(now);
+            tracing::info!(side = %side, "is to be probed at once and not to be left alone, as somebody asked for");
+            health.resume(now);
             self.looks.look_soon();
         }
     }

@@ -113,4 +113,5 @@ impl<W: World> Engine<W> {
 
 /// Looks at the store, a minute between them.
 const STRANGE: u32 = 10;
-const SWEEP: Duration = Duration::from_mins(30);
+/// How much of such a wait a crash may take back.
+pub(super) const SWEEP: Duration = Duration::from_mins(30);

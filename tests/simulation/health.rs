@@ -232,6 +232,28 @@ fn a_suspended_endpoint_is_probed_slowly_or_when_somebody_asks_and_nothing_is_la
 }
 
 #[test]
+fn a_pause_of_days_is_kept_and_ends_before_its_time_when_somebody_says_so() {
+    in_runtime(|| async {
+        let scene = Scene::begin(one_seed(), CALM, 20, |land| {
+            let service = &mut land.state().service;
+            (service.capacity, service.asks_for_pauses) = (Some(0), true);
+            service.pause = Some(Duration::from_hours(50));
+        });
+        scene.is_well_for(Duration::from_mins(1)).await;
+        let asked = scene.land.state().service.refused;
+        scene.land.clock.sleep(Duration::from_hours(49)).await;
+        assert_eq!(scene.land.state().service.refused, asked, "it asked to be left alone");
+        let picture = scene.node.pulse.picture().unwrap();
+        assert!(matches!(picture.endpoints[0].trouble, Some(Trouble::Pause { .. })));
+        scene.land.state().service.capacity = None;
+        scene.node.pulse.resume(Side::Endpoint(scene.land.feed.endpoint.clone()));
+        scene.is_well_for(Duration::from_mins(20)).await;
+        assert!(scene.all_done().await, "an hour before the pause was over");
+        scene.until_done().await;
+    });
+}
+
+#[test]
 fn what_an_engine_showed_ends_with_it() {
     in_runtime(|| async {
         let scene = Scene::begin(one_seed(), CALM, 20, |land| {

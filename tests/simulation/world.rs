@@ -107,6 +107,8 @@ pub(crate) struct Service {
     pub(crate) capacity: Option<usize>,
     /// When it refuses it asks to be left alone, as with a 429.
     pub(crate) asks_for_pauses: bool,
+    /// How long they are, if it says so.
+    pub(crate) pause: Option<Duration>,
     pub(crate) at_once: usize,
     pub(crate) taken: u64,
     pub(crate) refused: u64,
@@ -215,7 +217,7 @@ impl Land {
                 service.refused += 1;
                 let (origin, words) = (Origin::Endpoint, "too many at once");
                 let fault = if service.asks_for_pauses {
-                    Fault::throttled(origin, None, "429", words)
+                    Fault::throttled(origin, service.pause, "429", words)
                 } else {
                     Fault::overloaded(origin, "503", words)
                 };
