@@ -235,7 +235,9 @@ impl<W: World> Rounds<W> {
         let newest = pauses.iter().map(|pause| pause.serial).max();
         // What was told before we came was said to others, we don't know when.
         let known = self.last_pause.replace(newest.or(self.last_pause).unwrap_or(0)).is_some();
-        for pause in pauses.into_iter().filter(|_| known) {
+        // One of our own is in force already, and since earlier than now.
+        let ours = self.tenure.node.id;
+        for pause in pauses.into_iter().filter(|pause| known && pause.node != ours) {
             self.tell(Incoming::Pause(pause.endpoint, pause.time)).await;
         }
         Ok(())

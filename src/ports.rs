@@ -239,9 +239,10 @@ pub trait Store: Send + Sync + 'static {
         node: &Node,
     ) -> impl Future<Output = Result<Vec<(JobId, u64)>, StoreError>> + Send;
 
-    /// Tells all nodes that an endpoint asked to be left alone for a time.
+    /// Tells all nodes that an endpoint asked this one to be left alone for a time.
     fn pause(
         &self,
+        node: &Node,
         endpoint: &Name,
         time: Duration,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -383,6 +384,8 @@ pub enum Wished {
 pub struct Pause {
     /// Rises with each pause that is told, of whatever endpoint.
     pub serial: u64,
+    /// Who was asked.
+    pub node: NodeId,
     /// Who asked.
     pub endpoint: Name,
     /// For how long, from when it was told.

@@ -243,8 +243,8 @@ impl<C: Clock> Store for AnyStore<C> {
         either!(self, store => store.owned(node))
     }
 
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
-        either!(self, store => store.pause(endpoint, time))
+    async fn pause(&self, node: &Node, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        either!(self, store => store.pause(node, endpoint, time))
     }
 
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {

@@ -80,9 +80,9 @@ impl<W: World> Engine<W> {
         if !self.world.store().is_shared() {
             return;
         }
-        let world = self.world.clone();
+        let (world, node) = (self.world.clone(), self.tenure.node.clone());
         self.tellings.spawn(async move {
-            if let Err(error) = world.store().pause(&endpoint, time).await {
+            if let Err(error) = world.store().pause(&node, &endpoint, time).await {
                 tracing::debug!(endpoint = %endpoint, %error, "the other nodes could not be told of a pause");
             }
         });

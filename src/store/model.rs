@@ -368,10 +368,11 @@ impl Store for ModelStore {
         Ok(ours.map(|row| (row.job.id(), row.job.revision())).collect())
     }
 
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+    async fn pause(&self, node: &Node, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
         let mut tables = self.tables();
         tables.last_pause += 1;
-        let pause = Pause { serial: tables.last_pause, endpoint: endpoint.clone(), time };
+        let pause =
+            Pause { serial: tables.last_pause, node: node.id, endpoint: endpoint.clone(), time };
         tables.pauses.insert(endpoint.clone(), pause);
         Ok(())
     }

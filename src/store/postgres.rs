@@ -495,11 +495,11 @@ impl<C: Clock> Store for PostgresStore<C> {
         .await
     }
 
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+    async fn pause(&self, node: &Node, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
         self.bounded("tell of a pause", 1, async {
             let mut session = self.session().await?;
             let told = query(PAUSE).bind(endpoint.as_str()).bind(row::millis(time));
-            told.bind(PAUSES).execute(session.on()).await?;
+            told.bind(PAUSES).bind(node.id.0).execute(session.on()).await?;
             session.done();
             Ok(())
         })
@@ -509,7 +509,7 @@ impl<C: Clock> Store for PostgresStore<C> {
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         self.bounded("read pauses", 1, async {
             let sql =
-                "SELECT serial, endpoint, millis FROM pause WHERE serial > $1 ORDER BY serial";
+                "SELECT serial, node, endpoint, millis FROM pause WHERE serial > $1 ORDER BY serial";
             let mut session = self.session().await?;
             let rows = query_as(sql).bind(i64::try_from(after).unwrap_or(i64::MAX));
             let rows = rows.fetch_all(session.on()).await?;

@@ -116,12 +116,13 @@ pub(super) fn wishes(rows: impl Iterator<Item = (JobId, i64, String)>) -> Vec<(J
     rows.filter_map(read).collect()
 }
 
-/// Rows of pauses: serial, endpoint, milliseconds.
-pub(super) fn pauses(rows: Vec<(i64, String, i64)>) -> Vec<Pause> {
-    let read = |(serial, endpoint, millis): (i64, String, i64)| {
+/// Rows of pauses: serial, who was asked, endpoint, milliseconds.
+pub(super) fn pauses(rows: Vec<(i64, i64, String, i64)>) -> Vec<Pause> {
+    let read = |(serial, node, endpoint, millis): (i64, i64, String, i64)| {
         let time = Duration::from_millis(millis.try_into().unwrap_or_default());
         Some(Pause {
             serial: serial.cast_unsigned(),
+            node: NodeId(node),
             endpoint: Name::try_from(endpoint).ok()?,
             time,
         })

@@ -435,13 +435,14 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+    async fn pause(&self, node: &Node, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
         self.bounded("tell of a pause", 1, async {
             let mut write = self.begin().await?;
-            let sql = "INSERT INTO pause (endpoint, serial, millis) \
-                       SELECT ?1, coalesce(max(serial), 0) + 1, ?2 FROM pause WHERE true \
-                       ON CONFLICT (endpoint) DO UPDATE SET serial = excluded.serial, millis = excluded.millis";
-            let told = query(sql).bind(endpoint.as_str()).bind(row::millis(time));
+            let sql = "INSERT INTO pause (endpoint, serial, millis, node) \
+                       SELECT ?1, coalesce(max(serial), 0) + 1, ?2, ?3 FROM pause WHERE true \
+                       ON CONFLICT (endpoint) DO UPDATE \
+                       SET serial = excluded.serial, millis = excluded.millis, node = excluded.node";
+            let told = query(sql).bind(endpoint.as_str()).bind(row::millis(time)).bind(node.id.0);
             told.execute(write.on()).await?;
             Ok(write.commit().await?)
         })
@@ -451,7 +452,7 @@ impl<C: Clock> Store for SqliteStore<C> {
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         self.bounded("read pauses", 1, async {
             let sql =
-                "SELECT serial, endpoint, millis FROM pause WHERE serial > ?1 ORDER BY serial";
+                "SELECT serial, node, endpoint, millis FROM pause WHERE serial > ?1 ORDER BY serial";
             let rows = query_as(sql).bind(i64::try_from(after).unwrap_or(i64::MAX));
             Ok(row::pauses(rows.fetch_all(&self.readers).await?))
         })

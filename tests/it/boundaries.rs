@@ -342,8 +342,8 @@ impl Store for MinedPart {
     async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
         self.real.store().owned(node).await
     }
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
-        self.real.store().pause(endpoint, time).await
+    async fn pause(&self, node: &Node, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        self.real.store().pause(node, endpoint, time).await
     }
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         self.real.store().pauses(after).await

@@ -420,8 +420,8 @@ impl Store for Life {
     async fn owned(&self, node: &Node) -> Result<Vec<(JobId, u64)>, StoreError> {
         self.on_store(self.land.store.owned(node)).await
     }
-    async fn pause(&self, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
-        self.on_store(self.land.store.pause(endpoint, time)).await
+    async fn pause(&self, node: &Node, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
+        self.on_store(self.land.store.pause(node, endpoint, time)).await
     }
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         self.on_store(self.land.store.pauses(after)).await

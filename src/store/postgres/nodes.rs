@@ -153,11 +153,11 @@ pub(super) const CLAIM: &str = "WITH me AS ( \
      ) SELECT EXISTS (SELECT FROM me) AS known, \
        ARRAY(SELECT feed FROM claimed UNION ALL SELECT feed FROM scanner WHERE site = $2 AND node = $1) AS ours";
 
-/// Tells of a pause. $1 is the endpoint, $2 the milliseconds, $3 [`PAUSES`]. One at a time: whoever has seen a serial
+/// Tells of a pause. $1 is the endpoint, $2 the milliseconds, $3 [`PAUSES`], $4 the node. One at a time: whoever has seen a serial
 /// would never look for a smaller one that is committed later.
 pub(super) const PAUSE: &str = "WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock($3, 0)) \
-     INSERT INTO pause (endpoint, serial, millis) SELECT $1, nextval('pause_serial'), $2 FROM turn \
-     ON CONFLICT (endpoint) DO UPDATE SET serial = excluded.serial, millis = excluded.millis";
+     INSERT INTO pause (endpoint, serial, millis, node) SELECT $1, nextval('pause_serial'), $2, $4 FROM turn \
+     ON CONFLICT (endpoint) DO UPDATE SET serial = excluded.serial, millis = excluded.millis, node = excluded.node";
 
 /// The lock of those who tell of pauses: "paus" in ASCII.
 pub(super) const PAUSES: i32 = 0x7061_7573;

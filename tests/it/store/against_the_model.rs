@@ -178,7 +178,10 @@ impl<S: Store> Side<S> {
             }
             Call::Pause { endpoint } => {
                 let time = Duration::from_millis(250 * u64::from(*endpoint));
-                self.store.pause(&endpoint_of(*endpoint), time).await.unwrap();
+                self.store
+                    .pause(node(&usize::from(*endpoint)), &endpoint_of(*endpoint), time)
+                    .await
+                    .unwrap();
                 String::new()
             }
         }
@@ -242,7 +245,7 @@ impl<S: Store> Side<S> {
         let unowned = self.store.unowned(&self.nodes[0], &[name("churn")]).await.unwrap();
         shown.push(format!("{unowned:?}"));
         let pauses = self.store.pauses(0).await.unwrap();
-        let pauses = pauses.iter().map(|pause| (pause.endpoint.as_str(), pause.time));
+        let pauses = pauses.iter().map(|pause| (pause.node, pause.endpoint.as_str(), pause.time));
         shown.push(format!("{:?}", pauses.collect::<Vec<_>>()));
         shown
     }

@@ -310,8 +310,9 @@ async fn a_pause_is_not_told_before_one_that_has_its_serial_already() {
     let database = Database::fresh();
     let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
     let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
+    let node = store.register("a", "site", TERM).await.unwrap();
     let (pause, second) = (name("a"), Duration::from_secs(1));
-    store.pause(&pause, second).await.unwrap();
+    store.pause(&node, &pause, second).await.unwrap();
     let mut other = database.connection().await;
     sqlx::raw_sql(
         "BEGIN; SELECT pg_advisory_xact_lock(x'70617573'::int, 0); \
@@ -320,10 +321,10 @@ async fn a_pause_is_not_told_before_one_that_has_its_serial_already() {
     .execute(&mut other)
     .await
     .unwrap();
-    let early = store.pause(&pause, second).await;
+    let early = store.pause(&node, &pause, second).await;
     assert!(matches!(early, Err(StoreError::Unavailable { .. })), "{early:?}");
     sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
-    store.pause(&pause, second).await.unwrap();
+    store.pause(&node, &pause, second).await.unwrap();
     let told = store.pauses(1).await.unwrap();
     let told: Vec<_> = told.iter().map(|pause| pause.endpoint.as_str()).collect();
     assert_eq!(told, ["b", "a"]);
@@ -369,7 +370,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let old = PostgresStore::connect(database.url(), 2, Migrate::Check, SystemClock).await;
     assert!(old.unwrap_err().to_string().contains("scoreline migrate"));
     let ran = PostgresStore::migrate(&database.url(), SystemClock).await.unwrap();
-    assert_eq!(ran, ["0002 nodes", "0003 folders"]);
+    assert_eq!(ran, ["0002 nodes", "0003 folders", "0004 pauses"]);
     let store = connect(&database).await;
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();

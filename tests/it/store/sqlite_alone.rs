@@ -13,7 +13,7 @@ async fn a_fresh_folder_is_made_and_migrated_once() {
     let dir = root.path().join("deep/state");
     assert_eq!(
         SqliteStore::migrate(&dir).await.unwrap(),
-        ["0001 jobs", "0002 nodes", "0003 folders"]
+        ["0001 jobs", "0002 nodes", "0003 folders", "0004 pauses"]
     );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
     let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
@@ -201,7 +201,10 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     .await;
     let old = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
     assert!(unusable(old).contains("scoreline migrate"));
-    assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), ["0002 nodes", "0003 folders"]);
+    assert_eq!(
+        SqliteStore::migrate(dir.path()).await.unwrap(),
+        ["0002 nodes", "0003 folders", "0004 pauses"]
+    );
     let store = open(dir.path()).await.unwrap();
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();

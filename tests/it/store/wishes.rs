@@ -189,20 +189,21 @@ async fn a_node_knows_what_it_owns(database: &impl Database) {
 }
 
 async fn pauses_reach_every_node_once(database: &impl Database) {
-    let (store, _) = begin(database).await;
+    let (store, one) = begin(database).await;
+    let two = store.register("b", "site", TERM).await.unwrap();
     assert_eq!(store.pauses(0).await.unwrap(), []);
     let [short, long] = [Duration::from_millis(1500), Duration::from_hours(1)];
-    store.pause(&name("a"), short).await.unwrap();
-    store.pause(&name("b"), short).await.unwrap();
+    store.pause(&one, &name("a"), short).await.unwrap();
+    store.pause(&two, &name("b"), short).await.unwrap();
     let told = store.pauses(0).await.unwrap();
-    let shown: Vec<_> = told.iter().map(|pause| (pause.endpoint.as_str(), pause.time)).collect();
-    assert_eq!(shown, [("a", short), ("b", short)]);
+    let shown = told.iter().map(|pause| (pause.node, pause.endpoint.as_str(), pause.time));
+    assert_eq!(shown.collect::<Vec<_>>(), [(one.id, "a", short), (two.id, "b", short)]);
     let last = told[1].serial;
     assert!(told[0].serial > 0 && last > told[0].serial);
     assert_eq!(store.pauses(last).await.unwrap(), []);
-    store.pause(&name("a"), long).await.unwrap();
+    store.pause(&two, &name("a"), long).await.unwrap();
     let [again] = &store.pauses(last).await.unwrap()[..] else { panic!("one is new") };
-    assert_eq!((again.endpoint.as_str(), again.time), ("a", long));
+    assert_eq!((again.node, again.endpoint.as_str(), again.time), (two.id, "a", long));
     assert!(again.serial > last);
     assert_eq!(store.pauses(again.serial).await.unwrap(), []);
     assert_eq!(store.pauses(u64::MAX).await.unwrap(), []);
