@@ -27,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Action, Job, JobId, Outcome, Phase, Step, Turn, Wait, Want, apply, next_action};
-use crate::ports::{Clock, NodeId, Permit, Store, StoreError, Transition, World};
+use crate::ports::{Clock, Permit, Store, StoreError, Transition, World};
 
-use self::commit::{CommitAnswer, Pending};
+use self::commit::{CommitAnswer, Pending, Unread};
 use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of, side_of};
 use self::look::Looks;
@@ -103,8 +103,8 @@ pub struct Stop {
 pub enum Incoming {
     /// Just accepted.
     Jobs(Vec<Job>),
-    /// Just adopted, each with the owner that gave nothing back.
-    Adopted(Vec<(Job, Option<NodeId>)>),
+    /// Just adopted.
+    Adopted(Vec<Job>),
     /// The store says that these exist already: if one is ours and unknown to us, the answer that told us was lost.
     Known(Vec<JobId>),
     /// What the store has as ours, with revisions.
@@ -136,7 +136,7 @@ pub struct Engine<W: World> {
     probes: JoinSet<(Side, Result<(), Fault>)>,
     outbox: VecDeque<Pending>,
     commit: JoinSet<CommitAnswer>,
-    unread: BTreeSet<JobId>,
+    unread: BTreeMap<JobId, Unread>,
     /// Jobs that only the store knows of, and how often that was seen.
     strangers: HashMap<JobId, u32>,
     steady: Steady,
@@ -169,8 +169,8 @@ struct Slot {
     wish: Option<Want>,
     /// Breaks off the action under way, if that may be done at any time.
     break_off: CancellationToken,
-    /// Who had it before and gave nothing back.
-    left_by: Option<NodeId>,
+    /// It was not accepted by this engine: somebody before it may have begun an output.
+    handed_on: bool,
 }
 
 /// Where a job is.
@@ -196,7 +196,7 @@ impl<W: World> Engine<W> {
         world: Arc<W>,
         rules: Arc<Rules>,
         tenure: Tenure<W::Clock>,
-        adopted: Vec<(Job, Option<NodeId>)>,
+        adopted: Vec<Job>,
         incoming: mpsc::Receiver<Incoming>,
         pulse: Arc<Pulse>,
     ) -> Self {
@@ -213,7 +213,7 @@ impl<W: World> Engine<W> {
             probes: JoinSet::new(),
             outbox: VecDeque::new(),
             commit: JoinSet::new(),
-            unread: BTreeSet::new(),
+            unread: BTreeMap::new(),
             strangers: HashMap::new(),
             steady: Steady::new(world.clock()),
             looks: Looks::new(world.clock().boot()),
@@ -243,8 +243,8 @@ impl<W: World> Engine<W> {
         engine.lanes.insert(Lane::Settlements, Permits::new(limits.settlements));
         // What an engine before it showed is over.
         engine.health.keys().for_each(|side| engine.gauge_closed(side, false));
-        for (job, left_by) in adopted {
-            engine.take_in(job, left_by);
+        for job in adopted {
+            engine.take_in(job, true);
         }
         // Before its first round it is not late.
         let now = engine.world.clock().boot();
@@ -354,12 +354,8 @@ impl<W: World> Engine<W> {
 
     fn came_in(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, None)),
-            Incoming::Adopted(jobs) => {
-                for (job, left_by) in jobs {
-                    self.take_in(job, left_by);
-                }
-            }
+            Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, false)),
+            Incoming::Adopted(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, true)),
             Incoming::Owned(rows) => self.compare(&rows),
             Incoming::Wishes(wishes) => {
                 for (id, revision, want) in wishes {
@@ -368,12 +364,16 @@ impl<W: World> Engine<W> {
             }
             Incoming::Pause(endpoint, time) => self.told_to_pause(&endpoint, time),
             Incoming::Known(ids) => {
-                self.unread.extend(ids.into_iter().filter(|id| !self.jobs.contains_key(id)));
+                for id in ids {
+                    if !self.jobs.contains_key(&id) {
+                        self.look_up(id, Unread::FileIsThere);
+                    }
+                }
             }
         }
     }
 
-    fn take_in(&mut self, job: Job, left_by: Option<NodeId>) {
+    fn take_in(&mut self, job: Job, handed_on: bool) {
         let id = job.id();
         if self.jobs.contains_key(&id) {
             return;
@@ -393,7 +393,7 @@ impl<W: World> Engine<W> {
             waited: Duration::ZERO,
             wish: None,
             break_off: CancellationToken::new(),
-            left_by,
+            handed_on,
         };
         self.jobs.insert(id, slot);
         self.wait(id, Wait::Now);
@@ -482,12 +482,12 @@ impl<W: World> Engine<W> {
         slot.stage = Stage::Acting;
         self.looks.acts(action, due, now);
         let (serial, progress) = self.looks.begin(lane.clone(), now);
-        let (world, tenure, left_by) = (self.world.clone(), self.tenure.clone(), slot.left_by);
+        let (world, tenure, handed_on) = (self.world.clone(), self.tenure.clone(), slot.handed_on);
         let (feed, job) = (slot.feed.clone(), slot.job.clone());
         let break_off = slot.break_off.clone();
         self.acting.spawn(async move {
             let act = AssertUnwindSafe(perform(
-                &*world, &tenure, &feed, &job, left_by, &progress, action,
+                &*world, &tenure, &feed, &job, handed_on, &progress, action,
             ));
             let outcome = tokio::select! {
                 biased;

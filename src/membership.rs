@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::engine::{Incoming, Lease, Stop, Tenure};
 use crate::feed::Name;
 use crate::job::Job;
-use crate::ports::{Clock, NodeId, Store, StoreError, World};
+use crate::ports::{Clock, Store, StoreError, World};
 
 mod folders;
 mod others;
@@ -55,8 +55,8 @@ struct Rounds<W: World> {
 pub struct Joined<W: World> {
     /// Its id and lease.
     pub tenure: Tenure<W::Clock>,
-    /// What it took over, each job with its last owner if that gave nothing back.
-    pub adopted: Vec<(Job, Option<NodeId>)>,
+    /// What it took over.
+    pub adopted: Vec<Job>,
     /// Which feeds it works on.
     pub folders: Folders,
 }
@@ -104,7 +104,7 @@ async fn adopt<W: World>(
     tenure: &Tenure<W::Clock>,
     feeds: &[Name],
     limit: usize,
-) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
+) -> Result<Vec<Job>, StoreError> {
     let adopted = world.store().adopt(&tenure.node, feeds, limit).await?;
     for corrupt in &adopted.corrupt {
         tracing::error!(job.id = %corrupt.id, "a job was left alone: {corrupt}");
@@ -113,7 +113,7 @@ async fn adopt<W: World>(
         let reason = if left_by.is_some() { "dead_node" } else { "free" };
         world.metrics().jobs_adopted_total.with_label_values(&[reason]).inc();
     }
-    Ok(adopted.jobs)
+    Ok(adopted.jobs.into_iter().map(|(job, _)| job).collect())
 }
 
 impl<W: World> Membership<W> {

@@ -26,7 +26,7 @@ use crate::folder::{
     reported_job, user,
 };
 use crate::job::{Content, Sha256};
-use crate::ports::{NodeId, Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
+use crate::ports::{Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
 
 /// The folders of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,20 +42,15 @@ impl FolderOutbox {
 impl Outbox for FolderOutbox {
     type Staged = StagedFile;
 
-    async fn stage(
-        &self,
-        target: &Path,
-        of: Part,
-        left_by: Option<NodeId>,
-    ) -> Result<StagedFile, Fault> {
+    async fn stage(&self, target: &Path, of: Part, handed_on: bool) -> Result<StagedFile, Fault> {
         let target = target.to_owned();
         off_thread(Origin::Outbox, move || {
             let (folder, _) = made(&target)?;
             let name = part_name(of);
             let path = target.with_file_name(&name);
             let failed = |error| fault("begin", &path, error);
-            // That owner may have had it from another one that died, and so on: all of them may have left something.
-            if left_by.is_some() {
+            // Whoever had it may have had it from another one, and so on: all of them may have left something.
+            if handed_on {
                 for left in parts_beside(&path, of).map_err(|error| failed(errno(&error)))? {
                     match folder.remove(&left) {
                         Ok(()) | Err(Errno::NOENT) => {}

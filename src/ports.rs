@@ -329,7 +329,7 @@ pub struct Unowned {
 /// What an adoption brought.
 #[derive(Debug, Default)]
 pub struct Adopted {
-    /// The jobs, each with its last owner if that gave nothing back: it may have left half a file somewhere.
+    /// The jobs, each with its last owner if that gave nothing back.
     pub jobs: Vec<(Job, Option<NodeId>)>,
     /// Rows that make no sense: owned now, so that they are not met again and again, and left alone.
     pub corrupt: Vec<Corrupt>,
@@ -674,13 +674,13 @@ pub trait Outbox: Send + Sync + 'static {
     type Staged: AsyncWrite + Unpin + Send;
 
     /// Begins a file under a hidden name in the folder of `target`, making the folder when it is missing. The name is
-    /// the node's own, and what the job's last owner may have left under its own name is removed first: that one can't
-    /// give it a name any more.
+    /// the node's own. With `handed_on`, whoever had the job before may have left something under a name of its own:
+    /// that is removed first, and can't be given a name any more.
     fn stage(
         &self,
         target: &Path,
         of: Part,
-        left_by: Option<NodeId>,
+        handed_on: bool,
     ) -> impl Future<Output = Result<Self::Staged, Fault>> + Send;
 
     /// Whether a name is in use.

@@ -4,7 +4,7 @@
 //! nobody knows what was written; the rows are read before anything else is, for as long as that takes, and each tells
 //! what became of its transition: its revision is the one before, the one wanted, or somebody else's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::progress::Progress;
 use super::{Engine, STORE_RETRY, Stage};
@@ -25,8 +25,17 @@ pub(super) enum CommitAnswer {
     Unconfirmed(Vec<Pending>),
     /// Nobody knew what was written: this is how the rows stand now.
     Read(Vec<Pending>, Vec<(Job, Option<NodeId>)>),
-    /// Jobs that were asked for.
-    Found(Vec<(Job, Option<NodeId>)>),
+    /// Jobs that were asked for, each for a reason.
+    Found(Vec<(Job, Option<NodeId>)>, BTreeMap<JobId, Unread>),
+}
+
+/// Why a job's row is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Unread {
+    /// It isn't as it is in memory.
+    Differs,
+    /// Its file was met in the drop folder.
+    FileIsThere,
 }
 
 impl<W: World> Engine<W> {
@@ -38,10 +47,12 @@ impl<W: World> Engine<W> {
         let (world, node) = (self.world.clone(), self.tenure.node.clone());
         // First, since there may be something to write at every turn for hours.
         if !self.unread.is_empty() && !self.draining {
-            let ids: Vec<_> = std::mem::take(&mut self.unread).into_iter().collect();
+            let asked = std::mem::take(&mut self.unread);
+            let ids: Vec<_> = asked.keys().copied().collect();
             let progress = self.looks.commit(world.clock().boot());
-            self.commit
-                .spawn(async move { CommitAnswer::Found(read(&*world, &ids, &progress).await) });
+            self.commit.spawn(async move {
+                CommitAnswer::Found(read(&*world, &ids, &progress).await, asked)
+            });
             return;
         }
         if self.outbox.is_empty() {
@@ -73,7 +84,7 @@ impl<W: World> Engine<W> {
 
     pub(super) fn committed(&mut self, answer: CommitAnswer) {
         match answer {
-            CommitAnswer::Found(rows) => {
+            CommitAnswer::Found(rows, asked) => {
                 for (job, owner) in rows {
                     if let Some(slot) = self.jobs.get(&job.id()) {
                         let ours = owner == Some(self.tenure.node.id);
@@ -85,8 +96,10 @@ impl<W: World> Engine<W> {
                         self.forget(job.id());
                     }
                     if owner == Some(self.tenure.node.id) {
-                        self.take_in(job, None);
-                    } else if job.source_moved_to().is_some() {
+                        self.take_in(job, true);
+                    } else if asked.get(&job.id()) == Some(&Unread::FileIsThere)
+                        && job.source_moved_to().is_some()
+                    {
                         // Not taken for another arrival: after a crash it may be the same one.
                         tracing::warn!(job.id = %job.id(), feed = %job.feed(), name = %job.path(),
                             "this very file is in the drop folder again after its job ended, and is left there; drop a copy of it to have it scored again");
@@ -104,7 +117,7 @@ impl<W: World> Engine<W> {
                             tracing::warn!(job.id = %id, "a write was refused: the job has moved on elsewhere");
                             // Read again: still ours, or somebody else's by now.
                             self.forget(id);
-                            self.unread.insert(id);
+                            self.look_up(id, Unread::Differs);
                         }
                     }
                 }
@@ -143,7 +156,7 @@ impl<W: World> Engine<W> {
                         }
                         Some((row, Some(owner))) if *owner == self.tenure.node.id => {
                             self.forget(id);
-                            self.take_in(row.clone(), None);
+                            self.take_in(row.clone(), true);
                         }
                         _ => self.forget(id),
                     }
@@ -156,6 +169,12 @@ impl<W: World> Engine<W> {
                 again.into_iter().rev().for_each(|pending| self.outbox.push_front(pending));
             }
         }
+    }
+
+    /// Has a row read with the next batch.
+    pub(super) fn look_up(&mut self, id: JobId, why: Unread) {
+        let known = self.unread.entry(id).or_insert(why);
+        *known = why.max(*known);
     }
 
     fn store_is(&mut self, well: bool) {

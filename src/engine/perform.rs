@@ -14,9 +14,9 @@ use crate::job::{
     Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
 };
 use crate::ports::{
-    Access, BlobPlace, Blobs, Clock, Inbox, Node, NodeId, Outbox, Part, Permit, Placed,
-    RemoteStatus, Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store,
-    StoreError, Submission, SubmitAnswer, World,
+    Access, BlobPlace, Blobs, Clock, Inbox, Node, Outbox, Part, Permit, Placed, RemoteStatus,
+    Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store, StoreError,
+    Submission, SubmitAnswer, World,
 };
 use crate::wire::BlobReference;
 
@@ -30,7 +30,7 @@ pub(super) async fn perform<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
-    left_by: Option<NodeId>,
+    handed_on: bool,
     progress: &Progress,
     action: Action,
 ) -> Outcome {
@@ -41,7 +41,7 @@ pub(super) async fn perform<W: World>(
         Action::Start => within(world, lease, start(world, feed, job)).await,
         Action::Poll => poll(world, feed, job).await,
         Action::Cancel => within(world, lease, cancel(world, feed, job)).await,
-        Action::Deliver => deliver(world, tenure, feed, job, left_by, progress).await,
+        Action::Deliver => deliver(world, tenure, feed, job, handed_on, progress).await,
         Action::Settle => settle(world, tenure, feed, job).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
@@ -174,14 +174,14 @@ async fn deliver<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
-    left_by: Option<NodeId>,
+    handed_on: bool,
     progress: &Progress,
 ) -> Result<Outcome, Fault> {
     let links = links(world, feed, job).await?;
     let mut outputs = Vec::new();
     for (n, result) in job.results().iter().enumerate() {
         let part = Part { job: job.id(), output: n, node: tenure.node.id };
-        let delivering = Delivering { world, tenure, feed, job, part, left_by, progress };
+        let delivering = Delivering { world, tenure, feed, job, part, handed_on, progress };
         let (path, content) = delivering.one(result, &links).await?;
         outputs.push(Output { name: result.output.clone(), path, content });
     }
@@ -218,7 +218,7 @@ struct Delivering<'a, W: World> {
     feed: &'a Feed,
     job: &'a Job,
     part: Part,
-    left_by: Option<NodeId>,
+    handed_on: bool,
     progress: &'a Progress,
 }
 
@@ -228,7 +228,7 @@ impl<W: World> Delivering<'_, W> {
         result: &RunResult,
         links: &[(String, BlobReference)],
     ) -> Result<(PathBuf, Content), Fault> {
-        let Self { world, tenure, feed, job, part, left_by, progress } = *self;
+        let Self { world, tenure, feed, job, part, handed_on, progress } = *self;
         let lease = &tenure.lease;
         let place = match &result.place {
             ResultPlace::Ours(blob) => BlobPlace::Ours(blob),
@@ -246,7 +246,7 @@ impl<W: World> Delivering<'_, W> {
         let wanted =
             feed.deliver.folder.join(feed.output_path(job, &result.output, result.place.blob()));
         let outbox = world.outbox();
-        let mut staged = outbox.stage(&wanted, part, left_by).await?;
+        let mut staged = outbox.stage(&wanted, part, handed_on).await?;
         let mut moving = Moving { inner: &mut staged, progress };
         let content = blobs(world, feed)?.download(place, &mut moving).await?;
         world

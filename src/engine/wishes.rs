@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::commit::Unread;
 use super::{Engine, Stage};
 use crate::feed::Name;
 use crate::job::{Action, JobId, Outcome, Wait, Want, next_action};
@@ -15,7 +16,7 @@ impl<W: World> Engine<W> {
         let Some(slot) = self.jobs.get_mut(&id) else {
             // One that was never written is in its intake's hands still: see `compare`.
             if revision > 1 {
-                self.unread.insert(id);
+                self.look_up(id, Unread::Differs);
             }
             return;
         };
@@ -60,19 +61,22 @@ impl<W: World> Engine<W> {
     /// The store's word on what is ours, held against memory. Whatever differs is read again: its row tells.
     pub(super) fn compare(&mut self, rows: &[(JobId, u64)]) {
         let rows: HashMap<_, _> = rows.iter().copied().collect();
-        let Self { jobs, unread, strangers, .. } = self;
+        let Self { jobs, strangers, .. } = self;
         // One that was never written since its acceptance may be in its intake's hands still, which moves its file; only
         // when it stays there for very long was that answer lost.
         let unknown = rows.iter().filter(|(id, _)| !jobs.contains_key(id));
         let (new, others): (Vec<_>, Vec<_>) = unknown.partition(|(_, revision)| **revision == 1);
-        unread.extend(others.into_iter().map(|(id, _)| *id));
+        let mut differ: Vec<_> = others.into_iter().map(|(id, _)| *id).collect();
         let times = |id| strangers.get(id).copied().unwrap_or(0) + 1;
         *strangers = new.into_iter().map(|(id, _)| (*id, times(id))).collect();
-        unread.extend(strangers.iter().filter(|(_, times)| **times >= STRANGE).map(|(id, _)| *id));
-        let differs = jobs.iter().filter(|(id, slot)| {
+        differ.extend(strangers.iter().filter(|(_, times)| **times >= STRANGE).map(|(id, _)| *id));
+        let changed = jobs.iter().filter(|(id, slot)| {
             slot.stage != Stage::Committing && rows.get(*id) != Some(&slot.job.revision())
         });
-        unread.extend(differs.map(|(id, _)| *id));
+        differ.extend(changed.map(|(id, _)| *id));
+        for id in differ {
+            self.look_up(id, Unread::Differs);
+        }
     }
 
     /// The other nodes leave the endpoint alone, too.

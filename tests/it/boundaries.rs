@@ -486,13 +486,8 @@ impl Scorer for MinedPart {
 impl Outbox for MinedPart {
     type Staged = <scoreline::outbox::FolderOutbox as Outbox>::Staged;
 
-    async fn stage(
-        &self,
-        target: &Path,
-        of: Part,
-        left_by: Option<NodeId>,
-    ) -> Result<Self::Staged, Fault> {
-        self.bomb.around("stage", self.real.outbox().stage(target, of, left_by)).await
+    async fn stage(&self, target: &Path, of: Part, handed_on: bool) -> Result<Self::Staged, Fault> {
+        self.bomb.around("stage", self.real.outbox().stage(target, of, handed_on)).await
     }
     async fn exists(&self, path: &Path) -> Result<bool, Fault> {
         self.real.outbox().exists(path).await

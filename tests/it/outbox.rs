@@ -56,7 +56,7 @@ async fn staged(target: &Path, text: &str) -> StagedFile {
 }
 
 async fn staged_by(node: i64, target: &Path, text: &str) -> StagedFile {
-    let mut staged = FolderOutbox::new().stage(target, part(node), None).await.unwrap();
+    let mut staged = FolderOutbox::new().stage(target, part(node), false).await.unwrap();
     staged.write_all(text.as_bytes()).await.unwrap();
     staged
 }
@@ -317,7 +317,7 @@ async fn a_full_disk_is_waited_for() {
     let large = "x".repeat(200 * 1024);
 
     let target = disk.path().join("a.csv");
-    let mut staged = outbox.stage(&target, part(1), None).await.unwrap();
+    let mut staged = outbox.stage(&target, part(1), false).await.unwrap();
     let mut written = staged.write_all(large.as_bytes()).await;
     if written.is_ok() {
         written = staged.flush().await;
@@ -345,7 +345,7 @@ fn a_folder_that_may_not_be_written_names_who_wants_to() {
     without_roots_rights(async {
         let out = folder();
         fs::set_permissions(out.path(), fs::Permissions::from_mode(0o500)).unwrap();
-        let stage = FolderOutbox::new().stage(&out.path().join("a.csv"), part(1), None).await;
+        let stage = FolderOutbox::new().stage(&out.path().join("a.csv"), part(1), false).await;
         let sub = FolderOutbox::new().write(&out.path().join("sub/a.csv"), "1", &leave()).await;
         for fault in [stage.unwrap_err(), sub.unwrap_err()] {
             assert_eq!((fault.code.as_str(), fault.class), ("outbox_denied", Class::Transient));
@@ -535,14 +535,14 @@ async fn what_a_jobs_last_owner_left_can_get_no_name_any_more() {
     let mut late = staged_by(1, &target, "late").await;
     late.flush().await.unwrap();
     let outbox = FolderOutbox::new();
-    let ours = outbox.stage(&target, part(2), Some(NodeId(1))).await.unwrap();
+    let ours = outbox.stage(&target, part(2), true).await.unwrap();
     assert_eq!(names(out.path()), [format!(".{}.0.2.scoreline-part", job())]);
     let fault = outbox.place(&mut late, content("late"), &target, true, &leave()).await;
     assert_eq!(fault.unwrap_err().code, "staged_lost");
     drop((late, ours));
     assert!(names(out.path()).is_empty());
     // It may have left nothing.
-    outbox.stage(&target, part(2), Some(NodeId(1))).await.unwrap();
+    outbox.stage(&target, part(2), true).await.unwrap();
 }
 
 #[tokio::test]

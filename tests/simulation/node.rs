@@ -598,7 +598,15 @@ impl Blobs for Life {
 impl Outbox for Life {
     type Staged = Vec<u8>;
 
-    async fn stage(&self, _: &Path, _: Part, _: Option<NodeId>) -> Result<Vec<u8>, Fault> {
+    async fn stage(&self, _: &Path, of: Part, handed_on: bool) -> Result<Vec<u8>, Fault> {
+        let store = &self.land.store;
+        let rows = store.load(&[of.job]).await.unwrap();
+        let ours = rows.iter().any(|(_, owner)| *owner == Some(of.node));
+        let events = store.events(of.job).await.unwrap();
+        if ours && !handed_on && events.iter().any(|event| event.outcome == "adopted") {
+            let words = format!("what others may have begun of {:?} stays there", of.job);
+            self.land.state().broken.push(words);
+        }
         self.effect(OUTBOX, |_| Ok(Vec::new())).await
     }
     async fn exists(&self, path: &Path) -> Result<bool, Fault> {
