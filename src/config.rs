@@ -15,7 +15,8 @@ use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
-    Delivery, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
+    Delivery, Duplicates, Feed, Filter, Name, OnConflict, OnDuplicate, Sameness, SourceEnd,
+    SourceRules, Template, Watch,
 };
 use crate::retry::{Backoff, Policy, Span};
 use crate::scoring::ServiceUrl;
@@ -501,6 +502,7 @@ fn read_feed(
     let watch = read_watch(feed);
     let deliver = read_delivery(feed);
     let source = read_source(feed);
+    let duplicates = read_duplicates(feed);
     let poll = endpoint
         .as_ref()
         .and_then(|name| endpoints.get(name)?.as_ref())
@@ -516,6 +518,7 @@ fn read_feed(
         watch: Some(watch?),
         deliver: deliver?,
         source: source?,
+        duplicates,
         policy,
     })
 }
@@ -607,6 +610,33 @@ fn read_source(feed: &mut Reader<'_>) -> Option<SourceRules> {
     let shown = source.finish();
     feed.include("source", shown);
     Some(SourceRules { on_success: on_success?, on_failure: on_failure? })
+}
+
+fn read_duplicates(feed: &mut Reader<'_>) -> Duplicates {
+    let mut table = feed.table("duplicates");
+    let by = match table.text("by", "path+content").as_str() {
+        "path+content" => Sameness::PathAndContent,
+        "content" => Sameness::Content,
+        "path" => Sameness::Path,
+        "none" => Sameness::Nothing,
+        other => {
+            table.error("by", format!("{other:?} makes no two inputs the same: write \"path+content\", \"content\", \"path\" or \"none\""));
+            Sameness::Nothing
+        }
+    };
+    let then = match table.text("then", "skip").as_str() {
+        "skip" => OnDuplicate::Skip,
+        "rerun" => OnDuplicate::Rerun,
+        "fail" => OnDuplicate::Fail,
+        other => {
+            table.error("then", format!("{other:?} is no answer to an input that was scored before: write \"skip\", \"rerun\" or \"fail\""));
+            OnDuplicate::Skip
+        }
+    };
+    let within = table.span("within", Duplicates::default().within);
+    let shown = table.finish();
+    feed.include("duplicates", shown);
+    Duplicates { by, then, within }
 }
 
 fn read_policy(feed: &mut Reader<'_>, poll: Backoff) -> Policy {

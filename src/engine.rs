@@ -40,6 +40,7 @@ use self::wishes::SWEEP;
 
 mod commit;
 mod concurrency;
+mod fair;
 pub mod health;
 pub mod lease;
 mod limits;
@@ -466,7 +467,7 @@ impl<W: World> Engine<W> {
         }
         if action == Action::Submit && !slot.holds_run {
             if let Some(runs) = self.runs.get_mut(&slot.feed.endpoint) {
-                runs.wait(id);
+                runs.wait(&slot.feed.name, id);
                 slot.stage = Stage::Queued;
             }
             return;
@@ -475,7 +476,7 @@ impl<W: World> Engine<W> {
         if let Some(permits) = self.lanes.get_mut(&lane)
             && !permits.take(called)
         {
-            permits.wait(Waiting { job: id, action, due });
+            permits.wait(&slot.feed.name, Waiting { job: id, action, due });
             slot.stage = Stage::Queued;
             return;
         }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
+use sha2::Digest;
 
-use crate::job::{Job, JobId};
+use crate::job::{Job, JobId, Sha256};
 pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 
@@ -36,6 +37,8 @@ pub struct Feed {
     pub deliver: Delivery,
     /// What becomes of a source.
     pub source: SourceRules,
+    /// What is not scored twice.
+    pub duplicates: Duplicates,
     /// When to try again.
     pub policy: Policy,
 }
@@ -98,7 +101,76 @@ pub enum SourceEnd {
     Leave,
 }
 
+/// What is not scored twice unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Duplicates {
+    /// What makes two inputs the same.
+    pub by: Sameness,
+    /// What becomes of the later one.
+    pub then: OnDuplicate,
+    /// How long an input is remembered, from when its job first asked for a run.
+    pub within: Duration,
+}
+
+impl Default for Duplicates {
+    fn default() -> Self {
+        let within = Duration::from_hours(365 * 24);
+        Self { by: Sameness::PathAndContent, then: OnDuplicate::Skip, within }
+    }
+}
+
+/// What makes two inputs of a feed the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sameness {
+    /// The same content under the same path.
+    PathAndContent,
+    /// The same content.
+    Content,
+    /// The same path, whatever is in it.
+    Path,
+    /// Nothing.
+    Nothing,
+}
+
+/// What becomes of an input that was scored before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// Its job is skipped, and tells of the earlier one.
+    Skip,
+    /// It is scored again.
+    Rerun,
+    /// Its job fails.
+    Fail,
+}
+
 impl Feed {
+    /// What a job's input is held against what was scored before by, if it is. Whole contents count, by length and
+    /// hash: a shared header or a file's number make no two inputs the same. A run that somebody asked for is none that
+    /// comes by itself.
+    pub fn sameness(&self, job: &Job) -> Option<Sha256> {
+        if job.generation() > 1 || self.duplicates.then == OnDuplicate::Rerun {
+            return None;
+        }
+        let (by_path, by_content) = match self.duplicates.by {
+            Sameness::PathAndContent => (true, true),
+            Sameness::Content => (false, true),
+            Sameness::Path => (true, false),
+            Sameness::Nothing => return None,
+        };
+        let mut digest = sha2::Sha256::new_with_prefix(self.name.as_str());
+        if by_content {
+            let content = job.uploaded()?.content();
+            digest.update([0, 1]);
+            digest.update(content.size_bytes.to_be_bytes());
+            digest.update(content.sha256.0);
+        }
+        if by_path {
+            digest.update([0, 2]);
+            digest.update(job.path().as_bytes());
+        }
+        Some(Sha256(digest.finalize().into()))
+    }
+
     /// Whether the source is moved out of sight while its job runs. One that stays where it is in any case is read
     /// where it is: that is also the way for folders that may not be written.
     pub fn moves_sources(&self) -> bool {
@@ -488,6 +560,7 @@ mod tests {
                 marker: false,
             },
             source: SourceRules { on_success: SourceEnd::Leave, on_failure: SourceEnd::Leave },
+            duplicates: Duplicates::default(),
             policy: Policy::default(),
         }
     }

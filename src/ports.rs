@@ -16,7 +16,8 @@ use uuid::Uuid;
 use crate::fault::{Fault, Origin};
 use crate::feed::{Name, SourcePath};
 use crate::job::{
-    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Want,
+    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Sha256,
+    Want,
 };
 use crate::metrics::Metrics;
 use crate::wire::BlobReference;
@@ -189,15 +190,19 @@ pub trait Store: Send + Sync + 'static {
 
     /// Lets jobs of the node begin remote runs at an endpoint, as far as `limit` runs over all nodes allow it. Answers
     /// those that may, the first ones first. A job that may keeps its run until a transition's
-    /// [`run`](Transition::run) says that it has none, or until it is done; if asked for again it may at once. One that
-    /// doesn't [hold](Job::holds_run) it yet loses it when it is given back or adopted. While other nodes wait for runs too, a node gets no more than its share of them.
+    /// [`run`](Transition::run) says that it has none, or until it is done; if asked for again it may at once. While
+    /// other nodes wait for runs too, a node gets no more than its share of them.
+    ///
+    /// Jobs that ask under the same [`Same`] count as one: the first that asks has it until it comes to a bad end, and
+    /// the others are told of it and get no run.
     fn admit(
         &self,
         node: &Node,
         endpoint: &Name,
-        jobs: &[JobId],
+        asks: &[Ask],
         limit: usize,
-    ) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Admitted, StoreError>> + Send;
 
     /// Writes transitions, all in one transaction, each only if the job is still the node's at the revision before.
     /// Answers in the order of the transitions. After an error nobody knows what was written: read again. A job that
@@ -357,6 +362,42 @@ pub struct Transition {
     pub run: Option<Name>,
     /// The wish that this answers: it is taken back from the store, if no other has come meanwhile.
     pub answers: Option<Want>,
+}
+
+/// A job that asks for a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The job.
+    pub job: JobId,
+    /// What is to be scored once only, if anything is.
+    pub same: Option<Same>,
+}
+
+/// What makes two jobs duplicates of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Same {
+    /// A digest of the feed, and of what its rules hold against what was scored before.
+    pub digest: Sha256,
+    /// From when on an earlier job counts.
+    pub since: DateTime<Utc>,
+}
+
+/// What came of asking for runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// The jobs that may run, the first ones first.
+    pub runs: Vec<JobId>,
+    /// The jobs of which there is an earlier one.
+    pub duplicates: Vec<(JobId, Earlier)>,
+}
+
+/// An earlier job that is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// It succeeded.
+    Scored(JobId),
+    /// It may still come to a bad end.
+    UnderWay(JobId),
 }
 
 /// What became of a transition.

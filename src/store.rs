@@ -17,10 +17,11 @@ use uuid::{ContextV7, Timestamp, Uuid};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
-    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId,
+    Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
+mod duplicates;
 mod model;
 mod postgres;
 mod quota;
@@ -220,10 +221,11 @@ impl<C: Clock> Store for AnyStore<C> {
         &self,
         node: &Node,
         endpoint: &Name,
-        jobs: &[JobId],
+        asks: &[Ask],
         limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
-        either!(self, store => store.admit(node, endpoint, jobs, limit))
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, StoreError> {
+        either!(self, store => store.admit(node, endpoint, asks, limit, now))
     }
 
     async fn wish(

@@ -1,10 +1,10 @@
 //! What an action needs beside its job: a side of the world in good health, and a permit.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
 use super::concurrency::Concurrency;
+use super::fair::Fair;
 use crate::feed::{Feed, Name};
 use crate::job::{Action, JobId};
 
@@ -30,7 +30,7 @@ pub(super) enum Lane {
 pub(super) struct Permits {
     pub(super) pace: Concurrency,
     pub(super) used: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: Fair<Waiting>,
 }
 
 /// A job that waits for a permit.
@@ -44,7 +44,7 @@ pub(super) struct Waiting {
 
 impl Permits {
     pub(super) fn new(limit: usize) -> Self {
-        Self { pace: Concurrency::new(limit), used: 0, waiting: VecDeque::new() }
+        Self { pace: Concurrency::new(limit), used: 0, waiting: Fair::new() }
     }
 
     /// Takes a permit for one that was called. Others have to wait while anybody does, or those who wait would get
@@ -55,17 +55,17 @@ impl Permits {
         free
     }
 
-    pub(super) fn wait(&mut self, waiting: Waiting) {
-        self.waiting.push_back(waiting);
+    pub(super) fn wait(&mut self, feed: &Name, waiting: Waiting) {
+        self.waiting.push(feed, waiting);
     }
 
     /// Those who may ask again: as many as there are free permits.
     pub(super) fn next(&mut self) -> impl Iterator<Item = Waiting> {
-        let free = self.pace.limit().saturating_sub(self.used).min(self.waiting.len());
-        self.waiting.drain(..free)
+        let free = self.pace.limit().saturating_sub(self.used);
+        std::iter::from_fn(|| self.waiting.pop().map(|(_, waiting)| waiting)).take(free)
     }
 
-    /// Whoever waits, the one that will be called first at first.
+    /// Whoever waits, in no order that matters.
     pub(super) fn waiting(&self) -> impl Iterator<Item = &Waiting> {
         self.waiting.iter()
     }
@@ -143,7 +143,8 @@ mod tests {
         let mut permits = Permits::new(1);
         assert!(permits.take(false));
         let job = JobId::new(Uuid::from_u128(1));
-        permits.wait(Waiting { job, action: Action::Poll, due: Duration::ZERO });
+        let feed = Name::try_from("f".to_owned()).unwrap();
+        permits.wait(&feed, Waiting { job, action: Action::Poll, due: Duration::ZERO });
         assert_eq!(permits.next().count(), 0);
         permits.used -= 1;
         assert!(!permits.take(false), "somebody waits");

@@ -156,13 +156,13 @@ impl<W: World> Engine<W> {
             return None;
         }
         let may_write = !self.store_away && self.tenure.lease.holds();
-        let waiting = permits.waiting().find(|waiting| {
+        let waiting = permits.waiting().filter(|waiting| {
             let queued = |slot: &super::Slot| slot.stage == Stage::Queued;
             which(waiting.action)
                 && (may_write || waiting.action == Action::Poll)
                 && self.jobs.get(&waiting.job).is_some_and(queued)
         });
-        waiting.map(|waiting| now.saturating_sub(waiting.due))
+        waiting.map(|waiting| now.saturating_sub(waiting.due)).max()
     }
 
     /// What could be done and isn't.

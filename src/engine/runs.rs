@@ -3,18 +3,22 @@
 //! A run is taken by a row in the store, many jobs at a time, before anything is submitted; it ends with the transition
 //! that says so. So neither a crash nor a takeover can lose count. Here is only who waits for one.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::fair::Fair;
 use super::{Engine, STORE_RETRY, Stage};
-use crate::feed::Name;
-use crate::job::JobId;
-use crate::ports::{Clock, Store, StoreError, World};
+use crate::fault::{Fault, Origin};
+use crate::feed::{Feed, Name, OnDuplicate};
+use crate::job::{Job, JobId, Outcome, Wait};
+use crate::ports::{Admitted, Ask, Clock, Earlier, Same, Store, StoreError, World};
 
 /// Who waits for a run at one endpoint.
 pub(super) struct Runs {
     limit: usize,
-    waiting: VecDeque<JobId>,
+    waiting: Fair<JobId>,
     /// Since when the store is being asked (boot-clock time).
     asking: Option<Duration>,
     ask_at: Duration,
@@ -27,18 +31,18 @@ pub(super) struct Runs {
 /// What came of asking.
 pub(super) struct Admission {
     endpoint: Name,
-    asked: Vec<JobId>,
-    admitted: Result<Vec<JobId>, StoreError>,
+    asked: Vec<(Name, JobId)>,
+    admitted: Result<Admitted, StoreError>,
 }
 
 impl Runs {
     pub(super) fn new(limit: usize) -> Self {
-        let (waiting, ask_at) = (VecDeque::new(), Duration::ZERO);
+        let (waiting, ask_at) = (Fair::new(), Duration::ZERO);
         Self { limit, waiting, asking: None, ask_at, freed: false, told: false }
     }
 
-    pub(super) fn wait(&mut self, id: JobId) {
-        self.waiting.push_back(id);
+    pub(super) fn wait(&mut self, feed: &Name, id: JobId) {
+        self.waiting.push(feed, id);
     }
 
     /// Since when the store is being asked (boot-clock time).
@@ -52,32 +56,29 @@ impl Runs {
     }
 
     /// Those to ask for: the first ones who wait, one more than could be admitted, so that the store sees that somebody
-    /// waits. They keep their places. However many wait, nobody behind them is looked at.
-    fn first(&mut self, waits: impl Fn(JobId) -> bool) -> Vec<JobId> {
+    /// waits. However many wait, nobody behind them is looked at.
+    fn first(&mut self, waits: impl Fn(JobId) -> bool) -> Vec<(Name, JobId)> {
         let most = self.limit.saturating_add(1).min(ASK_MAX);
         let (mut first, mut seen) = (Vec::new(), HashSet::new());
         while first.len() < most
-            && let Some(id) = self.waiting.pop_front()
+            && let Some((feed, id)) = self.waiting.pop()
         {
             // One that an operator called away meanwhile, or that came twice, doesn't wait any more.
             if waits(id) && seen.insert(id) {
-                first.push(id);
+                first.push((feed, id));
             }
         }
-        first.iter().rev().for_each(|id| self.waiting.push_front(*id));
         first
     }
 
-    /// The store has answered for the first ones: those it admitted don't wait any more, and it is asked again in time.
-    fn answered(&mut self, asked: usize, admitted: &[JobId], now: Duration) {
-        self.told = admitted.len() < asked;
+    /// The store has answered for these, which keep their places unless they are `settled`; it is asked again in time.
+    fn answered(&mut self, asked: Vec<(Name, JobId)>, settled: &HashSet<JobId>, now: Duration) {
+        let unserved: Vec<_> = asked.into_iter().filter(|(_, id)| !settled.contains(id)).collect();
+        self.told = !unserved.is_empty();
         // Another node's run may have ended; one of our own is asked for at once.
         let freed = std::mem::take(&mut self.freed);
         self.ask_at = if self.told && !freed { now + ASK_AGAIN } else { now };
-        let admitted: HashSet<_> = admitted.iter().collect();
-        let first: Vec<_> = self.waiting.drain(..asked.min(self.waiting.len())).collect();
-        let left = first.iter().rev().filter(|id| !admitted.contains(id));
-        left.for_each(|id| self.waiting.push_front(*id));
+        self.waiting.unpop(unserved);
     }
 
     /// When asking is worth it, if anybody waits.
@@ -100,10 +101,14 @@ impl<W: World> Engine<W> {
                 continue;
             }
             runs.asking = Some(now);
+            let wall = world.clock().now();
+            let ask =
+                |(_, id): &(Name, JobId)| Some(ask(&jobs.get(id)?.feed, &jobs.get(id)?.job, wall));
+            let asks: Vec<_> = asked.iter().filter_map(ask).collect();
             let (world, node, endpoint, limit) =
                 (world.clone(), tenure.node.clone(), endpoint.clone(), runs.limit);
             admissions.spawn(async move {
-                let admitted = world.store().admit(&node, &endpoint, &asked, limit).await;
+                let admitted = world.store().admit(&node, &endpoint, &asks, limit, wall).await;
                 Admission { endpoint, asked, admitted }
             });
         }
@@ -115,15 +120,17 @@ impl<W: World> Engine<W> {
         let now = self.world.clock().boot();
         let Some(runs) = self.runs.get_mut(&endpoint) else { return };
         runs.asking = None;
-        let admitted = match admitted {
+        let Admitted { runs: admitted, duplicates } = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint, %error, "no runs could be taken");
+                runs.waiting.unpop(asked);
                 runs.ask_at = now + STORE_RETRY;
                 return;
             }
         };
-        runs.answered(asked.len(), &admitted, now);
+        let settled = admitted.iter().chain(duplicates.iter().map(|(id, _)| id)).copied().collect();
+        runs.answered(asked, &settled, now);
         if self.draining {
             return;
         }
@@ -132,6 +139,37 @@ impl<W: World> Engine<W> {
             if slot.stage == Stage::Queued {
                 slot.holds_run = true;
                 self.dispatch(id, now, now, false);
+            }
+        }
+        for (id, earlier) in duplicates {
+            self.recognised(id, earlier);
+        }
+    }
+
+    /// A job's input is the same as an earlier job's.
+    fn recognised(&mut self, id: JobId, earlier: Earlier) {
+        let Some(slot) = self.jobs.get_mut(&id).filter(|slot| slot.stage == Stage::Queued) else {
+            return;
+        };
+        match earlier {
+            // It may come to a bad end yet, and then this one is the first.
+            Earlier::UnderWay(of) => {
+                tracing::debug!(job.id = %id, feed = %slot.feed.name, "waits for job {of}, whose input is the same");
+                self.wait(id, Wait::After(LOOK_AT_EARLIER));
+            }
+            Earlier::Scored(of) => {
+                let outcome = match slot.feed.duplicates.then {
+                    OnDuplicate::Fail => Outcome::Fault(Fault::permanent(
+                        Origin::Inbox,
+                        "duplicate",
+                        format!(
+                            "job {of} has scored the same already; `scoreline jobs retry` scores this one all the same",
+                        ),
+                    )),
+                    OnDuplicate::Skip | OnDuplicate::Rerun => Outcome::Duplicate(of),
+                };
+                slot.stage = Stage::Still;
+                self.follow(id, outcome, false);
             }
         }
     }
@@ -145,10 +183,21 @@ impl<W: World> Engine<W> {
     }
 }
 
+/// What a job asks for.
+fn ask(feed: &Feed, job: &Job, now: DateTime<Utc>) -> Ask {
+    let since = now
+        .checked_sub_signed(TimeDelta::from_std(feed.duplicates.within).unwrap_or(TimeDelta::MAX));
+    let same = |digest| Same { digest, since: since.unwrap_or(DateTime::<Utc>::MIN_UTC) };
+    Ask { job: job.id(), same: feed.sameness(job).map(same) }
+}
+
 /// Jobs in one call.
 const ASK_MAX: usize = 500;
 /// How soon runs that others gave back are asked for.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How soon it is asked again whether the earlier job of the same input has ended.
+const LOOK_AT_EARLIER: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {
@@ -162,8 +211,18 @@ mod tests {
 
     fn queue(limit: usize, waiting: &[JobId]) -> Runs {
         let mut runs = Runs::new(limit);
-        runs.waiting.extend(waiting);
+        for id in waiting {
+            runs.wait(&feed(), *id);
+        }
         runs
+    }
+
+    fn feed() -> Name {
+        Name::try_from("f".to_owned()).unwrap()
+    }
+
+    fn ids(first: &[(Name, JobId)]) -> Vec<JobId> {
+        first.iter().map(|(_, id)| *id).collect()
     }
 
     #[test]
@@ -175,28 +234,30 @@ mod tests {
             looked.set(looked.get() + 1);
             id != all[1]
         });
-        assert_eq!((first.as_slice(), looked.get()), (&[all[0], all[2], all[3]][..], 4));
-        runs.answered(3, &[all[2]], Duration::ZERO);
-        assert_eq!(runs.first(|_| true), [all[0], all[3], all[4]], "in their order");
+        assert_eq!((ids(&first), looked.get()), (vec![all[0], all[2], all[3]], 4));
+        runs.answered(first, &HashSet::from([all[2]]), Duration::ZERO);
+        assert_eq!(ids(&runs.first(|_| true)), [all[0], all[3], all[4]], "in their order");
     }
 
     #[test]
     fn one_that_came_twice_is_asked_for_once() {
         let all = jobs(0..3);
         let mut runs = queue(9, &[all[0], all[1], all[0], all[2]]);
-        assert_eq!(runs.first(|_| true), all);
+        assert_eq!(ids(&runs.first(|_| true)), all);
     }
 
     #[test]
     fn a_run_that_ends_while_the_store_is_asked_is_asked_for_at_once() {
         let (all, now) = (jobs(0..3), Duration::from_secs(9));
         let mut runs = queue(1, &all);
-        runs.answered(2, &[], now);
-        assert_eq!(runs.next_ask(), Some(now + ASK_AGAIN));
-        runs.freed = true;
-        runs.answered(2, &[], now);
-        assert_eq!(runs.next_ask(), Some(now));
-        runs.answered(2, &[], now);
-        assert_eq!(runs.next_ask(), Some(now + ASK_AGAIN), "once");
+        let mut ask_in_vain = |freed| {
+            let asked = runs.first(|_| true);
+            runs.freed |= freed;
+            runs.answered(asked, &HashSet::new(), now);
+            runs.next_ask()
+        };
+        assert_eq!(ask_in_vain(false), Some(now + ASK_AGAIN));
+        assert_eq!(ask_in_vain(true), Some(now));
+        assert_eq!(ask_in_vain(false), Some(now + ASK_AGAIN), "once");
     }
 }

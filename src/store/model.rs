@@ -4,7 +4,7 @@
 //! single step under that lock. The same calls give the same answers and the same ids, and nothing waits, so a
 //! simulation can repeat a run from its seed. Clones share the data, as the connections to a database do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,12 +12,13 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::duplicates::{Holder, Recognised, recognise};
 use super::quota::{Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
-use crate::job::{Arrival, Event, Job, JobId, Want};
+use crate::job::{Arrival, Event, Job, JobId, Sha256, Want};
 use crate::ports::{
-    Accepted, Adopted, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
-    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, Committed, Earlier, FolderId, JobPage, JobQuery, Node,
+    NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 /// A store in memory.
@@ -41,6 +42,8 @@ struct Tables {
     scanners: BTreeMap<(String, Name), NodeId>,
     /// Which folder a feed has in a site.
     folders: BTreeMap<(String, Name), FolderId>,
+    /// Who has what is to be scored once only, and since when.
+    contents: HashMap<(String, Sha256), (JobId, DateTime<Utc>)>,
     pauses: BTreeMap<Name, Pause>,
     last_pause: u64,
     /// The latest time that a caller told: the model has no clock of its own.
@@ -272,12 +275,14 @@ impl Store for ModelStore {
         &self,
         node: &Node,
         endpoint: &Name,
-        jobs: &[JobId],
+        asks: &[Ask],
         limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, StoreError> {
         let mut tables = self.tables();
         tables.require(node, "admit jobs")?;
         let tables = &mut *tables;
+        let (jobs, duplicates) = tables.recognise(node, asks, now);
         let owner = |id: &JobId| tables.jobs.get(id).and_then(|row: &Row| row.node);
         let held = || tables.runs.iter().filter(|(_, of)| *of == endpoint).map(|(id, _)| owner(id));
         let lives = |id: &NodeId| tables.nodes.get(id).is_some_and(|beats| !beats.fenced);
@@ -298,11 +303,12 @@ impl Store for ModelStore {
         };
         // A run of another endpoint, which the feed had before, is none here.
         let runs = |id| tables.runs.get(&id) == Some(endpoint);
-        let admission = quota.admit(jobs, |id| owner(&id) == Some(node.id), runs);
+        let admission = quota.admit(&jobs, |id| owner(&id) == Some(node.id), runs);
         tables.runs.extend(admission.begun.iter().map(|id| (*id, endpoint.clone())));
         let beats = tables.nodes.get(&node.id).map_or(0, |beats| beats.count);
         tables.waiting.insert((endpoint.clone(), node.id), (admission.waiting, beats));
-        Ok([admission.running, admission.begun].concat())
+        let runs = [admission.running, admission.begun].concat();
+        Ok(Admitted { runs, duplicates })
     }
 
     async fn commit(
@@ -421,6 +427,28 @@ impl Store for ModelStore {
 }
 
 impl Tables {
+    /// Tells duplicates from the others.
+    fn recognise(
+        &mut self,
+        node: &Node,
+        asks: &[Ask],
+        now: DateTime<Utc>,
+    ) -> (Vec<JobId>, Vec<(JobId, Earlier)>) {
+        let holder = |digest: Sha256| {
+            let (job, at) = *self.contents.get(&(node.site.clone(), digest))?;
+            Some((
+                digest,
+                Holder { job, phase: self.jobs.get(&job).map(|row| row.job.phase()), at },
+            ))
+        };
+        let holders = asks.iter().filter_map(|ask| holder(ask.same?.digest)).collect();
+        let Recognised { first, taken, duplicates } = recognise(asks, holders, now);
+        for (digest, job) in taken {
+            self.contents.insert((node.site.clone(), digest), (job, now));
+        }
+        (first, duplicates)
+    }
+
     /// A job of a node that is forgotten would never be anybody's again.
     fn require(&self, node: &Node, attempted: &'static str) -> Result<(), StoreError> {
         if self.nodes.get(&node.id).is_some_and(|beats| !beats.fenced) {

@@ -24,10 +24,11 @@ use super::{Ids, Migrate, row, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
-    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId,
+    Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
+mod content;
 mod names;
 mod nodes;
 mod rows;
@@ -374,15 +375,17 @@ impl<C: Clock> Store for PostgresStore<C> {
         &self,
         node: &Node,
         endpoint: &Name,
-        jobs: &[JobId],
+        asks: &[Ask],
         limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
-        self.bounded("admit jobs", jobs.len(), async {
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, StoreError> {
+        self.bounded("admit jobs", asks.len(), async {
             let mut session = self.session().await?;
             session.begin().await?;
-            let admitted = session.admit(node, endpoint, jobs, limit).await?;
+            let (jobs, duplicates) = session.recognise(node, asks, now).await?;
+            let runs = session.admit(node, endpoint, &jobs, limit).await?;
             session.commit().await?;
-            Ok(admitted)
+            Ok(Admitted { runs, duplicates })
         })
         .await
     }

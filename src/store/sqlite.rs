@@ -26,10 +26,11 @@ use super::{Ids, Migrate, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Adopted, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer,
-    Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId,
+    Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
+mod content;
 mod rows;
 mod schema;
 mod write;
@@ -345,16 +346,18 @@ impl<C: Clock> Store for SqliteStore<C> {
         &self,
         node: &Node,
         endpoint: &Name,
-        jobs: &[JobId],
+        asks: &[Ask],
         limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, StoreError> {
         const ATTEMPTED: &str = "admit jobs";
-        self.bounded(ATTEMPTED, jobs.len(), async {
+        self.bounded(ATTEMPTED, asks.len(), async {
             let mut write = self.begin().await?;
             write.require(node, ATTEMPTED).await?;
-            let admitted = write.admit(node, endpoint, jobs, limit).await?;
+            let (jobs, duplicates) = write.recognise(node, asks, now).await?;
+            let runs = write.admit(node, endpoint, &jobs, limit).await?;
             write.commit().await?;
-            Ok(admitted)
+            Ok(Admitted { runs, duplicates })
         })
         .await
     }

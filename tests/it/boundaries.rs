@@ -23,10 +23,10 @@ use scoreline::inbox::FolderInbox;
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox, JobPage,
-    JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation,
-    Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
-    Submission, SubmitAnswer, Transition, Unowned, Wished, World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox,
+    JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus,
+    Reservation, Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store,
+    StoreError, Submission, SubmitAnswer, Transition, Unowned, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -323,10 +323,11 @@ impl Store for MinedPart {
         &self,
         node: &Node,
         endpoint: &Name,
-        jobs: &[JobId],
+        asks: &[Ask],
         limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
-        self.bomb.around("admit", self.real.store().admit(node, endpoint, jobs, limit)).await
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, StoreError> {
+        self.bomb.around("admit", self.real.store().admit(node, endpoint, asks, limit, now)).await
     }
     async fn wish(
         &self,

@@ -10,8 +10,8 @@ use scoreline::job::{
     Arrival, Content, FileIdentity, Job, JobId, Outcome, Phase, RemoteId, Sha256, Want,
 };
 use scoreline::ports::{
-    Accepted, Committed, JobQuery, Node, NodeId, Reservation, Reserved, Store, StoreError,
-    Transition, Unowned, Wished,
+    Accepted, Admitted, Ask, Committed, Earlier, JobQuery, Node, NodeId, Reservation, Reserved,
+    Same, Store, StoreError, Transition, Unowned, Wished,
 };
 use scoreline::store::{Migrate, ModelStore, PostgresStore, SqliteStore};
 
@@ -39,6 +39,7 @@ macro_rules! every_store {
 }
 
 mod against_the_model;
+mod duplicates;
 mod nodes;
 mod postgres_alone;
 mod postgres_nodes;

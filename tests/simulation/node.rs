@@ -13,10 +13,10 @@ use scoreline::feed::{Feed, Name, SourcePath, candidate};
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox, JobPage,
-    JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, Scan,
-    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Wished,
-    World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox,
+    JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation,
+    Reserved, Scan, Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition,
+    Unowned, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -343,12 +343,13 @@ impl Store for Life {
         &self,
         node: &Node,
         endpoint: &Name,
-        jobs: &[JobId],
+        asks: &[Ask],
         limit: usize,
-    ) -> Result<Vec<JobId>, StoreError> {
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, StoreError> {
         self.hang("admit").await;
         let limit = if self.made(Mistake::RunsAreNotLimited) { usize::MAX } else { limit };
-        self.on_store(self.land.store.admit(node, endpoint, jobs, limit)).await
+        self.on_store(self.land.store.admit(node, endpoint, asks, limit, now)).await
     }
     async fn commit(
         &self,

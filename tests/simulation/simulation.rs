@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use scoreline::feed::{
-    Delivery, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
+    Delivery, Duplicates, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
 };
 use scoreline::job::Phase;
 use scoreline::ports::Clock;
@@ -285,6 +285,7 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         }),
         deliver: Delivery { folder: "/out".into(), on_conflict: setup.on_conflict, marker: false },
         source: setup.source,
+        duplicates: Duplicates::default(),
         policy: Policy {
             max_attempts: setup.max_attempts,
             backoff: backoff(Duration::from_mins(1)),

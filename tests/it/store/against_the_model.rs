@@ -19,7 +19,7 @@ enum Call {
     Adopt { node: usize, limit: usize },
     Claim { node: usize, feeds: Vec<u8> },
     Accept { node: usize, paths: Vec<u8>, ours: usize },
-    Admit { node: usize, endpoint: u8, jobs: Vec<usize>, limit: usize },
+    Admit { node: usize, endpoint: u8, jobs: Vec<usize>, same: Option<u8>, limit: usize },
     Commit { node: usize, steps: Vec<Write> },
     CommitAgain { node: usize },
     Reserve { node: usize, job: usize, slot: u8, path: u8 },
@@ -53,8 +53,8 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (node(), vec(0..3_u8, 0..3)).prop_map(|(node, feeds)| Call::Claim { node, feeds }),
         4 => (node(), vec(0..12_u8, 0..4), 0..4_usize)
             .prop_map(|(node, paths, ours)| Call::Accept { node, paths, ours }),
-        6 => (node(), 0..2_u8, prop::sample::subsequence((0..8).collect::<Vec<_>>(), 0..5), 0..4_usize)
-            .prop_map(|(node, endpoint, jobs, limit)| Call::Admit { node, endpoint, jobs, limit }),
+        6 => (node(), 0..2_u8, prop::sample::subsequence((0..8).collect::<Vec<_>>(), 0..5), of(0..3_u8), 0..4_usize)
+            .prop_map(|(node, endpoint, jobs, same, limit)| Call::Admit { node, endpoint, jobs, same, limit }),
         20 => (node(), vec(write, 1..4)).prop_map(|(node, steps)| Call::Commit { node, steps }),
         2 => node().prop_map(|node| Call::CommitAgain { node }),
         6 => (node(), job(), 0..3_u8, 0..4_u8)
@@ -138,13 +138,19 @@ impl<S: Store> Side<S> {
                 }
                 shown.concat()
             }
-            Call::Admit { node: n, endpoint, jobs, limit } => {
-                let jobs: Vec<_> = jobs.iter().filter_map(|n| self.jobs.get(*n).copied()).collect();
+            Call::Admit { node: n, endpoint, jobs, same, limit } => {
+                let jobs = jobs.iter().filter_map(|n| self.jobs.get(*n).copied());
+                let of_number = |n: u8| Same { digest: Sha256([n; 32]), since: at(0) };
+                let asks: Vec<_> = jobs.map(|job| Ask { job, same: same.map(of_number) }).collect();
                 let endpoint = endpoint_of(*endpoint);
-                match self.store.admit(node(n), &endpoint, &jobs, *limit).await {
-                    Ok(admitted) => {
-                        let indexes = admitted.into_iter().map(|id| self.index(id));
-                        format!("{:?}", indexes.collect::<Vec<_>>())
+                match self.store.admit(node(n), &endpoint, &asks, *limit, at(0)).await {
+                    Ok(Admitted { runs, duplicates }) => {
+                        let runs: Vec<_> = runs.into_iter().map(|id| self.index(id)).collect();
+                        let earlier = duplicates.into_iter().map(|(id, earlier)| match earlier {
+                            Earlier::Scored(of) => (self.index(id), "scored", self.index(of)),
+                            Earlier::UnderWay(of) => (self.index(id), "under way", self.index(of)),
+                        });
+                        format!("{runs:?} {:?}", earlier.collect::<Vec<_>>())
                     }
                     Err(error) => error.to_string(),
                 }

@@ -19,7 +19,10 @@ async fn a_fresh_database_is_migrated_once_however_many_nodes_begin() {
     let begin = || PostgresStore::migrate(&url, SystemClock);
     let ran = tokio::join!(begin(), begin(), begin(), begin(), begin());
     let ran = [ran.0, ran.1, ran.2, ran.3, ran.4].map(Result::unwrap);
-    assert_eq!(ran.concat(), ["0001 jobs", "0002 nodes", "0003 folders", "0004 pauses"]);
+    assert_eq!(
+        ran.concat(),
+        ["0001 jobs", "0002 nodes", "0003 folders", "0004 pauses", "0006 content"]
+    );
     let (a, b) = tokio::join!(connect(&database), connect(&database));
     let (a, b) = tokio::join!(a.register("a", "site", TERM), b.register("b", "site", TERM));
     assert_ne!(a.unwrap().id, b.unwrap().id);

@@ -119,10 +119,10 @@ async fn whoever_stops_while_it_asks_for_runs_keeps_others_waiting_for_a_bounded
         .execute(&mut other)
         .await
         .unwrap();
-    let error = store.admit(&node, &name("e"), &[job.id()], 1).await.unwrap_err();
+    let error = runs::admit_at(&store, &node, "e", &[&job], 1).await.unwrap_err();
     assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
     assert!(error.to_string().contains("admit jobs: ") && error.to_string().contains("locked"));
-    let elsewhere = store.admit(&node, &name("other"), &[job.id()], 1).await.unwrap();
+    let elsewhere = runs::admit_at(&store, &node, "other", &[&job], 1).await.unwrap();
     assert_eq!(elsewhere, [job.id()]);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     assert_eq!(runs::admit(&store, &node, &[&job], 1).await, [job.id()]);
@@ -362,7 +362,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     store.close().await;
     database
         .by_hand(
-            "DROP TABLE remote_run, waiting, scanner, pause; DROP INDEX job_want; \
+            "DROP TABLE content, remote_run, waiting, scanner, pause; DROP INDEX job_want; \
              ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms; \
              DELETE FROM _sqlx_migrations WHERE version > 1",
         )
@@ -370,7 +370,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let old = PostgresStore::connect(database.url(), 2, Migrate::Check, SystemClock).await;
     assert!(old.unwrap_err().to_string().contains("scoreline migrate"));
     let ran = PostgresStore::migrate(&database.url(), SystemClock).await.unwrap();
-    assert_eq!(ran, ["0002 nodes", "0003 folders", "0004 pauses"]);
+    assert_eq!(ran, ["0002 nodes", "0003 folders", "0004 pauses", "0006 content"]);
     let store = connect(&database).await;
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();

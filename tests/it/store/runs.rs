@@ -37,9 +37,9 @@ async fn each_endpoint_has_runs_of_its_own(database: &impl Database) {
     let (store, node) = begin(database).await;
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
     assert_eq!(admit(&store, &node, &[&a], 1).await, [a.id()]);
-    let other = store.admit(&node, &name("other"), &[b.id()], 1).await.unwrap();
+    let other = admit_at(&store, &node, "other", &[&b], 1).await.unwrap();
     assert_eq!(other, [b.id()]);
-    let full = store.admit(&node, &name("other"), &[a.id()], 1).await.unwrap();
+    let full = admit_at(&store, &node, "other", &[&a], 1).await.unwrap();
     assert_eq!(full, [], "a run here is none there");
 }
 
@@ -133,7 +133,7 @@ async fn a_run_moves_with_its_feed_to_another_endpoint(database: &impl Database)
     let (store, node) = begin(database).await;
     let [a, b, c] = jobs(&store, &node, ["a", "b", "c"]).await;
     admit(&store, &node, &[&a], 1).await;
-    let there = async |job: &Job| store.admit(&node, &name("there"), &[job.id()], 1).await.unwrap();
+    let there = async |job: &Job| admit_at(&store, &node, "there", &[job], 1).await.unwrap();
     assert_eq!(there(&b).await, [b.id()]);
     assert_eq!(there(&a).await, [], "a run here is none there");
     commit(&store, &node, &b, permanent(), None).await;
@@ -229,8 +229,22 @@ async fn a_node_that_is_fenced_off_begins_no_run(database: &impl Database) {
     let (store, node) = begin(database).await;
     let job = job(&store, &node, "a").await;
     fence(&store, &node).await;
-    let late = store.admit(&node, &name("e"), &[job.id()], 1).await;
+    let late = admit_at(&store, &node, "e", &[&job], 1).await;
     assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
+}
+
+/// Asks for runs, of jobs that are the same as no other.
+pub(super) async fn admit_at(
+    store: &impl Store,
+    node: &Node,
+    endpoint: &str,
+    jobs: &[&Job],
+    limit: usize,
+) -> Result<Vec<JobId>, StoreError> {
+    let asks: Vec<_> = jobs.iter().map(|job| Ask { job: job.id(), same: None }).collect();
+    let admitted = store.admit(node, &name(endpoint), &asks, limit, at(0)).await?;
+    assert_eq!(admitted.duplicates, []);
+    Ok(admitted.runs)
 }
 
 /// Asks for runs at the endpoint "e".
@@ -240,8 +254,7 @@ pub(super) async fn admit(
     jobs: &[&Job],
     limit: usize,
 ) -> Vec<JobId> {
-    let jobs: Vec<_> = jobs.iter().map(|job| job.id()).collect();
-    store.admit(node, &name("e"), &jobs, limit).await.unwrap()
+    admit_at(store, node, "e", jobs, limit).await.unwrap()
 }
 
 /// Writes what follows from an outcome, with the run that the job holds from there on.
