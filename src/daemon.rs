@@ -306,7 +306,8 @@ impl<W: World> Work<W> {
             if let Some(intake) = intake {
                 let stop = stop.clone();
                 services.spawn(async move {
-                    ("intake", intake.run(stop).await.map(|()| Ended::Stopped))
+                    intake.run(stop).await;
+                    ("intake", Ok(Ended::Stopped))
                 });
             }
         }
