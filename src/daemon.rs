@@ -268,13 +268,23 @@ impl<W: World> Work<W> {
                 if stop.soft.is_cancelled() {
                     return Ok(());
                 }
-                match self.join().await {
+                let joined = tokio::select! {
+                    biased;
+                    // Half joined it is found dead, with all that it took over.
+                    () = stop.hard.cancelled() => return Ok(()),
+                    joined = self.join() => joined,
+                };
+                match joined {
                     Ok(joined) => break joined,
                     Err(error) => {
                         tracing::warn!(%error, "this node can't join the others; trying again");
                     }
                 }
-                self.world.clock().sleep(JOIN_RETRY).await;
+                tokio::select! {
+                    biased;
+                    () = stop.soft.cancelled() => return Ok(()),
+                    () = self.world.clock().sleep(JOIN_RETRY) => {}
+                }
             };
             let Joined { tenure, adopted, .. } = &joined;
             tracing::info!(node = tenure.node.id.0, jobs = adopted.len(), "joined again");
@@ -296,7 +306,8 @@ impl<W: World> Work<W> {
             if let Some(intake) = intake {
                 let stop = stop.clone();
                 services.spawn(async move {
-                    ("intake", intake.run(stop).await.map(|()| Ended::Stopped))
+                    intake.run(stop).await;
+                    ("intake", Ok(Ended::Stopped))
                 });
             }
         }

@@ -406,6 +406,7 @@ impl<W: World> Engine<W> {
             self.due.remove(&(due, id));
         }
         slot.break_off.cancel();
+        self.looks.forget(id);
         self.count(&slot.job, -1);
         if slot.holds_run {
             self.run_is_free(&slot.feed.endpoint);

@@ -13,7 +13,7 @@ use crate::engine::{Incoming, Stop, Tenure};
 use crate::feed::{Feed, Name};
 use crate::job::Arrival;
 use crate::metrics::INBOX_STATES;
-use crate::ports::{Accepted, Clock, Inbox, Scan, Store, StoreError, World};
+use crate::ports::{Accepted, Clock, Inbox, Scan, Store, World};
 
 /// The intake of one feed with a drop folder.
 pub struct Intake<W: World> {
@@ -39,9 +39,9 @@ impl<W: World> Intake<W> {
     }
 
     /// Looks and takes in, until it is stopped.
-    pub async fn run(mut self, stop: Stop) -> Result<(), StoreError> {
+    pub async fn run(mut self, stop: Stop) {
         let world = self.world.clone();
-        let Some(inbox) = world.inbox(&self.feed.name) else { return Ok(()) };
+        let Some(inbox) = world.inbox(&self.feed.name) else { return };
         let clock = world.clock();
         let mut troubled: Option<Duration> = None;
         loop {
@@ -50,11 +50,11 @@ impl<W: World> Intake<W> {
                 self.show(&Scan::default());
                 tokio::select! {
                     biased;
-                    () = stop.soft.cancelled() => return Ok(()),
+                    () = stop.soft.cancelled() => return,
                     changed = self.scans.changed() => if changed.is_err() {
                         // Nobody tells us any more: the daemon ends.
                         stop.soft.cancelled().await;
-                        return Ok(());
+                        return;
                     },
                 }
                 continue;
@@ -63,7 +63,7 @@ impl<W: World> Intake<W> {
             let looked = tokio::select! {
                 biased;
                 // A share that went away may never answer; what is half done is mended by the next look.
-                () = stop.hard.cancelled() => return Ok(()),
+                () = stop.hard.cancelled() => return,
                 looked = self.look(inbox) => looked,
             };
             let wait = match looked {
@@ -93,12 +93,12 @@ impl<W: World> Intake<W> {
             let pause = (took * 4).max(LOOK_GAP);
             tokio::select! {
                 biased;
-                () = stop.soft.cancelled() => return Ok(()),
+                () = stop.soft.cancelled() => return,
                 () = clock.sleep(pause) => {}
             }
             tokio::select! {
                 biased;
-                () = stop.soft.cancelled() => return Ok(()),
+                () = stop.soft.cancelled() => return,
                 () = inbox.changed() => {}
                 () = clock.sleep(wait.saturating_sub(pause)) => {}
             }
@@ -107,7 +107,7 @@ impl<W: World> Intake<W> {
 
     /// One look; answers when the next is worth it.
     async fn look(&self, inbox: &W::Inbox) -> Result<Option<Duration>, String> {
-        let scan = inbox.scan().await.map_err(|fault| fault.to_string())?;
+        let mut scan = inbox.scan().await.map_err(|fault| fault.to_string())?;
         self.show(&scan);
         for ready in scan.ready.chunks(ACCEPT_MAX) {
             let now = self.world.clock().now();
@@ -154,7 +154,8 @@ impl<W: World> Intake<W> {
             }
         }
         // What was ready has a job by now.
-        self.show(&Scan { ready: Vec::new(), ..scan.clone() });
+        scan.ready.clear();
+        self.show(&scan);
         Ok(scan.again_after)
     }
 

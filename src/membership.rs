@@ -74,22 +74,40 @@ pub async fn join<W: World>(
     // Before the lease begins: folders may take their time.
     let mut folders = Folders::new(site, feeds);
     folders.look(world).await?;
-    let feeds = &folders.right();
     let sent = clock.boot();
     let node = store.register(label, site, term).await?;
     let lease =
         if store.is_shared() { Lease::since(clock, sent, term) } else { Lease::forever(clock) };
-    for gone in store.gone(&node).await? {
+    let tenure = Tenure { node, lease };
+    match take_over(world, &tenure, &folders.right()).await {
+        Ok(adopted) => Ok(Joined { tenure, adopted, folders }),
+        Err(error) => {
+            // Nobody will beat under this id. If it can't be said now either, its silence will.
+            if let Err(error) = store.retire(&tenure.node).await {
+                tracing::debug!(node = tenure.node.id.0, %error, "a node that could not join is still known");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Fences off the node's own predecessors, and adopts all that is free.
+async fn take_over<W: World>(
+    world: &W,
+    tenure: &Tenure<W::Clock>,
+    feeds: &[Name],
+) -> Result<Vec<Job>, StoreError> {
+    let store = world.store();
+    for gone in store.gone(&tenure.node).await? {
         store.fence(gone, None).await?;
     }
-    let tenure = Tenure { node, lease };
     let mut adopted = Vec::new();
     loop {
-        let batch = adopt(world, &tenure, feeds, ADOPT_MAX).await?;
+        let batch = adopt(world, tenure, feeds, ADOPT_MAX).await?;
         let full = batch.len() == ADOPT_MAX;
         adopted.extend(batch);
         if !full {
-            return Ok(Joined { tenure, adopted, folders });
+            return Ok(adopted);
         }
         let sent = world.clock().boot();
         if store.is_shared() && store.beat(&tenure.node).await? {

@@ -12,7 +12,6 @@ use crate::job::{Job, JobId, Wait};
 use crate::ports::{Clock, Committed, NodeId, Store, Transition, World};
 
 /// A transition on its way to the store.
-#[derive(Clone)]
 pub(super) struct Pending {
     pub(super) transition: Transition,
     pub(super) wait: Wait,
@@ -65,13 +64,17 @@ impl<W: World> Engine<W> {
             if again {
                 world.clock().sleep(STORE_RETRY).await;
             }
-            let transitions: Vec<_> = batch.iter().map(|pending| pending.transition.clone()).collect();
+            let split = |Pending { transition, wait }| (transition, wait);
+            let (transitions, waits): (Vec<_>, Vec<_>) = batch.into_iter().map(split).unzip();
             let began = world.clock().boot();
             let answer = world.store().commit(&node, &transitions).await;
             let metrics = world.metrics();
             metrics.store_commit_duration_seconds.observe(world.clock().boot().saturating_sub(began).as_secs_f64());
             #[expect(clippy::cast_precision_loss, reason = "a batch has at most hundreds of rows")]
             metrics.store_commit_rows.observe(transitions.len() as f64);
+            let batch = transitions.into_iter().zip(waits);
+            let batch: Vec<_> =
+                batch.map(|(transition, wait)| Pending { transition, wait }).collect();
             match answer {
                 Ok(answers) => CommitAnswer::Answered(batch, answers),
                 Err(error) => {

@@ -83,6 +83,11 @@ impl Looks {
         self.broken.insert(id, now);
     }
 
+    /// A job is in nobody's hands here any more.
+    pub(super) fn forget(&mut self, id: JobId) {
+        self.broken.remove(&id);
+    }
+
     /// Something has changed that people look for.
     pub(super) fn look_soon(&mut self) {
         self.soon = true;

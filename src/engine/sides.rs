@@ -63,6 +63,7 @@ impl<W: World> Engine<W> {
     pub(super) fn pace(&mut self, lane: &Lane, outcome: &Outcome, began: Duration, now: Duration) {
         let Lane::Calls(endpoint) = lane else { return };
         let Some(permits) = self.lanes.get_mut(lane) else { return };
+        let before = permits.pace.limit();
         match outcome {
             Outcome::Fault(fault) if fault.origin == Origin::Endpoint && fault.is_overload() => {
                 permits.pace.refused(began, now);
@@ -71,7 +72,9 @@ impl<W: World> Engine<W> {
             _ => permits.pace.succeeded(),
         }
         let limit = permits.pace.limit();
-        self.show_pace(endpoint, limit);
+        if limit != before {
+            self.show_pace(endpoint, limit);
+        }
     }
 
     /// Another node was asked to leave the endpoint alone: it has too much to do with all of us together.

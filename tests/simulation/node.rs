@@ -261,6 +261,7 @@ impl Store for Life {
         true
     }
     async fn register(&self, label: &str, site: &str, term: Duration) -> Result<Node, StoreError> {
+        self.hang("register").await;
         let registering = self.on_store(async {
             let node = self.land.store.register(label, site, term).await?;
             self.host.nodes.lock().unwrap().push(node.id);

@@ -21,7 +21,7 @@ use scoreline::feed::{
     Delivery, Duplicates, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
 };
 use scoreline::job::Phase;
-use scoreline::ports::Clock;
+use scoreline::ports::{Clock, NodeId, Store};
 use scoreline::retry::{Backoff, Policy};
 
 use self::cluster::{Event, Happening, Running, STALL, check, ensure, live};
@@ -212,6 +212,23 @@ fn a_hard_stop_does_not_wait_for_what_hangs() {
             }
         });
     }
+}
+
+#[test]
+fn a_hard_stop_does_not_wait_for_a_node_to_join_again() {
+    in_runtime(|| async {
+        let land = land_of(one_seed(), Plan::At(0, Fate::Well), false, None);
+        let host = Arc::new(Host::new(land.clock.clone(), Duration::from_mins(1)));
+        let node = Running::start(&land, &host);
+        land.clock.sleep(Duration::from_secs(5)).await;
+        land.state().hangs = Some("register");
+        assert!(land.store.fence(NodeId(1), None).await.unwrap());
+        land.clock.sleep(Duration::from_mins(1)).await;
+        assert!(node.pulse.picture().is_none(), "it has no id");
+        node.stop.soft.cancel();
+        node.stop.hard.cancel();
+        assert!(land.clock.timeout(STALL, node.task).await.is_some());
+    });
 }
 
 #[test]
