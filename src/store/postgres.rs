@@ -40,8 +40,8 @@ mod wish;
 use nodes::{ADOPT, CLAIM, PAUSE, PAUSES, UNOWNED};
 use rows::{ACCEPT, KNOWN, columns, event, job, text};
 pub use server::check_url;
-use server::{close, failed, open, options};
-use session::{Session, rounds};
+use server::{close, failed, open, options, refusal};
+use session::{Session, note, rounds};
 
 /// The store on a PostgreSQL server.
 #[derive(Debug)]
@@ -147,6 +147,32 @@ impl<C: Clock> PostgresStore<C> {
 
     async fn session(&self) -> Result<Session, Failure> {
         Session::from(&self.pool).await
+    }
+
+    /// Writes all rounds in one transaction, or nothing.
+    async fn write(
+        &self,
+        node: &Node,
+        transitions: &[Transition],
+        rounds: &[Vec<usize>],
+        answers: &mut [Committed],
+    ) -> Result<(), Failure> {
+        let mut session = self.session().await?;
+        // A single statement is a transaction by itself.
+        let many = rounds.len() > 1;
+        if many {
+            session.begin().await?;
+        }
+        for round in rounds {
+            let written = session.write(node, transitions, round).await?;
+            note(&written, transitions, round, answers);
+        }
+        if many {
+            session.commit().await?;
+        } else {
+            session.done();
+        }
+        Ok(())
     }
 }
 
@@ -398,25 +424,16 @@ impl<C: Clock> Store for PostgresStore<C> {
             if rounds.is_empty() {
                 return Ok(answers);
             }
+            match self.write(node, transitions, &rounds, &mut answers).await {
+                Err(Failure::Sql(error)) if refusal(&error).is_some() => {}
+                written => return written.map(|()| answers),
+            }
+            answers.fill(Committed::Stale);
             let mut session = self.session().await?;
-            // A single statement is a transaction by itself.
-            let many = rounds.len() > 1;
-            if many {
-                session.begin().await?;
-            }
             for round in &rounds {
-                let written = session.write(node, transitions, round).await?;
-                for n in round {
-                    if written.contains(&transitions[*n].job.id()) {
-                        answers[*n] = Committed::Done;
-                    }
-                }
+                session.write_in_parts(node, transitions, round, &mut answers).await?;
             }
-            if many {
-                session.commit().await?;
-            } else {
-                session.done();
-            }
+            session.done();
             Ok(answers)
         })
         .await

@@ -360,9 +360,18 @@ impl<C: Clock> Store for SqliteStore<C> {
     ) -> Result<Vec<Committed>, StoreError> {
         self.bounded("write transitions", transitions.len(), async {
             let mut write = self.begin().await?;
+            match write.transitions(node, transitions).await {
+                Ok(answers) => {
+                    write.commit().await?;
+                    return Ok(answers);
+                }
+                Err(Failure::Sql(error)) if refusal(&error).is_some() => drop(write),
+                Err(failure) => return Err(failure),
+            }
+            let mut write = self.begin().await?;
             let mut answers = Vec::with_capacity(transitions.len());
             for transition in transitions {
-                answers.push(write.transition(node, transition).await?);
+                answers.push(write.transition_apart(node, transition).await?);
             }
             write.commit().await?;
             Ok(answers)
@@ -600,10 +609,8 @@ async fn close(connection: SqliteConnection) {
 
 /// An error of SQLite's, sorted by whether trying again may help.
 fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError {
-    // The lower byte is the primary result code: https://www.sqlite.org/rescode.html
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
     let cause = words(error);
-    match code.map(|code| code & 0xff) {
+    match code(error) {
         Some(SQLITE_CORRUPT | SQLITE_NOTADB) => StoreError::Unusable(format!(
             "it could not {attempted}: {cause}; the file is damaged, restore a copy of it"
         )),
@@ -613,6 +620,17 @@ fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError {
         }
         _ => StoreError::Unavailable { attempted, cause },
     }
+}
+
+/// Why SQLite will never take a row, if this is what it said: it breaks a rule of the schema.
+fn refusal(error: &sqlx::Error) -> Option<String> {
+    (code(error) == Some(SQLITE_CONSTRAINT)).then(|| words(error))
+}
+
+/// The primary result code, which is the lower byte: <https://www.sqlite.org/rescode.html>.
+fn code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.map(|code| code & 0xff)
 }
 
 fn words(error: &sqlx::Error) -> String {
@@ -631,6 +649,7 @@ const ROW_LIMIT: Duration = Duration::from_millis(1);
 
 const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_FULL: u32 = 13;
+const SQLITE_CONSTRAINT: u32 = 19;
 const SQLITE_NOTADB: u32 = 26;
 
 #[cfg(test)]

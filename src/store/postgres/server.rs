@@ -132,6 +132,13 @@ pub(super) fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError
     }
 }
 
+/// Why the server will never take a row, if this is what it said: its data is none (class 22), or breaks a rule of the
+/// schema (class 23).
+pub(super) fn refusal(error: &sqlx::Error) -> Option<String> {
+    let code = error.as_database_error()?.code()?;
+    (code.starts_with("22") || code.starts_with("23")).then(|| words(error))
+}
+
 fn words(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }

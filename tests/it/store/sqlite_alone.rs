@@ -123,6 +123,26 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
 }
 
 #[tokio::test]
+async fn one_refused_write_does_not_keep_others_from_being_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    super::one_refused_write_does_not_keep_others_from_being_done(&store, async |sql| {
+        by_hand(dir.path(), sql).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_there_already_keeps_no_write_from_being_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    super::an_event_that_is_there_already_keeps_no_write_from_being_done(&store, async |sql| {
+        by_hand(dir.path(), sql).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_schema_refuses_a_job_that_skips_what_its_phase_needs() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
