@@ -287,11 +287,11 @@ impl<C: Clock> Store for PostgresStore<C> {
             if rows.is_empty() {
                 session.require(node, ATTEMPTED).await?;
             }
+            let rows = rows.iter().map(|row| Ok((job(row), row.try_get("left_by")?)));
+            let rows = rows.collect::<Result<Vec<_>, sqlx::Error>>()?;
             session.forget_the_dead().await?;
             session.commit().await?;
-            Ok(row::adopted(
-                rows.iter().map(|row| (job(row), row.try_get("left_by").ok().flatten())),
-            ))
+            Ok(row::adopted(rows.into_iter()))
         })
         .await
     }
@@ -550,10 +550,9 @@ impl<C: Clock> Store for PostgresStore<C> {
             let wanted: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
             let rows = query(sql).bind(wanted).fetch_all(session.on()).await?;
             session.done();
-            Ok(row::in_order(
-                ids,
-                rows.iter().map(|row| (job(row), row.try_get("node").ok().flatten())),
-            ))
+            // An owner that can't be read is not nobody.
+            let rows = rows.iter().map(|row| Ok((job(row), row.try_get("node")?)));
+            Ok(row::in_order(ids, rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter()))
         })
         .await
     }

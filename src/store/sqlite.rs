@@ -472,10 +472,9 @@ impl<C: Clock> Store for SqliteStore<C> {
                 " FROM job_history WHERE id IN (SELECT value FROM json_each(?1))",
             );
             let rows = query(sql).bind(json(ids)).fetch_all(&self.readers).await?;
-            Ok(row::in_order(
-                ids,
-                rows.iter().map(|row| (job(row), row.try_get("node").ok().flatten())),
-            ))
+            // An owner that can't be read is not nobody.
+            let rows = rows.iter().map(|row| Ok((job(row), row.try_get("node")?)));
+            Ok(row::in_order(ids, rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter()))
         })
         .await
     }

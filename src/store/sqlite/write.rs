@@ -103,9 +103,8 @@ impl<'s> Write<'s> {
         query(sql).bind(now).bind(&ids).execute(self.on()).await?;
         let left_by: HashMap<String, Option<i64>> = found.into_iter().collect();
         let left_by = |id: &str| left_by.get(id).copied().flatten();
-        Ok(row::adopted(
-            rows.iter().map(|row| (job(row), row.try_get("id").ok().and_then(left_by))),
-        ))
+        let rows = rows.iter().map(|row| Ok((job(row), left_by(row.try_get("id")?))));
+        Ok(row::adopted(rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter()))
     }
 
     /// Makes a job of an arrival, of the `owner` if it is given.
