@@ -61,7 +61,7 @@ impl<C: Clock> SqliteStore<C> {
             Migrate::Yes => {
                 schema::migrate(&mut connection).await?;
             }
-            Migrate::Check => schema::check(&mut connection).await?,
+            Migrate::Check => schema::check(&mut connection, migrate).await?,
         }
         let readers = readers(state_dir);
         Ok(Self {
@@ -78,7 +78,7 @@ impl<C: Clock> SqliteStore<C> {
     pub async fn open_read_only(state_dir: &Path, clock: C) -> Result<Self, StoreError> {
         let options = read_only(state_dir);
         let mut connection = connect(&options, state_dir).await?;
-        schema::check(&mut connection).await?;
+        schema::check(&mut connection, Migrate::Check).await?;
         close(connection).await;
         Ok(Self {
             clock,
@@ -148,6 +148,15 @@ impl SqliteStore<()> {
         let ran = schema::migrate(&mut connection).await?;
         close(connection).await;
         Ok(ran)
+    }
+
+    /// Whether a daemon that starts with `migrate` could work with the database in the state folder. Changes nothing,
+    /// and works beside a daemon.
+    pub async fn check(state_dir: &Path, migrate: Migrate) -> Result<(), StoreError> {
+        let mut connection = connect(&read_only(state_dir), state_dir).await?;
+        schema::check(&mut connection, migrate).await?;
+        close(connection).await;
+        Ok(())
     }
 }
 
@@ -512,7 +521,7 @@ impl<C: Clock> Store for SqliteStore<C> {
     async fn ping(&self) -> Result<(), StoreError> {
         self.bounded("answer", 1, async {
             let mut connection = self.readers.acquire().await?;
-            schema::check(&mut connection).await.map_err(Failure::Refused)
+            schema::check(&mut connection, Migrate::Check).await.map_err(Failure::Refused)
         })
         .await
     }

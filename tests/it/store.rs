@@ -13,7 +13,7 @@ use scoreline::ports::{
     Accepted, Committed, JobQuery, Node, NodeId, Reservation, Reserved, Store, StoreError,
     Transition, Unowned, Wished,
 };
-use scoreline::store::{Migrate, ModelStore, PostgresStore, SqliteStore};
+use scoreline::store::{Migrate, ModelStore, PostgresStore, Settings, SqliteStore};
 
 use crate::samples::{
     TERM, again, arrival, arrival_in, at, delivered, finished, name, permanent, settled, step,

@@ -43,6 +43,8 @@ async fn a_newer_schema_is_refused() {
     assert!(unusable(open(dir.path()).await).contains("version 99"));
     let read_only = SqliteStore::open_read_only(dir.path(), SystemClock).await;
     assert!(unusable(read_only).contains("version 99"));
+    let checked = SqliteStore::check(dir.path(), Migrate::Yes).await;
+    assert!(unusable(checked).contains("version 99"));
 }
 
 #[tokio::test]
@@ -221,7 +223,14 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     .await;
     let old = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
     assert!(unusable(old).contains("scoreline migrate"));
+    let check = async |migrate| {
+        let state_dir = dir.path().to_owned();
+        Settings { state_dir, server: None, migrate }.check(SystemClock).await
+    };
+    check(Migrate::Yes).await.expect("a daemon would migrate it by itself");
+    assert!(unusable(check(Migrate::Check).await).contains("scoreline migrate"));
     assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), ["0002 nodes", "0003 folders"]);
+    check(Migrate::Check).await.unwrap();
     let store = open(dir.path()).await.unwrap();
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();
