@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, QueryBuilder, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
@@ -40,7 +40,7 @@ mod wish;
 use nodes::{ADOPT, CLAIM, PAUSE, PAUSES, UNOWNED};
 use rows::{ACCEPT, KNOWN, columns, event, job, text};
 pub use server::check_url;
-use server::{close, failed, open, options, refusal};
+use server::{CALLS, CONTROL, close, failed, open, options, refusal};
 use session::{Session, note, rounds};
 
 /// The store on a PostgreSQL server.
@@ -67,7 +67,8 @@ impl<C: Clock> PostgresStore<C> {
         if migrate == Migrate::Yes {
             Self::migrate(&url, clock.clone()).await?;
         }
-        let options = options(&url)?;
+        let control = options(&url, CONTROL)?;
+        let options = options(&url, CALLS)?;
         let id = within(&clock, CALL_LIMIT, "be opened", async {
             let mut connection = open(&options).await?;
             schema::check(&mut connection, Migrate::Check).await?;
@@ -76,18 +77,19 @@ impl<C: Clock> PostgresStore<C> {
             Ok(id)
         })
         .await?;
-        let pool = |connections: u32| {
+        let pool = |connections: u32, options: PgConnectOptions| {
             let pool = PgPoolOptions::new().max_connections(connections);
-            pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy_with(options.clone())
+            pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy_with(options)
         };
-        let (pool, control) = (pool(max_connections.saturating_sub(1).max(1)), pool(1));
+        let control = pool(1, control);
+        let pool = pool(max_connections.saturating_sub(1).max(1), options);
         Ok(Self { clock, ids: Ids::default(), pool, control, id })
     }
 
     /// Brings the database to this program's version. Returns the migrations that ran.
     pub async fn migrate(url: &SecretString, clock: C) -> Result<Vec<String>, StoreError> {
         // One that copies a large table may take its time.
-        let options = options(url)?.options([("statement_timeout", 0), ("lock_timeout", 0)]);
+        let options = options(url, CALLS)?.options([("statement_timeout", 0), ("lock_timeout", 0)]);
         within(&clock, MIGRATION_LIMIT, "be migrated", async {
             let mut connection = open(&options).await?;
             let ran = schema::migrate(&mut connection).await?;
@@ -99,7 +101,7 @@ impl<C: Clock> PostgresStore<C> {
 
     /// Whether a daemon that starts with `migrate` could work with the database. Changes nothing.
     pub async fn check(url: &SecretString, migrate: Migrate, clock: C) -> Result<(), StoreError> {
-        let options = options(url)?;
+        let options = options(url, CALLS)?;
         within(&clock, CALL_LIMIT, "be opened", async {
             let mut connection = open(&options).await?;
             schema::check(&mut connection, migrate).await?;

@@ -129,17 +129,29 @@ async fn sessions_are_durable_bounded_and_named_whatever_the_server_says() {
             "CREATE TABLE seen (settings text[]);
              CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO scoreline.seen VALUES (ARRAY[{values}]); RETURN NEW; END $$;
-             CREATE TRIGGER seen AFTER INSERT ON node FOR EACH ROW EXECUTE FUNCTION see();"
+             CREATE TRIGGER seen AFTER INSERT OR UPDATE ON node FOR EACH ROW EXECUTE FUNCTION see();"
         ))
         .await;
     let mut connection = database.connection().await;
     let default: String =
         query_scalar("SHOW synchronous_commit").fetch_one(&mut connection).await.unwrap();
     assert_eq!(default, "off", "or this test shows nothing");
-    store.register("a", "site", TERM).await.unwrap();
-    let seen: Vec<String> =
-        query_scalar("SELECT settings FROM seen").fetch_one(&mut connection).await.unwrap();
-    assert_eq!(seen, SETTINGS.map(|(_, value)| value));
+    let node = store.register("a", "site", TERM).await.unwrap();
+    assert!(store.beat(&node).await.unwrap());
+    let seen: Vec<Vec<String>> =
+        query_scalar("SELECT settings FROM seen").fetch_all(&mut connection).await.unwrap();
+    let call = SETTINGS.map(|(_, value)| value);
+    // A beat is given up after five seconds: the server must say before that why there was none.
+    let beat = call.map(|value| {
+        if value == "8s" {
+            "4s"
+        } else if value == "4s" {
+            "3s"
+        } else {
+            value
+        }
+    });
+    assert_eq!(seen, [call, beat]);
 }
 
 #[tokio::test]
