@@ -10,6 +10,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ impl Outbox for FolderOutbox {
             let failed = |error| fault("begin", &path, error);
             // Whoever had it may have had it from another one, and so on: all of them may have left something.
             if handed_on {
-                for left in parts_beside(&path, of).map_err(|error| failed(errno(&error)))? {
+                for left in parts_beside(&folder, of).map_err(failed)? {
                     match folder.remove(&left) {
                         Ok(()) | Err(Errno::NOENT) => {}
                         Err(error) => return Err(failed(error)),
@@ -257,17 +258,17 @@ impl Temporary {
     }
 }
 
-/// What other nodes left of the same output in the folder of `path`. A walk through the whole folder: only for jobs whose
-/// last owner died.
-fn parts_beside(path: &Path, of: Part) -> io::Result<Vec<OsString>> {
+/// What other nodes left of the same output in the folder. A walk through the whole of it: only for jobs whose last owner
+/// died.
+fn parts_beside(folder: &Folder, of: Part) -> Result<Vec<OsString>, Errno> {
     let (own, begin) = (part_name(of), format!(".{}.{}.", of.job, of.output));
     let mut left = Vec::new();
-    for entry in std::fs::read_dir(path.parent().unwrap_or(path))? {
-        let name = entry?.file_name();
-        let bytes = name.as_encoded_bytes();
+    for entry in folder.entries()? {
+        let entry = entry?;
+        let bytes = entry.file_name().to_bytes();
         let part = bytes.starts_with(begin.as_bytes()) && bytes.ends_with(UNFINISHED.as_bytes());
-        if part && name != own {
-            left.push(name);
+        if part && bytes != own.as_bytes() {
+            left.push(OsStr::from_bytes(bytes).to_owned());
         }
     }
     Ok(left)

@@ -199,8 +199,8 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
 
-    /// Writes transitions, all in one transaction, each only if the job is still the node's at the revision before.
-    /// Answers in the order of the transitions. After an error nobody knows what was written: read again. A job that
+    /// Writes transitions, each only if the job is still the node's at the revision before: all in one transaction, or,
+    /// if the store refuses one for what is in it, the others without it. Answers in the order of the transitions. After an error nobody knows what was written: read again. A job that
     /// is done leaves the live set, and its reservations end.
     fn commit(
         &self,
@@ -360,12 +360,14 @@ pub struct Transition {
 }
 
 /// What became of a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {
     /// It is written.
     Done,
     /// The job is no longer the node's, or not at that revision: nothing was written.
     Stale,
+    /// The store can't hold this, for this reason of its own, and will say so again: nothing was written.
+    Refused(String),
 }
 
 /// What became of an operator's wish.

@@ -97,6 +97,21 @@ async fn locks_that_somebody_else_holds_delay_and_do_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_end_the_database_refuses_holds_up_no_other() {
+    let database = Database::fresh();
+    let rig = busy(6, 6).await.database(&at(&database));
+    let daemon = rig.start().await;
+    database.by_hand("ALTER TABLE job_history ADD CHECK (name <> '7.csv')").await;
+    drop_many(&rig, 0..30);
+    let delivered = |job: &JobBody| job.phase == Phase::Delivered && job.name == "7.csv";
+    daemon
+        .until("all others have ended", |jobs| ended(jobs) == 29 && jobs.iter().any(delivered))
+        .await;
+    is_ready(&daemon).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_that_loses_a_deadlock_is_made_again() {
     let database = Database::fresh();
     // Whoever looks for a deadlock first is its victim: never the other one.
