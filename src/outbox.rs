@@ -22,8 +22,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use crate::fault::{Fault, Origin};
 use crate::feed::candidate;
 use crate::folder::{
-    Carried, Folder, Stamp, carry_over, errno, has_content, off_thread, open_or_make, report_name,
-    reported_job, user,
+    Carried, Folder, Stamp, UNFINISHED, carry_over, errno, has_content, off_thread, open_or_make,
+    report_name, reported_job, user,
 };
 use crate::job::{Content, Sha256};
 use crate::ports::{NodeId, Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
@@ -470,7 +470,6 @@ fn fault(attempted: &str, path: &Path, error: Errno) -> Fault {
     }
 }
 
-const UNFINISHED: &str = ".scoreline-part";
 const CANDIDATES: u32 = 1000;
 
 #[cfg(test)]
