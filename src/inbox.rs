@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OWN_FOLDER, SourcePath, Watch, candidate};
 use crate::folder::{
-    Carried, Folder, Stamp, carry_over, off_thread, report_name, reported_job, user,
+    Carried, Folder, Stamp, UNFINISHED, carry_over, off_thread, report_name, reported_job, user,
 };
 use crate::job::{FileIdentity, Job, JobId};
 use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace};
@@ -268,7 +268,7 @@ impl Dropped {
                 ended.folder.remove(from).map_err(failed)?;
             }
             Err(Errno::XDEV | Errno::EXIST) => {
-                let temporary = OsStr::new(".scoreline-part");
+                let temporary = OsStr::new(UNFINISHED);
                 let (from, to) = ((&ended.folder, from), (work, to));
                 match carry_over(from, to, temporary, || permit.holds()).map_err(failed)? {
                     // What is in the work folder is the source; what is left elsewhere is not ours to remove.

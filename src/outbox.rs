@@ -23,8 +23,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use crate::fault::{Fault, Origin};
 use crate::feed::candidate;
 use crate::folder::{
-    Carried, Folder, Stamp, carry_over, errno, has_content, off_thread, open_or_make, report_name,
-    reported_job, user,
+    Carried, Folder, Stamp, UNFINISHED, carry_over, errno, has_content, off_thread, open_or_make,
+    report_name, reported_job, user,
 };
 use crate::job::{Content, Sha256};
 use crate::ports::{Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
@@ -466,7 +466,6 @@ fn fault(attempted: &str, path: &Path, error: Errno) -> Fault {
     }
 }
 
-const UNFINISHED: &str = ".scoreline-part";
 const CANDIDATES: u32 = 1000;
 
 #[cfg(test)]

@@ -442,6 +442,8 @@ pub struct JobPage {
     pub jobs: Vec<Job>,
     /// What to put into [`JobQuery::before`] for the next page, if there is one.
     pub next: Option<JobId>,
+    /// Rows that are in the page's place and can't be read; the log names them.
+    pub unreadable: usize,
 }
 
 /// The store didn't do it.

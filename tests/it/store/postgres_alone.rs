@@ -193,7 +193,7 @@ async fn a_server_that_is_stopped_is_unavailable_until_it_is_back() {
 #[tokio::test]
 async fn a_call_that_is_kept_waiting_is_unavailable() {
     let database = Database::fresh();
-    let url = database.url_as("scoreline", "&options=-c%20statement_timeout%3D50ms");
+    let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
     let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
     let node = store.register("a", "site", TERM).await.unwrap();
     let job = job(&store, &node, "a").await;
@@ -209,7 +209,7 @@ async fn a_call_that_is_kept_waiting_is_unavailable() {
 #[tokio::test]
 async fn a_call_that_failed_in_the_middle_leaves_nothing_half_done_to_the_next() {
     let database = Database::fresh();
-    let url = database.url_as("scoreline", "&options=-c%20statement_timeout%3D50ms");
+    let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
     let store = PostgresStore::connect(url, 1, Migrate::Yes, SystemClock).await.unwrap();
     let node = store.register("a", "site", TERM).await.unwrap();
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
@@ -274,9 +274,12 @@ async fn two_processes_never_adopt_the_same_job() {
     }
     one.retire(&free).await.unwrap();
     fence(&one, &dead).await;
-    let everything = |store: PostgresStore<SystemClock>| async move {
-        let me = store.register("me", "site", TERM).await.unwrap();
-        let mut mine = Vec::new();
+    let me = one.register("me", "site", TERM).await.unwrap();
+    let too = two.register("too", "site", TERM).await.unwrap();
+    // Each has some, however late the other one comes.
+    let (mine, theirs) = tokio::join!(adopt(&one, &me, 7), adopt(&two, &too, 7));
+    assert!(!mine.is_empty() && !theirs.is_empty(), "they worked side by side");
+    let everything = |store: PostgresStore<SystemClock>, me: Node, mut mine: Vec<_>| async move {
         loop {
             let some = adopt(&store, &me, 7).await;
             if some.is_empty() {
@@ -285,9 +288,9 @@ async fn two_processes_never_adopt_the_same_job() {
             mine.extend(some);
         }
     };
-    let (a, b) = (tokio::spawn(everything(one)), tokio::spawn(everything(two)));
+    let a = tokio::spawn(everything(one, me, mine));
+    let b = tokio::spawn(everything(two, too, theirs));
     let (mut a, b) = (a.await.unwrap(), b.await.unwrap());
-    assert!(!a.is_empty() && !b.is_empty(), "they worked side by side");
     a.extend(b);
     assert_eq!(a.len(), JOBS);
     assert_eq!(a.into_iter().collect::<BTreeSet<_>>().len(), JOBS);
