@@ -25,7 +25,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::fault::Origin;
 use crate::feed::{Feed, Name, OnConflict};
-use crate::folder::off_thread;
+use crate::folder::{off_thread, source_of_report};
 use crate::job::{Job, JobId, Phase};
 use crate::ports::{Clock, JobQuery, Store, StoreError};
 
@@ -160,13 +160,11 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
     }
 
     async fn go_through_jobs(&self, books: &mut Books) -> Result<(), AuditError> {
-        let mut before = None;
+        let (mut before, mut unreadable) = (None, 0);
         loop {
-            let page = self.store.list(&page_before(before, PAGE)).await?;
+            let page = self.store.list(&page_before(before)).await?;
             let next = page.next;
-            if next.is_none() || page.jobs.len() < PAGE {
-                books.doubtful_pages.push(before);
-            }
+            unreadable += page.unreadable;
             for seen in self.look_at(page.jobs).await? {
                 if let Some(other) = books.meet_identity(&seen.job) {
                     self.compare(books, &seen.job, other).await?;
@@ -182,23 +180,16 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
             }
             match next {
                 Some(next) => before = Some(next),
-                None => return Ok(()),
+                None => break,
             }
         }
-    }
-
-    /// How many rows of a page can't be read. A page leaves them out, but the next one begins behind as many rows as
-    /// were asked for.
-    async fn hidden_in(&self, before: Option<JobId>) -> Result<usize, AuditError> {
-        let page = self.store.list(&page_before(before, PAGE)).await?;
-        let count = page.jobs.len();
-        if page.next.is_some() || count == 0 {
-            return Ok(if page.next.is_some() { PAGE.saturating_sub(count) } else { 0 });
+        if unreadable > 0 {
+            // Nobody knows whose they are.
+            let rows = if unreadable == 1 { "row" } else { "rows" };
+            let (kind, detail) = (Kind::RowUnreadable, format!("{unreadable} {rows}"));
+            books.report.add(Finding { kind, feed: None, job: None, path: None, detail });
         }
-        // The last page: there are as many rows as jobs, unless some are left out or one has come in just now.
-        let exact = self.store.list(&page_before(before, count)).await?;
-        let newest = |jobs: &[Job]| jobs.first().map(Job::id);
-        Ok(usize::from(exact.next.is_some() && newest(&exact.jobs) == newest(&page.jobs)))
+        Ok(())
     }
 
     /// Reads the histories of jobs and looks at their places, after their rows were read.
@@ -212,10 +203,13 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
             .buffered(AT_ONCE)
             .try_collect()
             .await?;
-        let (feeds, hash) = (self.feeds.clone(), self.hash);
+        let (feeds, only, hash) = (self.feeds.clone(), self.only.clone(), self.hash);
         let looked = move || {
-            let places =
-                |job: &Job| folders::places(job, feeds.get(job.feed()).map(AsRef::as_ref), hash);
+            let places = |job: &Job| {
+                // Of other feeds it is enough to know which files are theirs.
+                let hash = hash && only.as_ref().is_none_or(|only| only == job.feed());
+                folders::places(job, feeds.get(job.feed()).map(AsRef::as_ref), hash)
+            };
             jobs.into_iter().map(|job| (places(&job), job)).collect::<Vec<(Places, Job)>>()
         };
         let looked = blocking(looked).await?;
@@ -249,18 +243,6 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
             if let Some(wrong) = &claim.wrong {
                 let (finding, evidence) = (wrong.finding.clone(), wrong.evidence);
                 suspects.push(Suspect { finding, evidence });
-            }
-        }
-        for before in &books.doubtful_pages {
-            let rows = self.hidden_in(*before).await?;
-            if rows > 0 {
-                let place = before.map_or_else(
-                    || "among the newest jobs".to_owned(),
-                    |before| format!("among the jobs older than {before}"),
-                );
-                let (kind, detail) = (Kind::RowUnreadable, place);
-                let finding = Finding { kind, feed: None, job: None, path: None, detail };
-                suspects.push(Suspect { finding, evidence: 0 });
             }
         }
         self.draw_up_files(books, &mut suspects).await?;
@@ -354,7 +336,11 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
         let mut again = std::mem::take(&mut books.live);
         again.extend(suspected.iter().filter_map(|suspect| suspect.finding.job));
         books.claims.retain(|_, claim| {
-            if claim.wrong.as_ref().is_some_and(|wrong| wrong.finding.kind.is_seen_twice()) {
+            let counts = |finding: &Finding| {
+                finding.kind.is_seen_twice()
+                    && finding.feed.as_ref().is_none_or(|feed| self.is_wanted(feed))
+            };
+            if claim.wrong.as_ref().is_some_and(|wrong| counts(&wrong.finding)) {
                 again.insert(claim.job);
                 again.extend(claim.rival());
                 return false;
@@ -367,7 +353,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
         loop {
             // The clocks of other nodes may be behind.
             let since = Some(books.began - CLOCKS_DIFFER);
-            let query = JobQuery { since, ..page_before(before, PAGE) };
+            let query = JobQuery { since, ..page_before(before) };
             let page = self.store.list(&query).await?;
             for job in page.jobs.iter().filter(|job| job.created_at() >= books.began) {
                 let latest = books.taken_in_up_to.entry(job.feed().clone()).or_insert(i64::MIN);
@@ -432,8 +418,6 @@ struct Books {
     /// When the oldest job was done that is kept.
     history_begins: HashMap<Name, DateTime<Utc>>,
     taken_in_up_to: HashMap<Name, i64>,
-    /// Pages that may hold rows which can't be read, by what they come before.
-    doubtful_pages: Vec<Option<JobId>>,
     suspects: Vec<Suspect>,
     report: Report,
 }
@@ -523,7 +507,9 @@ impl Books {
     fn reports(&self) -> impl Iterator<Item = &Path> {
         let ends = |found: &Found| matches!(self.roots[found.root].use_of_it, Use::Ends { .. });
         let files = self.files.iter().filter(move |(_, found)| ends(found));
-        files.map(|(path, _)| path.as_path()).filter(|path| folders::is_report(path))
+        files
+            .map(|(path, _)| path.as_path())
+            .filter(|path| source_of_report(path.as_os_str()).is_some())
     }
 }
 
@@ -533,8 +519,8 @@ fn add(report: &mut Report, only: Option<&Name>, finding: Finding) {
     }
 }
 
-fn page_before(before: Option<JobId>, limit: usize) -> JobQuery {
-    JobQuery { before, limit, ..JobQuery::default() }
+fn page_before(before: Option<JobId>) -> JobQuery {
+    JobQuery { before, limit: PAGE, ..JobQuery::default() }
 }
 
 fn hash(value: &impl Hash) -> u64 {

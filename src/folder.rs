@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Metadata};
 use std::io::{Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -372,11 +373,16 @@ fn each_block(
     }
 }
 
-/// What lies beside a source whose job failed.
+/// What lies beside a source whose job failed, of its name or of its path.
 pub(crate) fn report_name(of: &OsStr) -> OsString {
     let mut name = of.to_owned();
-    name.push(".error.json");
+    name.push(REPORT);
     name
+}
+
+/// The source that a report is named after, by the report's name or path; `None` when it has no report's name.
+pub(crate) fn source_of_report(report: &OsStr) -> Option<&OsStr> {
+    report.as_bytes().strip_suffix(REPORT.as_bytes()).map(OsStr::from_bytes)
 }
 
 /// The job that the report beside a file names, if there is a report.
@@ -419,6 +425,11 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }
 
+/// How unfinished files of ours end.
+pub(crate) const UNFINISHED: &str = ".scoreline-part";
+/// How the markers of deliveries end.
+pub(crate) const MARKER: &str = ".done";
+const REPORT: &str = ".error.json";
 const BLOCK_BYTES: usize = 256 * 1024;
 /// Many times what we write into one.
 const REPORT_MAX_BYTES: u64 = 256 * 1024;

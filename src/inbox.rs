@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OWN_FOLDER, SourcePath, Watch, candidate};
 use crate::folder::{
-    Carried, Folder, Stamp, carry_over, off_thread, report_name, reported_job, user,
+    Carried, Folder, Stamp, UNFINISHED, carry_over, off_thread, report_name, reported_job, user,
 };
 use crate::job::{FileIdentity, Job, JobId};
 use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace};
@@ -199,37 +199,38 @@ enum Place {
 
 impl Dropped {
     fn take<P: Permit>(&self, permit: &P) -> Result<(), Fault> {
-        let root = self.root()?;
+        self.take_in(&self.root()?, permit)
+    }
+
+    fn take_in<P: Permit>(&self, root: &Folder, permit: &P) -> Result<(), Fault> {
         let failed = |error| self.failed(error);
-        if let Some((work, stamp)) = self.in_work(&root).map_err(failed)? {
+        if let Some((work, stamp)) = self.in_work(root).map_err(failed)? {
             if self.is_taken(&stamp) {
                 // Where a move is two steps, a crash in between left the first name.
-                if let Some((folder, there)) = self.where_dropped(&root).map_err(failed)?
+                if let Some((folder, there)) = self.where_dropped(root).map_err(failed)?
                     && there.is_same_file(&stamp)
                 {
                     permit.ensure(Origin::Inbox)?;
                     folder.remove(self.path.file_name()).map_err(failed)?;
                 }
-                if let Some(ended) = self.where_ended(&root).map_err(failed)? {
+                if let Some(ended) = self.where_ended(root).map_err(failed)? {
                     self.bring_back(&work, &ended, permit)?;
                 }
                 return Ok(());
             }
             // A crash came after the move and before the look at what was moved.
             permit.ensure(Origin::Inbox)?;
-            self.put_back(&root, &work).map_err(failed)?;
+            self.put_back(root, &work).map_err(failed)?;
         }
-        if let Some(ended) = self.where_ended(&root).map_err(failed)? {
+        if let Some(ended) = self.where_ended(root).map_err(failed)? {
             if !self.moves {
                 return Ok(());
             }
             permit.ensure(Origin::Inbox)?;
-            let work = self.work(&root).map_err(failed)?;
-            return self
-                .bring_back(&work, &ended, permit)
-                .inspect_err(|_| self.remove_empty(&root));
+            let work = self.work(root).map_err(failed)?;
+            return self.bring_back(&work, &ended, permit).inspect_err(|_| self.remove_empty(root));
         }
-        let Some((folder, found)) = self.where_dropped(&root).map_err(failed)? else {
+        let Some((folder, found)) = self.where_dropped(root).map_err(failed)? else {
             return Err(self.missing());
         };
         // After days in a folder of ended sources only the very same file is it: numbers of files come again.
@@ -240,7 +241,7 @@ impl Dropped {
         } else if !found.is_file() || found.inode != self.file.inode {
             return Err(self.replaced());
         }
-        if self.moves { self.move_to_work(&root, &folder, permit) } else { Ok(()) }
+        if self.moves { self.move_to_work(root, &folder, permit) } else { Ok(()) }
     }
 
     /// Moves the source from where its job's end had put it into the work folder. Its report goes first, so that no
@@ -267,7 +268,7 @@ impl Dropped {
                 ended.folder.remove(from).map_err(failed)?;
             }
             Err(Errno::XDEV | Errno::EXIST) => {
-                let temporary = OsStr::new(".scoreline-part");
+                let temporary = OsStr::new(UNFINISHED);
                 let (from, to) = ((&ended.folder, from), (work, to));
                 match carry_over(from, to, temporary, || permit.holds()).map_err(failed)? {
                     // What is in the work folder is the source; what is left elsewhere is not ours to remove.
@@ -320,8 +321,9 @@ impl Dropped {
     }
 
     fn open<P: Permit>(&self, permit: &P) -> Result<FolderSource, Fault> {
-        self.take(permit)?;
-        let found = self.find(&self.root()?).map_err(|error| self.failed(error))?;
+        let root = self.root()?;
+        self.take_in(&root, permit)?;
+        let found = self.find(&root).map_err(|error| self.failed(error))?;
         let Found { place, folder, name, path, stamp } = found.ok_or_else(|| self.missing())?;
         let (file, opened) = folder.read(&name).map_err(|error| match error {
             Errno::NOENT => self.missing(),

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::Parser;
 use secrecy::SecretString;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
 use scoreline::audit::Audit;
@@ -67,8 +68,10 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Migrate => migrate(&cli).await,
         Command::Audit(args) => audit(&cli, args).await,
         Command::Jobs { daemon, command } => jobs(&cli, daemon, command).await,
-        Command::Endpoints { daemon, command } => endpoints(&cli, daemon, command).await,
-        Command::Storage { daemon, command } => storages(&cli, daemon, command).await,
+        Command::Endpoints { daemon, command } => {
+            sides::<EndpointBody>(&cli, daemon, command).await
+        }
+        Command::Storage { daemon, command } => sides::<StorageBody>(&cli, daemon, command).await,
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
@@ -355,88 +358,106 @@ async fn wish(
     broken.map_or(Ok(exit), |error| Err(error.into()))
 }
 
-async fn endpoints(cli: &Cli, daemon: &DaemonArgs, command: &SidesCommand) -> anyhow::Result<Exit> {
-    let client = client(cli, daemon)?;
-    let body: EndpointsBody = match command {
-        SidesCommand::List => client.get("/api/v1/endpoints", &[]).await?,
-        SidesCommand::Resume { name } => {
-            let path = format!("/api/v1/endpoints/{name}/resume");
-            let was: EndpointBody = client.post(&path, &serde_json::json!({}), None).await?;
-            return resumed(cli, &was, &was.name, &was.health);
-        }
-    };
-    if cli.json {
-        tell_json(&body)?;
-        return Ok(Exit::Done);
-    }
-    let rows: Vec<_> = body
-        .endpoints
-        .iter()
-        .map(|endpoint| {
-            let [state, since, note] = health_cells(&endpoint.health);
-            let of = |used: &dyn std::fmt::Display, max| format!("{used}/{max}");
-            vec![
-                endpoint.name.clone(),
-                endpoint.kind.clone(),
-                state,
-                since,
-                of(&endpoint.in_flight, endpoint.max_in_flight),
-                of(&endpoint.calls, endpoint.concurrency),
-                note,
-            ]
-        })
-        .collect();
-    tell(&table::table(&["NAME", "KIND", "STATE", "SINCE", "RUNS", "CALLS", "NOTE"], &rows))?;
-    Ok(Exit::Done)
+/// An endpoint or a storage, as a daemon tells of it.
+trait Side: Serialize + DeserializeOwned {
+    /// All of its kind.
+    type All: Serialize + DeserializeOwned;
+    const PATH: &str;
+    const HEADS: &[&str];
+    fn among(all: &Self::All) -> &[Self];
+    fn name(&self) -> &str;
+    fn health(&self) -> &HealthBody;
+    fn row(&self) -> Vec<String>;
 }
 
-async fn storages(cli: &Cli, daemon: &DaemonArgs, command: &SidesCommand) -> anyhow::Result<Exit> {
-    let client = client(cli, daemon)?;
-    let body: StoragesBody = match command {
-        SidesCommand::List => client.get("/api/v1/storages", &[]).await?,
-        SidesCommand::Resume { name } => {
-            let path = format!("/api/v1/storages/{name}/resume");
-            let was: StorageBody = client.post(&path, &serde_json::json!({}), None).await?;
-            return resumed(cli, &was, &was.name, &was.health);
-        }
-    };
-    if cli.json {
-        tell_json(&body)?;
-        return Ok(Exit::Done);
+impl Side for EndpointBody {
+    type All = EndpointsBody;
+    const PATH: &str = "/api/v1/endpoints";
+    const HEADS: &[&str] = &["NAME", "KIND", "STATE", "SINCE", "RUNS", "CALLS", "NOTE"];
+
+    fn among(all: &EndpointsBody) -> &[Self] {
+        &all.endpoints
     }
-    let rows: Vec<_> = body
-        .storages
-        .iter()
-        .map(|storage| {
-            let [state, since, note] = health_cells(&storage.health);
-            let counts = [storage.uploads.to_string(), storage.deliveries.to_string()];
-            [vec![storage.name.clone(), state, since], counts.into(), vec![note]].concat()
-        })
-        .collect();
-    tell(&table::table(&["NAME", "STATE", "SINCE", "UPLOADS", "DELIVERIES", "NOTE"], &rows))?;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn health(&self) -> &HealthBody {
+        &self.health
+    }
+
+    fn row(&self) -> Vec<String> {
+        let [state, since, note] = health_cells(&self.health);
+        let of = |used: usize, max: usize| format!("{used}/{max}");
+        let runs = of(self.in_flight, self.max_in_flight);
+        let calls = of(self.calls, self.concurrency);
+        vec![self.name.clone(), self.kind.clone(), state, since, runs, calls, note]
+    }
+}
+
+impl Side for StorageBody {
+    type All = StoragesBody;
+    const PATH: &str = "/api/v1/storages";
+    const HEADS: &[&str] = &["NAME", "STATE", "SINCE", "UPLOADS", "DELIVERIES", "NOTE"];
+
+    fn among(all: &StoragesBody) -> &[Self] {
+        &all.storages
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn health(&self) -> &HealthBody {
+        &self.health
+    }
+
+    fn row(&self) -> Vec<String> {
+        let [state, since, note] = health_cells(&self.health);
+        let (uploads, deliveries) = (self.uploads.to_string(), self.deliveries.to_string());
+        vec![self.name.clone(), state, since, uploads, deliveries, note]
+    }
+}
+
+async fn sides<S: Side>(
+    cli: &Cli,
+    daemon: &DaemonArgs,
+    command: &SidesCommand,
+) -> anyhow::Result<Exit> {
+    let client = client(cli, daemon)?;
+    match command {
+        SidesCommand::List => {
+            let all: S::All = client.get(S::PATH, &[]).await?;
+            if cli.json {
+                tell_json(&all)?;
+            } else {
+                let rows: Vec<_> = S::among(&all).iter().map(S::row).collect();
+                tell(&table::table(S::HEADS, &rows))?;
+            }
+        }
+        SidesCommand::Resume { name } => {
+            let path = format!("{}/{name}/resume", S::PATH);
+            let was: S = client.post(&path, &serde_json::json!({}), None).await?;
+            if cli.json {
+                tell_json(&was)?;
+            } else {
+                tell(&format!("{}: {}\n", was.name(), resumed(was.health())))?;
+            }
+        }
+    }
     Ok(Exit::Done)
 }
 
 /// What a resume comes to, by how things stood.
-fn resumed(
-    cli: &Cli,
-    was: &impl Serialize,
-    name: &str,
-    health: &HealthBody,
-) -> anyhow::Result<Exit> {
-    if cli.json {
-        tell_json(was)?;
-        return Ok(Exit::Done);
-    }
-    let text = match (health.state.as_str(), health.paused_seconds) {
+fn resumed(health: &HealthBody) -> String {
+    match (health.state.as_str(), health.paused_seconds) {
         ("paused", Some(left)) => {
             format!("asked to be left alone for {left} s more, and is not: its jobs go on")
         }
         ("open", _) => "is open: there is nothing to resume".to_owned(),
         _ => "is asked at once whether it is well again".to_owned(),
-    };
-    tell(&format!("{name}: {text}\n"))?;
-    Ok(Exit::Done)
+    }
 }
 
 /// State, since when, and why.

@@ -10,6 +10,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use crate::fault::{Fault, Origin};
 use crate::feed::candidate;
 use crate::folder::{
-    Carried, Folder, Stamp, carry_over, errno, has_content, off_thread, open_or_make, report_name,
-    reported_job, user,
+    Carried, Folder, Stamp, UNFINISHED, carry_over, errno, has_content, off_thread, open_or_make,
+    report_name, reported_job, user,
 };
 use crate::job::{Content, Sha256};
 use crate::ports::{Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
@@ -51,7 +52,7 @@ impl Outbox for FolderOutbox {
             let failed = |error| fault("begin", &path, error);
             // Whoever had it may have had it from another one, and so on: all of them may have left something.
             if handed_on {
-                for left in parts_beside(&path, of).map_err(|error| failed(errno(&error)))? {
+                for left in parts_beside(&folder, of).map_err(failed)? {
                     match folder.remove(&left) {
                         Ok(()) | Err(Errno::NOENT) => {}
                         Err(error) => return Err(failed(error)),
@@ -257,17 +258,17 @@ impl Temporary {
     }
 }
 
-/// What other nodes left of the same output in the folder of `path`. A walk through the whole folder: only for jobs whose
-/// last owner died.
-fn parts_beside(path: &Path, of: Part) -> io::Result<Vec<OsString>> {
+/// What other nodes left of the same output in the folder. A walk through the whole of it: only for jobs whose last owner
+/// died.
+fn parts_beside(folder: &Folder, of: Part) -> Result<Vec<OsString>, Errno> {
     let (own, begin) = (part_name(of), format!(".{}.{}.", of.job, of.output));
     let mut left = Vec::new();
-    for entry in std::fs::read_dir(path.parent().unwrap_or(path))? {
-        let name = entry?.file_name();
-        let bytes = name.as_encoded_bytes();
+    for entry in folder.entries()? {
+        let entry = entry?;
+        let bytes = entry.file_name().to_bytes();
         let part = bytes.starts_with(begin.as_bytes()) && bytes.ends_with(UNFINISHED.as_bytes());
-        if part && name != own {
-            left.push(name);
+        if part && bytes != own.as_bytes() {
+            left.push(OsStr::from_bytes(bytes).to_owned());
         }
     }
     Ok(left)
@@ -465,7 +466,6 @@ fn fault(attempted: &str, path: &Path, error: Errno) -> Fault {
     }
 }
 
-const UNFINISHED: &str = ".scoreline-part";
 const CANDIDATES: u32 = 1000;
 
 #[cfg(test)]

@@ -204,8 +204,8 @@ pub trait Store: Send + Sync + 'static {
         now: DateTime<Utc>,
     ) -> impl Future<Output = Result<Admitted, StoreError>> + Send;
 
-    /// Writes transitions, all in one transaction, each only if the job is still the node's at the revision before.
-    /// Answers in the order of the transitions. After an error nobody knows what was written: read again. A job that
+    /// Writes transitions, each only if the job is still the node's at the revision before: all in one transaction, or,
+    /// if the store refuses one for what is in it, the others without it. Answers in the order of the transitions. After an error nobody knows what was written: read again. A job that
     /// is done leaves the live set, and its reservations end.
     fn commit(
         &self,
@@ -401,12 +401,14 @@ pub enum Earlier {
 }
 
 /// What became of a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {
     /// It is written.
     Done,
     /// The job is no longer the node's, or not at that revision: nothing was written.
     Stale,
+    /// The store can't hold this, for this reason of its own, and will say so again: nothing was written.
+    Refused(String),
 }
 
 /// What became of an operator's wish.
@@ -481,6 +483,8 @@ pub struct JobPage {
     pub jobs: Vec<Job>,
     /// What to put into [`JobQuery::before`] for the next page, if there is one.
     pub next: Option<JobId>,
+    /// Rows that are in the page's place and can't be read; the log names them.
+    pub unreadable: usize,
 }
 
 /// The store didn't do it.

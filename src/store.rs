@@ -118,7 +118,7 @@ impl Settings {
         match &self.server {
             // Before the first start there is nothing to read.
             None if !SqliteStore::is_in(&self.state_dir) => Ok(()),
-            None => SqliteStore::open_read_only(&self.state_dir, clock).await?.ping().await,
+            None => SqliteStore::check(&self.state_dir, self.migrate).await,
             Some(server) => PostgresStore::check(&server.url, self.migrate, clock).await,
         }
     }

@@ -290,7 +290,9 @@ impl Kind {
 
     /// Whether one look is not enough, since files and rows can't be seen at one moment.
     pub(super) fn is_seen_twice(self) -> bool {
-        self.level() == Level::Difference || self == Self::SourceGone
+        // What a row is was read at one moment.
+        (self.level() == Level::Difference && self != Self::RowUnreadable)
+            || self == Self::SourceGone
     }
 }
 

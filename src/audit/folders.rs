@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +13,9 @@ use rustix::io::Errno;
 use sha2::Digest;
 
 use crate::feed::{Feed, Name, SourceEnd, SourcePath, Watch};
-use crate::folder::{Folder, Stamp, errno, user};
+use crate::folder::{
+    Folder, MARKER, Stamp, UNFINISHED, errno, reported_job, source_of_report, user,
+};
 use crate::job::{Job, JobId, Sha256};
 
 /// A folder that is gone through as a whole.
@@ -238,7 +239,7 @@ impl Walked {
                 }
                 // The markers of deliveries lie beside the outputs.
                 Use::Ends { outputs: true, .. }
-                    if path.as_os_str().as_bytes().ends_with(MARKER) => {}
+                    if path.as_os_str().as_bytes().ends_with(MARKER.as_bytes()) => {}
                 Use::Ends { .. } => {
                     // Hidden files are other programs' notes: a source never has such a name.
                     if stamp.is_file() && !hidden && !root.is_for_outputs_alone() {
@@ -286,25 +287,10 @@ pub(super) fn sight(path: &Path) -> Sight {
     }
 }
 
-/// Whether a file has the name of a report that lies beside a failed source.
-pub(super) fn is_report(path: &Path) -> bool {
-    path.as_os_str().as_bytes().ends_with(REPORT.as_bytes())
-}
-
-/// The name of the report that lies beside a failed source.
-pub(super) fn report_of(source: &Path) -> PathBuf {
-    let mut report = source.as_os_str().to_owned();
-    report.push(REPORT);
-    report.into()
-}
-
 /// The job that a report is about, by its own words.
 pub(super) fn job_in_report(path: &Path) -> Option<JobId> {
     let (folder, name) = Folder::of(path).ok()?;
-    let mut text = String::new();
-    folder.read(name).ok()?.0.take(REPORT_MAX_BYTES).read_to_string(&mut text).ok()?;
-    let report: serde_json::Value = serde_json::from_str(&text).ok()?;
-    JobId::parse(report.get("job")?.as_str()?)
+    JobId::parse(&reported_job(&folder, source_of_report(name)?)?)
 }
 
 /// The job that an unfinished output is for: `.JOB.N.NODE.scoreline-part`.
@@ -329,9 +315,3 @@ fn denied(path: &Path, error: Errno) -> String {
     };
     format!("could not look into {}: {error}: {cure}", path.display())
 }
-
-const UNFINISHED: &str = ".scoreline-part";
-const MARKER: &[u8] = b".done";
-const REPORT: &str = ".error.json";
-/// Far more than a report has: a service's own words may be long.
-const REPORT_MAX_BYTES: u64 = 4 << 20;

@@ -9,7 +9,7 @@ use super::finding::{Finding, Kind};
 use super::folders::{Found, Places, Root, Sight, Use};
 use super::history;
 use crate::feed::{Feed, Name, OnConflict, SourceEnd};
-use crate::folder::Stamp;
+use crate::folder::{Stamp, report_name};
 use crate::job::{Event, Job, JobId, Phase};
 
 /// A job, and what was seen of it at about one time.
@@ -104,7 +104,7 @@ impl Seen {
             Sight::Unseen => wrong(Kind::Unseen, ""),
         };
         judged.explained.push((path.clone(), self.places.moved.file()));
-        judged.explained.push((super::folders::report_of(path), None));
+        judged.explained.push((report_name(path.as_os_str()).into(), None));
         judged.claims.push((path.clone(), finding));
     }
 

@@ -122,6 +122,15 @@ impl<W: World> Engine<W> {
                             self.forget(id);
                             self.look_up(id, Unread::Differs);
                         }
+                        Committed::Refused(why) => {
+                            // It would be refused again. After the next start it is tried once more.
+                            let id = pending.transition.job.id();
+                            tracing::error!(job.id = %id, error = %why, "job taken out of work: the store can't hold what became of it");
+                            if let Some(slot) = self.jobs.get_mut(&id) {
+                                slot.stage = Stage::Still;
+                            }
+                            self.looks.broken(id, self.world.clock().boot());
+                        }
                     }
                 }
             }

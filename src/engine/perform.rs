@@ -10,6 +10,7 @@ use super::lease::{Lease, Tenure};
 use super::progress::{Moving, Progress};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, candidate};
+use crate::folder::{MARKER, report_name};
 use crate::job::{
     Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
 };
@@ -189,7 +190,7 @@ async fn deliver<W: World>(
         && let Some(first) = outputs.first()
     {
         let mut name = job.path().file_name().to_owned();
-        name.push(".done");
+        name.push(MARKER);
         let folder = first.path.parent().unwrap_or(&feed.deliver.folder);
         let names: Vec<_> = outputs.iter().map(|o| o.path.display().to_string()).collect();
         let text = names.join("\n") + "\n";
@@ -301,8 +302,7 @@ async fn settle<W: World>(
         let path = names.reserve(world, &tenure.node, job, OnConflict::Suffix).await?;
         if failed {
             // Before the move: whoever finds the file finds its reason beside it.
-            let mut report = path.clone().into_os_string();
-            report.push(".error.json");
+            let report = report_name(path.as_os_str());
             outbox.write(Path::new(&report), &error_report(feed, job), lease).await?;
         }
         match outbox.settle(&source, &Settlement::Move(path.clone()), lease).await? {

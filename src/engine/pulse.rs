@@ -55,6 +55,8 @@ pub struct EndpointSeen {
     pub name: Name,
     /// Why nothing is sent to it, if nothing is.
     pub trouble: Option<Trouble>,
+    /// Remote runs of this node's jobs that may be running there.
+    pub in_flight: usize,
     /// Remote runs that all nodes may have there at once.
     pub max_in_flight: usize,
     /// Calls under way.

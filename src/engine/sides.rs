@@ -1,6 +1,7 @@
 //! What the engine makes of answers: each says something about the side that it came from, which is health for the
 //! next calls, and how many of them may go on at once.
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -150,12 +151,17 @@ impl<W: World> Engine<W> {
             let health = self.health.get(&side);
             health.and_then(|health| health.trouble(now)).cloned()
         };
+        let mut in_flight = BTreeMap::<&Name, usize>::new();
+        for slot in self.jobs.values().filter(|slot| slot.job.phase().is_in_flight()) {
+            *in_flight.entry(&slot.feed.endpoint).or_default() += 1;
+        }
         let used = |lane: Lane| self.lanes.get(&lane).map_or(0, |permits| permits.used);
         let endpoints = self.rules.endpoints.iter().map(|(name, max_in_flight)| {
             let calls = self.lanes.get(&Lane::Calls(name.clone()));
             EndpointSeen {
                 name: name.clone(),
                 trouble: trouble(Side::Endpoint(name.clone())),
+                in_flight: in_flight.get(name).copied().unwrap_or_default(),
                 max_in_flight: *max_in_flight,
                 calls: used(Lane::Calls(name.clone())),
                 concurrency: calls.map_or(0, |permits: &Permits| permits.pace.limit()),

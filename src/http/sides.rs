@@ -33,7 +33,7 @@ pub struct EndpointBody {
     /// Its kind in the config.
     pub kind: String,
     /// Remote runs of this node's jobs that may be running.
-    pub in_flight: i64,
+    pub in_flight: usize,
     /// Remote runs of all nodes' jobs at once.
     pub max_in_flight: usize,
     /// Calls of this node that are under way.
@@ -131,10 +131,9 @@ fn unknown(kind: &str, name: &Name) -> Problem {
 }
 
 fn endpoint_body<W: World>(api: &Api<W>, seen: EndpointSeen) -> EndpointBody {
-    let runs = &api.world.metrics().remote_runs_in_flight;
     EndpointBody {
         kind: api.world.scorer(&seen.name).map_or("unknown", Scorer::kind).to_owned(),
-        in_flight: runs.with_label_values(&[seen.name.as_str()]).get(),
+        in_flight: seen.in_flight,
         max_in_flight: seen.max_in_flight,
         calls: seen.calls,
         concurrency: seen.concurrency,

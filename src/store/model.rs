@@ -412,7 +412,7 @@ impl Store for ModelStore {
         });
         let jobs: Vec<Job> = found.by_ref().take(query.limit).cloned().collect();
         let next = found.next().and(jobs.last().map(Job::id));
-        Ok(JobPage { jobs, next })
+        Ok(JobPage { jobs, next, unreadable: 0 })
     }
 
     async fn events(&self, id: JobId) -> Result<Vec<Event>, StoreError> {

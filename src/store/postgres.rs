@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, QueryBuilder, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
@@ -41,8 +41,8 @@ mod wish;
 use nodes::{ADOPT, CLAIM, PAUSE, PAUSES, UNOWNED};
 use rows::{ACCEPT, KNOWN, columns, event, job, text};
 pub use server::check_url;
-use server::{close, failed, open, options};
-use session::{Session, rounds};
+use server::{CALLS, CONTROL, close, failed, open, options, refusal};
+use session::{Session, note, rounds};
 
 /// The store on a PostgreSQL server.
 #[derive(Debug)]
@@ -68,7 +68,8 @@ impl<C: Clock> PostgresStore<C> {
         if migrate == Migrate::Yes {
             Self::migrate(&url, clock.clone()).await?;
         }
-        let options = options(&url)?;
+        let control = options(&url, CONTROL)?;
+        let options = options(&url, CALLS)?;
         let id = within(&clock, CALL_LIMIT, "be opened", async {
             let mut connection = open(&options).await?;
             schema::check(&mut connection, Migrate::Check).await?;
@@ -77,18 +78,19 @@ impl<C: Clock> PostgresStore<C> {
             Ok(id)
         })
         .await?;
-        let pool = |connections: u32| {
+        let pool = |connections: u32, options: PgConnectOptions| {
             let pool = PgPoolOptions::new().max_connections(connections);
-            pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy_with(options.clone())
+            pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy_with(options)
         };
-        let (pool, control) = (pool(max_connections.saturating_sub(1).max(1)), pool(1));
+        let control = pool(1, control);
+        let pool = pool(max_connections.saturating_sub(1).max(1), options);
         Ok(Self { clock, ids: Ids::default(), pool, control, id })
     }
 
     /// Brings the database to this program's version. Returns the migrations that ran.
     pub async fn migrate(url: &SecretString, clock: C) -> Result<Vec<String>, StoreError> {
         // One that copies a large table may take its time.
-        let options = options(url)?.options([("statement_timeout", 0), ("lock_timeout", 0)]);
+        let options = options(url, CALLS)?.options([("statement_timeout", 0), ("lock_timeout", 0)]);
         within(&clock, MIGRATION_LIMIT, "be migrated", async {
             let mut connection = open(&options).await?;
             let ran = schema::migrate(&mut connection).await?;
@@ -100,7 +102,7 @@ impl<C: Clock> PostgresStore<C> {
 
     /// Whether a daemon that starts with `migrate` could work with the database. Changes nothing.
     pub async fn check(url: &SecretString, migrate: Migrate, clock: C) -> Result<(), StoreError> {
-        let options = options(url)?;
+        let options = options(url, CALLS)?;
         within(&clock, CALL_LIMIT, "be opened", async {
             let mut connection = open(&options).await?;
             schema::check(&mut connection, migrate).await?;
@@ -148,6 +150,32 @@ impl<C: Clock> PostgresStore<C> {
 
     async fn session(&self) -> Result<Session, Failure> {
         Session::from(&self.pool).await
+    }
+
+    /// Writes all rounds in one transaction, or nothing.
+    async fn write(
+        &self,
+        node: &Node,
+        transitions: &[Transition],
+        rounds: &[Vec<usize>],
+        answers: &mut [Committed],
+    ) -> Result<(), Failure> {
+        let mut session = self.session().await?;
+        // A single statement is a transaction by itself.
+        let many = rounds.len() > 1;
+        if many {
+            session.begin().await?;
+        }
+        for round in rounds {
+            let written = session.write(node, transitions, round).await?;
+            note(&written, transitions, round, answers);
+        }
+        if many {
+            session.commit().await?;
+        } else {
+            session.done();
+        }
+        Ok(())
     }
 }
 
@@ -262,11 +290,11 @@ impl<C: Clock> Store for PostgresStore<C> {
             if rows.is_empty() {
                 session.require(node, ATTEMPTED).await?;
             }
+            let rows = rows.iter().map(|row| Ok((job(row), row.try_get("left_by")?)));
+            let rows = rows.collect::<Result<Vec<_>, sqlx::Error>>()?;
             session.forget_the_dead().await?;
             session.commit().await?;
-            Ok(row::adopted(
-                rows.iter().map(|row| (job(row), row.try_get("left_by").ok().flatten())),
-            ))
+            Ok(row::adopted(rows.into_iter()))
         })
         .await
     }
@@ -401,25 +429,16 @@ impl<C: Clock> Store for PostgresStore<C> {
             if rounds.is_empty() {
                 return Ok(answers);
             }
+            match self.write(node, transitions, &rounds, &mut answers).await {
+                Err(Failure::Sql(error)) if refusal(&error).is_some() => {}
+                written => return written.map(|()| answers),
+            }
+            answers.fill(Committed::Stale);
             let mut session = self.session().await?;
-            // A single statement is a transaction by itself.
-            let many = rounds.len() > 1;
-            if many {
-                session.begin().await?;
-            }
             for round in &rounds {
-                let written = session.write(node, transitions, round).await?;
-                for n in round {
-                    if written.contains(&transitions[*n].job.id()) {
-                        answers[*n] = Committed::Done;
-                    }
-                }
+                session.write_in_parts(node, transitions, round, &mut answers).await?;
             }
-            if many {
-                session.commit().await?;
-            } else {
-                session.done();
-            }
+            session.done();
             Ok(answers)
         })
         .await
@@ -536,10 +555,9 @@ impl<C: Clock> Store for PostgresStore<C> {
             let wanted: Vec<_> = ids.iter().map(|id| id.uuid()).collect();
             let rows = query(sql).bind(wanted).fetch_all(session.on()).await?;
             session.done();
-            Ok(row::in_order(
-                ids,
-                rows.iter().map(|row| (job(row), row.try_get("node").ok().flatten())),
-            ))
+            // An owner that can't be read is not nobody.
+            let rows = rows.iter().map(|row| Ok((job(row), row.try_get("node")?)));
+            Ok(row::in_order(ids, rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter()))
         })
         .await
     }

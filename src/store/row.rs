@@ -36,19 +36,30 @@ pub(super) type Read = Result<Job, Unreadable>;
 
 /// Rows that are newest first and one more than the page, if there is another.
 pub(super) fn page(mut rows: impl Iterator<Item = Read>, limit: usize) -> JobPage {
-    let (mut page, mut last) = (JobPage::default(), None);
+    let (mut page, mut last, mut behind) = (JobPage::default(), None, 0);
     for row in rows.by_ref().take(limit) {
-        last = match &row {
+        behind += 1;
+        let id = match &row {
             Ok(job) => Some(job.id()),
             Err(Unreadable::Corrupt(corrupt)) => Some(corrupt.id),
             Err(Unreadable::NoId(_)) => None,
         };
+        if id.is_some() {
+            (last, behind) = (id, 0);
+        }
         match row {
             Ok(job) => page.jobs.push(job),
-            Err(unreadable) => unreadable.log(),
+            Err(unreadable) => {
+                unreadable.log();
+                page.unreadable += 1;
+            }
         }
     }
     page.next = rows.next().and(last);
+    if page.next.is_some() {
+        // The next page begins with them.
+        page.unreadable -= behind;
+    }
     page
 }
 
@@ -250,4 +261,39 @@ pub(super) fn cancel_reason(name: &str) -> Option<CancelReason> {
     [CancelReason::Operator, CancelReason::Deadline]
         .into_iter()
         .find(|reason| cancel_reason_name(*reason) == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::job::tests::queued;
+
+    fn corrupt(n: u128) -> Read {
+        Err(Unreadable::Corrupt(Corrupt { id: JobId::new(Uuid::from_u128(n)), what: "no job" }))
+    }
+
+    fn without_id() -> Read {
+        Err(Unreadable::NoId("no id".to_owned()))
+    }
+
+    #[test]
+    fn rows_that_cannot_be_read_are_counted_once_and_hide_no_page_behind_them() {
+        let id = |n| Some(JobId::new(Uuid::from_u128(n)));
+        let job = queued("a.csv");
+        let read = || Ok(job.clone());
+        // The rows, of which two are the page's; then what can't be read, and before what the next page goes on.
+        for (what, rows, unreadable, next) in [
+            ("all are there", vec![read(), read(), read()], 0, Some(job.id())),
+            ("none is readable", vec![corrupt(9), corrupt(8)], 2, None),
+            ("one of more", vec![read(), corrupt(8), corrupt(7)], 1, id(8)),
+            ("an id less at the end", vec![corrupt(9), without_id(), corrupt(7)], 1, id(9)),
+            ("an id less in front", vec![without_id(), corrupt(8), corrupt(7)], 2, id(8)),
+            ("the last page's last", vec![corrupt(9), without_id()], 2, None),
+        ] {
+            let page = page(rows.into_iter(), 2);
+            assert_eq!((page.unreadable, page.next), (unreadable, next), "{what}");
+        }
+    }
 }

@@ -62,7 +62,7 @@ impl<C: Clock> SqliteStore<C> {
             Migrate::Yes => {
                 schema::migrate(&mut connection).await?;
             }
-            Migrate::Check => schema::check(&mut connection).await?,
+            Migrate::Check => schema::check(&mut connection, migrate).await?,
         }
         let readers = readers(state_dir);
         Ok(Self {
@@ -79,7 +79,7 @@ impl<C: Clock> SqliteStore<C> {
     pub async fn open_read_only(state_dir: &Path, clock: C) -> Result<Self, StoreError> {
         let options = read_only(state_dir);
         let mut connection = connect(&options, state_dir).await?;
-        schema::check(&mut connection).await?;
+        schema::check(&mut connection, Migrate::Check).await?;
         close(connection).await;
         Ok(Self {
             clock,
@@ -149,6 +149,15 @@ impl SqliteStore<()> {
         let ran = schema::migrate(&mut connection).await?;
         close(connection).await;
         Ok(ran)
+    }
+
+    /// Whether a daemon that starts with `migrate` could work with the database in the state folder. Changes nothing,
+    /// and works beside a daemon.
+    pub async fn check(state_dir: &Path, migrate: Migrate) -> Result<(), StoreError> {
+        let mut connection = connect(&read_only(state_dir), state_dir).await?;
+        schema::check(&mut connection, migrate).await?;
+        close(connection).await;
+        Ok(())
     }
 }
 
@@ -369,9 +378,18 @@ impl<C: Clock> Store for SqliteStore<C> {
     ) -> Result<Vec<Committed>, StoreError> {
         self.bounded("write transitions", transitions.len(), async {
             let mut write = self.begin().await?;
+            match write.transitions(node, transitions).await {
+                Ok(answers) => {
+                    write.commit().await?;
+                    return Ok(answers);
+                }
+                Err(Failure::Sql(error)) if refusal(&error).is_some() => drop(write),
+                Err(failure) => return Err(failure),
+            }
+            let mut write = self.begin().await?;
             let mut answers = Vec::with_capacity(transitions.len());
             for transition in transitions {
-                answers.push(write.transition(node, transition).await?);
+                answers.push(write.transition_apart(node, transition).await?);
             }
             write.commit().await?;
             Ok(answers)
@@ -473,10 +491,9 @@ impl<C: Clock> Store for SqliteStore<C> {
                 " FROM job_history WHERE id IN (SELECT value FROM json_each(?1))",
             );
             let rows = query(sql).bind(json(ids)).fetch_all(&self.readers).await?;
-            Ok(row::in_order(
-                ids,
-                rows.iter().map(|row| (job(row), row.try_get("node").ok().flatten())),
-            ))
+            // An owner that can't be read is not nobody.
+            let rows = rows.iter().map(|row| Ok((job(row), row.try_get("node")?)));
+            Ok(row::in_order(ids, rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter()))
         })
         .await
     }
@@ -514,7 +531,7 @@ impl<C: Clock> Store for SqliteStore<C> {
     async fn ping(&self) -> Result<(), StoreError> {
         self.bounded("answer", 1, async {
             let mut connection = self.readers.acquire().await?;
-            schema::check(&mut connection).await.map_err(Failure::Refused)
+            schema::check(&mut connection, Migrate::Check).await.map_err(Failure::Refused)
         })
         .await
     }
@@ -610,10 +627,8 @@ async fn close(connection: SqliteConnection) {
 
 /// An error of SQLite's, sorted by whether trying again may help.
 fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError {
-    // The lower byte is the primary result code: https://www.sqlite.org/rescode.html
-    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
     let cause = words(error);
-    match code.map(|code| code & 0xff) {
+    match code(error) {
         Some(SQLITE_CORRUPT | SQLITE_NOTADB) => StoreError::Unusable(format!(
             "it could not {attempted}: {cause}; the file is damaged, restore a copy of it"
         )),
@@ -623,6 +638,17 @@ fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError {
         }
         _ => StoreError::Unavailable { attempted, cause },
     }
+}
+
+/// Why SQLite will never take a row, if this is what it said: it breaks a rule of the schema.
+fn refusal(error: &sqlx::Error) -> Option<String> {
+    (code(error) == Some(SQLITE_CONSTRAINT)).then(|| words(error))
+}
+
+/// The primary result code, which is the lower byte: <https://www.sqlite.org/rescode.html>.
+fn code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok());
+    code.map(|code| code & 0xff)
 }
 
 fn words(error: &sqlx::Error) -> String {
@@ -641,6 +667,7 @@ const ROW_LIMIT: Duration = Duration::from_millis(1);
 
 const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_FULL: u32 = 13;
+const SQLITE_CONSTRAINT: u32 = 19;
 const SQLITE_NOTADB: u32 = 26;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 
 use crate::postgres::Database;
-use crate::rig::Rig;
+use crate::rig::{Rig, eventually};
 use crate::samples::name;
 
 /// A clock that waits for nothing, and may be ahead.
@@ -138,7 +138,8 @@ async fn after_a_real_run_there_is_no_difference() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_difference_is_found_and_named() {
-    let rig = after_a_real_run().await;
+    // However long a case takes, a file that comes into the drop folder is not overdue.
+    let rig = after_a_real_run().await.feed("watch.rescan = \"1h\"");
     let saved = Saved::of(&rig);
     let history = |name: &str, set: &str| {
         format!(
@@ -225,6 +226,23 @@ async fn each_difference_is_found_and_named() {
             vec!["archive_gone /else/first.csv", "row_differs", "unknown_in_archive archive/first.csv"],
         ),
         (history("first.csv", "outputs = 'no list'"), vec![], vec!["row_unreadable", "unknown_in_archive archive/first.csv"]),
+        (
+            "UPDATE job_history SET outputs = 'no list'".to_owned(),
+            vec![],
+            vec![
+                "row_unreadable",
+                "past_history archive/a-1.csv",
+                "past_history archive/a.csv",
+                "past_history archive/first.csv",
+                "past_history failed/empty.csv",
+                "past_history failed/empty.csv.error.json",
+            ],
+        ),
+        (
+            "UPDATE job_history SET id = 'no id' WHERE path = CAST('first.csv' AS BLOB)".to_owned(),
+            vec![],
+            vec!["row_unreadable", "unknown_in_archive archive/first.csv"],
+        ),
         // The later one names what the earlier one has.
         (
             "UPDATE job_history SET source_moved_to = (SELECT min(source_moved_to) FROM job_history \
@@ -385,13 +403,17 @@ async fn a_file_older_than_the_history_is_noted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_live_daemon_under_load_shows_no_difference() {
-    let rig = Rig::new().await.feed("watch.rescan = \"2s\"");
+    // Long enough for any machine to take in what it was told of.
+    let rig = Rig::new().await.feed("watch.rescan = \"20s\"");
     let daemon = rig.start().await;
     let load = async {
         for n in 0..300 {
             let words = if n % 10 == 0 { String::new() } else { format!("Col2\nload {n}\n") };
-            // Names are used again and again.
-            rig.drop_file(&format!("{}.csv", n % 70), &words);
+            // Names are used again and again, each once it is free: no file is lost to the next one.
+            let name = format!("{}.csv", n % 70);
+            let path = rig.path("in").join(&name);
+            eventually("its name is free", async || !path.exists()).await;
+            rig.drop_file(&name, &words);
             SystemClock.sleep(Duration::from_millis(10)).await;
         }
     };

@@ -24,8 +24,9 @@ async fn the_jobs_of_a_killed_node_are_finished_by_the_others() {
     site.six_run_at(&first).await;
     let (second, third) = tokio::join!(site.start("b"), site.start("c"));
     first.child.kill().await.unwrap();
+    // More, if a lease lapses on a slow machine, and jobs change hands once more.
     eventually("the others have its jobs", || async {
-        second.adopted("dead_node").await + third.adopted("dead_node").await == 6
+        second.adopted("dead_node").await + third.adopted("dead_node").await >= 6
     })
     .await;
     assert_eq!(site.rig.sandbox.ledger().totals.finished, 0, "they were adopted as they ran");
@@ -61,10 +62,13 @@ async fn a_node_that_is_started_again_has_its_own_jobs_before_it_is_ready() {
     let again = site.start("a").await;
     assert_eq!(again.ready["jobs"], 6, "{}", again.ready);
     assert_ne!(again.ready["node"], first.ready["node"], "an id is never used again");
-    assert_eq!((again.adopted("dead_node").await, second.adopted("dead_node").await), (6, 0));
+    // What is in the store is counted a moment later.
+    eventually("they are counted", || async { again.adopted("dead_node").await == 6 }).await;
+    assert_eq!(second.adopted("dead_node").await, 0);
     site.let_runs_end();
     site.all_came_through(6).await;
-    assert_eq!((again.succeeded("f").await, second.succeeded("f").await), (6, 0));
+    eventually("all are counted", || async { again.succeeded("f").await == 6 }).await;
+    assert_eq!(second.succeeded("f").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,24 +82,36 @@ async fn a_node_that_stood_still_past_its_lease_doubles_nothing_and_takes_part_a
     site.rig.sandbox.update(|settings| settings.slots = 1);
     eventually("some runs have ended", || async { site.rig.sandbox.ledger().totals.finished >= 3 })
         .await;
+    // However many of them are through by now: these can't end, and it has some of them.
+    site.rig.sandbox.update(|settings| settings.slots = 0);
+    site.drop_files("in", 60..66);
+    eventually("it has jobs that can't end", || async {
+        site.count(
+            "job JOIN node ON node.id = job.node WHERE label = 'a' \
+             AND job.name IN ('60.csv', '61.csv', '62.csv', '63.csv', '64.csv', '65.csv')",
+        )
+        .await
+            > 0
+    })
+    .await;
     first.signal(Signal::STOP);
     site.let_runs_end();
     eventually("its jobs are taken over", || async { second.adopted("dead_node").await > 0 }).await;
     eventually("the other one has finished all", || async {
-        site.count("job_history").await == 60
+        site.count("job_history").await == 66
     })
     .await;
     first.signal(Signal::CONT);
     eventually("it has joined again", || async { first.log().contains("joined again") }).await;
     assert!(first.log().contains("goes on under a new id"), "{}", first.log());
-    site.all_came_through(60).await;
+    site.all_came_through(66).await;
 
     let before = first.succeeded("f").await;
     second.signal(Signal::TERM);
     assert!(second.child.wait().await.unwrap().success());
-    site.drop_files("in", 60..70);
-    site.all_came_through(70).await;
-    assert_eq!(first.succeeded("f").await, before + 10);
+    site.drop_files("in", 66..76);
+    site.all_came_through(76).await;
+    eventually("all are counted", || async { first.succeeded("f").await == before + 10 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,11 +137,17 @@ async fn the_limit_of_runs_holds_over_all_nodes_and_starves_no_feed() {
         site.count("job").await + site.count("job_history").await == 100
     })
     .await;
+    let runs = || site.rig.sandbox.ledger().totals.starts;
+    eventually("as many run as may", || async { runs() == 3 }).await;
     site.let_runs_end();
-    let of = async |feed: &str| site.count(&format!("job_history WHERE feed = '{feed}'")).await;
-    eventually("both feeds go on", || async { of("f").await >= 5 && of("g").await >= 5 }).await;
-    assert!(of("f").await + of("g").await < 100, "one of them had to wait for the other");
     eventually("all are through", || async { site.count("job_history").await == 100 }).await;
+    for (feed, other) in [("f", "g"), ("g", "f")] {
+        let before_its_end = format!(
+            "job_history WHERE feed = '{feed}' AND finished_at < \
+             (SELECT max(finished_at) FROM job_history WHERE feed = '{other}')"
+        );
+        assert!(site.count(&before_its_end).await > 0, "{feed} had to wait for {other}");
+    }
     for (out, numbers) in [("out", 0..50), ("out-g", 100..150)] {
         assert_eq!(files_in(&site.rig.path(out)), outputs(numbers));
     }
@@ -154,7 +176,8 @@ async fn a_cancel_is_answered_by_the_node_that_has_the_job_whoever_was_asked() {
     .await;
     assert_eq!(site.rig.sandbox.ledger().totals.cancelled, 1);
     let cancelled = "scoreline_job_transitions_total{feed=\"f\",to=\"cancelled\"}";
-    assert_eq!((first.metric(cancelled).await, second.metric(cancelled).await), (1, 0));
+    eventually("it is counted", || async { first.metric(cancelled).await == 1 }).await;
+    assert_eq!(second.metric(cancelled).await, 0);
     site.let_runs_end();
     eventually("the others are through", || async {
         site.count("job_history WHERE phase = 'succeeded'").await == 5

@@ -14,10 +14,15 @@ use crate::postgres::Database;
 use crate::rig::{Rig, Running, drop_into, eventually};
 use crate::samples::name;
 
-/// A rig whose runs take long enough for something to happen before all are through.
+/// A rig none of whose runs ends before [`let_runs_end`].
 async fn slow() -> Rig {
-    let settings = Settings { run_time: Duration::from_millis(100), ..Settings::default() };
+    let run_time = Duration::from_millis(100);
+    let settings = Settings { run_time, slots: 0, ..Settings::default() };
     Rig::with(settings).await.endpoint("max_in_flight = 1")
+}
+
+fn let_runs_end(rig: &Rig) {
+    rig.sandbox.update(|settings| settings.slots = 40);
 }
 
 fn drop_files(rig: &Rig) {
@@ -64,6 +69,7 @@ async fn a_restart_before_the_share_is_mounted_fails_nothing_and_goes_on_when_it
     assert!(daemon.jobs().await.iter().all(|job| job.phase != Phase::Failed));
     assert!(rig.files("failed").is_empty());
     mount(&rig);
+    let_runs_end(&rig);
     all_succeed(&rig, &daemon).await;
     daemon.stop().await;
 }
@@ -75,6 +81,7 @@ async fn a_share_that_goes_away_while_its_files_are_worked_on_costs_nothing() {
     drop_files(&rig);
     daemon.until("all are taken in", |jobs| jobs.len() == FILES).await;
     unmount(&rig);
+    let_runs_end(&rig);
     let waits = |job: &scoreline::http::JobBody| {
         job.error.as_ref().is_some_and(|error| error.code == "folder_gone")
     };
@@ -120,6 +127,7 @@ async fn a_node_with_other_folders_keeps_out_of_the_feed_and_works_on_its_others
 
     // Nobody else has touched what is the first one's.
     let first = one.start().await;
+    let_runs_end(&one);
     let jobs = first.until_ended(FILES + 1).await;
     assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded), "{jobs:#?}");
     assert_eq!(one.files("archive").len(), FILES);

@@ -14,7 +14,7 @@ use scoreline::ports::{Clock, JobQuery, Store, Wished, World};
 use tokio::task::JoinHandle;
 
 use super::node::{Host, Life};
-use super::world::{IN, Land, OnDisk, Run, SITE, scores_of};
+use super::world::{IN, Land, OnDisk, Run, SITE, STORE_AWAY, scores_of};
 
 /// What happens to the daemons from outside.
 #[derive(Clone, Copy, Debug)]
@@ -319,8 +319,11 @@ impl Running {
             let _ = task.await;
             return Ok(());
         };
-        // It may be cut off from the store to the last.
-        let _ = ended.map_err(|error| format!("a daemon panicked: {error}"))?;
+        // It may be cut off from the store to the last, and says so; no other end is a good one.
+        if let Err(error) = ended.map_err(|error| format!("a daemon panicked: {error}"))? {
+            let away = error.contains(STORE_AWAY);
+            ensure(away, || format!("a daemon that was asked to stop failed: {error}"))?;
+        }
         let (metrics, feed) = (life.metrics(), life.land.feed.name.as_str());
         let counted: i64 = Phase::ALL
             .iter()

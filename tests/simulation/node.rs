@@ -171,7 +171,7 @@ impl Life {
         over.event.revision = record.revision;
         over.job = Job::restore(record).unwrap();
         let owner = Node { id: owner, site: SITE.into() };
-        Ok(store.commit(&owner, &[over]).await?[0])
+        Ok(store.commit(&owner, &[over]).await?.remove(0))
     }
 
     pub(crate) async fn hang(&self, call: &'static str) {

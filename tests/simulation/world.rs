@@ -329,9 +329,12 @@ pub(crate) trait Trouble: Send {
 
 impl Trouble for StoreError {
     fn of(fate: Fate, _: Place) -> Self {
-        Self::Unavailable { attempted: "do it", cause: format!("{fate:?}") }
+        Self::Unavailable { attempted: "be asked", cause: format!("{fate:?}") }
     }
 }
+
+/// How every error begins that a fate makes of a call to the store.
+pub(crate) const STORE_AWAY: &str = "the store could not be asked: ";
 
 impl Trouble for Fault {
     fn of(fate: Fate, at: Place) -> Self {

@@ -129,7 +129,8 @@ macro_rules! event_columns {
 /// conditions alone it expects a single one, and goes through the whole batch for each. What a row needs travels along
 /// with it, so that nothing is joined but the job. What was answered of what is wanted is taken back; a column that is
 /// set to what it was costs nothing. A job that is done moves into the history and takes its reservations and its run
-/// along, unless something else is wanted of it: then it stays, for whoever adopts it.
+/// along, unless something else is wanted of it: then it stays, for whoever adopts it. A row changed by hand may have an event of
+/// that revision already; it keeps that one, and the others of the batch must not wait for it.
 pub(super) const WRITE: &str = concat!(
     "WITH ours AS MATERIALIZED ( \
        SELECT i.*, nullif(job.want, i.answers) AS want, i.done AND nullif(job.want, i.answers) IS NULL AS leaves, \
@@ -194,7 +195,7 @@ pub(super) const WRITE: &str = concat!(
        INSERT INTO job_event (job_id, revision, node, at, generation, from_phase, to_phase, outcome, detail) \
        SELECT id, revision, $1, ",
     event_columns!(),
-    " FROM written \
+    " FROM written ON CONFLICT DO NOTHING \
      ) SELECT id FROM written"
 );
 

@@ -37,20 +37,14 @@ fn parse(url: &SecretString) -> Result<PgConnectOptions, String> {
     PgConnectOptions::from_str(url).map_err(|error| unreadable(format!("can't be read: {error}")))
 }
 
-/// What the URL says, and what a session needs in order to be right.
-pub(super) fn options(url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+/// What the URL says, and what a session needs in order to be right, with the time limits of what it is for.
+pub(super) fn options(url: &SecretString, limits: Limits) -> Result<PgConnectOptions, StoreError> {
     let options =
         parse(url).map_err(|what| StoreError::Unusable(format!("database.url {what}")))?;
     let given = options.get_options().unwrap_or_default().to_owned();
     let name = options.get_application_name().unwrap_or("scoreline").to_owned();
     let mut options = options.application_name(&name).disable_statement_logging();
-    // These may be set in the URL. Each is less than what waits for it, so that the reason is known; the last is for a
-    // peer that is stopped in the middle: others need its locks.
-    for (key, default) in [
-        ("statement_timeout", "8s"),
-        ("lock_timeout", "4s"),
-        ("idle_in_transaction_session_timeout", "10s"),
-    ] {
+    for (key, default) in limits {
         if !given.contains(key) {
             options = options.options([(key, default)]);
         }
@@ -132,10 +126,33 @@ pub(super) fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError
     }
 }
 
+/// Why the server will never take a row, if this is what it said: its data is none (class 22), or breaks a rule of the
+/// schema (class 23).
+pub(super) fn refusal(error: &sqlx::Error) -> Option<String> {
+    let code = error.as_database_error()?.code()?;
+    (code.starts_with("22") || code.starts_with("23")).then(|| words(error))
+}
+
 fn words(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
+/// Settings that may be set in the URL.
+type Limits = [(&'static str, &'static str); 3];
+
+/// The limits of a call. Each is less than what waits for it, so that the reason is known; the last is for a peer that is
+/// stopped in the middle: others need its locks.
+pub(super) const CALLS: Limits = [
+    ("statement_timeout", "8s"),
+    ("lock_timeout", "4s"),
+    ("idle_in_transaction_session_timeout", "10s"),
+];
+/// The limits of what tells who lives, which is given up sooner.
+pub(super) const CONTROL: Limits = [
+    ("statement_timeout", "4s"),
+    ("lock_timeout", "3s"),
+    ("idle_in_transaction_session_timeout", "10s"),
+];
 const SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 /// What may follow the URL's question mark; the driver's names, which are libpq's.
 const PARAMETERS: [&str; 13] = [

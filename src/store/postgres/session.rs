@@ -8,8 +8,9 @@ use sqlx::{Postgres, Row, query};
 
 use super::Failure;
 use super::rows::{self, REPEATED, WRITE};
+use super::server::refusal;
 use crate::job::JobId;
-use crate::ports::{Node, Transition};
+use crate::ports::{Committed, Node, Transition};
 
 /// A connection that something is under way on. Dropping it before that is done closes the connection.
 pub(super) struct Session {
@@ -66,12 +67,53 @@ impl Session {
         }
         Ok(written)
     }
+
+    /// Writes a round that the server has refused something of, and finds out by halves what that is: each part is a
+    /// transaction by itself. One row that can't be written must not keep hundreds of others waiting for ever.
+    pub(super) async fn write_in_parts(
+        &mut self,
+        node: &Node,
+        transitions: &[Transition],
+        round: &[usize],
+        answers: &mut [Committed],
+    ) -> Result<(), sqlx::Error> {
+        let mut parts = vec![round];
+        while let Some(part) = parts.pop() {
+            // After a refusal it is known where the connection stands: nothing is begun.
+            match self.write(node, transitions, part).await {
+                Ok(written) => note(&written, transitions, part, answers),
+                Err(error) => match (refusal(&error), part) {
+                    (None, _) => return Err(error),
+                    (Some(why), [n]) => answers[*n] = Committed::Refused(why),
+                    (Some(_), _) => {
+                        let (first, rest) = part.split_at(part.len() / 2);
+                        parts.extend([rest, first]);
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.done {
             self.connection.close_on_drop();
+        }
+    }
+}
+
+/// Notes which of a round are written.
+pub(super) fn note(
+    written: &HashSet<JobId>,
+    transitions: &[Transition],
+    round: &[usize],
+    answers: &mut [Committed],
+) {
+    for n in round {
+        if written.contains(&transitions[*n].job.id()) {
+            answers[*n] = Committed::Done;
         }
     }
 }

@@ -5,6 +5,7 @@ use sqlx::{SqliteConnection, query, query_scalar};
 
 use super::failed;
 use crate::ports::StoreError;
+use crate::store::Migrate;
 use crate::store::versions::{self, Known};
 
 /// Returns what ran.
@@ -21,10 +22,16 @@ pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<Vec<Str
     Ok(versions::names_of_new(MIGRATIONS, &before))
 }
 
-/// Refuses a schema that isn't this program's.
-pub(super) async fn check(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+/// Refuses a schema that isn't this program's; one that is older or missing only if nobody is going to migrate it.
+pub(super) async fn check(
+    connection: &mut SqliteConnection,
+    migrate: Migrate,
+) -> Result<(), StoreError> {
     let there = applied(connection).await.map_err(|error| failed("read its version", &error))?;
-    versions::check(MIGRATIONS, &there)
+    match migrate {
+        Migrate::Yes => versions::refuse_newer(MIGRATIONS, &there),
+        Migrate::Check => versions::check(MIGRATIONS, &there),
+    }
 }
 
 /// The versions of the migrations that the database has seen.

@@ -9,8 +9,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{Row, SqliteConnection, query, query_as, query_scalar};
 use tokio::sync::MutexGuard;
 
-use super::Failure;
 use super::rows::{by_arrival, by_event, columns, job};
+use super::{Failure, refusal};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
 use crate::ports::{
@@ -110,9 +110,8 @@ impl<'s> Write<'s> {
         query(sql).bind(&ids).execute(self.on()).await?;
         let left_by: HashMap<String, Option<i64>> = found.into_iter().collect();
         let left_by = |id: &str| left_by.get(id).copied().flatten();
-        Ok(row::adopted(
-            rows.iter().map(|row| (job(row), row.try_get("id").ok().and_then(left_by))),
-        ))
+        let rows = rows.iter().map(|row| Ok((job(row), left_by(row.try_get("id")?))));
+        Ok(row::adopted(rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter()))
     }
 
     /// Makes a job of an arrival, of the `owner` if it is given.
@@ -210,7 +209,39 @@ impl<'s> Write<'s> {
         Ok(())
     }
 
-    pub(super) async fn transition(
+    pub(super) async fn transitions(
+        &mut self,
+        node: &Node,
+        transitions: &[Transition],
+    ) -> Result<Vec<Committed>, Failure> {
+        let mut answers = Vec::with_capacity(transitions.len());
+        for transition in transitions {
+            answers.push(self.transition(node, transition).await?);
+        }
+        Ok(answers)
+    }
+
+    /// As [`Self::transition`], but what is refused is undone and answered, and the write goes on without it. For when
+    /// something was: one row that can't be written must not keep hundreds of others waiting for ever.
+    pub(super) async fn transition_apart(
+        &mut self,
+        node: &Node,
+        transition: &Transition,
+    ) -> Result<Committed, Failure> {
+        query("SAVEPOINT apart").execute(self.on()).await?;
+        let answer = match self.transition(node, transition).await {
+            Err(Failure::Sql(error)) => {
+                let why = refusal(&error).ok_or(error)?;
+                query("ROLLBACK TO apart").execute(self.on()).await?;
+                Committed::Refused(why)
+            }
+            answer => answer?,
+        };
+        query("RELEASE apart").execute(self.on()).await?;
+        Ok(answer)
+    }
+
+    async fn transition(
         &mut self,
         node: &Node,
         Transition { job, event, run, answers }: &Transition,
@@ -311,10 +342,11 @@ impl<'s> Write<'s> {
         Ok(if same.is_some() { Committed::Done } else { Committed::Stale })
     }
 
+    /// A row changed by hand may have an event of that revision already; it keeps that one.
     async fn note(&mut self, node: &Node, id: JobId, event: &Event) -> Result<(), sqlx::Error> {
         let sql = "INSERT INTO job_event \
                    (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
         by_event(query(sql), node, id, event).execute(self.on()).await?;
         Ok(())
     }

@@ -132,17 +132,29 @@ async fn sessions_are_durable_bounded_and_named_whatever_the_server_says() {
             "CREATE TABLE seen (settings text[]);
              CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN INSERT INTO scoreline.seen VALUES (ARRAY[{values}]); RETURN NEW; END $$;
-             CREATE TRIGGER seen AFTER INSERT ON node FOR EACH ROW EXECUTE FUNCTION see();"
+             CREATE TRIGGER seen AFTER INSERT OR UPDATE ON node FOR EACH ROW EXECUTE FUNCTION see();"
         ))
         .await;
     let mut connection = database.connection().await;
     let default: String =
         query_scalar("SHOW synchronous_commit").fetch_one(&mut connection).await.unwrap();
     assert_eq!(default, "off", "or this test shows nothing");
-    store.register("a", "site", TERM).await.unwrap();
-    let seen: Vec<String> =
-        query_scalar("SELECT settings FROM seen").fetch_one(&mut connection).await.unwrap();
-    assert_eq!(seen, SETTINGS.map(|(_, value)| value));
+    let node = store.register("a", "site", TERM).await.unwrap();
+    assert!(store.beat(&node).await.unwrap());
+    let seen: Vec<Vec<String>> =
+        query_scalar("SELECT settings FROM seen").fetch_all(&mut connection).await.unwrap();
+    let call = SETTINGS.map(|(_, value)| value);
+    // A beat is given up after five seconds: the server must say before that why there was none.
+    let beat = call.map(|value| {
+        if value == "8s" {
+            "4s"
+        } else if value == "4s" {
+            "3s"
+        } else {
+            value
+        }
+    });
+    assert_eq!(seen, [call, beat]);
 }
 
 #[tokio::test]
@@ -184,7 +196,7 @@ async fn a_server_that_is_stopped_is_unavailable_until_it_is_back() {
 #[tokio::test]
 async fn a_call_that_is_kept_waiting_is_unavailable() {
     let database = Database::fresh();
-    let url = database.url_as("scoreline", "&options=-c%20statement_timeout%3D50ms");
+    let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
     let store = PostgresStore::connect(url, 2, Migrate::Yes, SystemClock).await.unwrap();
     let node = store.register("a", "site", TERM).await.unwrap();
     let job = job(&store, &node, "a").await;
@@ -200,7 +212,7 @@ async fn a_call_that_is_kept_waiting_is_unavailable() {
 #[tokio::test]
 async fn a_call_that_failed_in_the_middle_leaves_nothing_half_done_to_the_next() {
     let database = Database::fresh();
-    let url = database.url_as("scoreline", "&options=-c%20statement_timeout%3D50ms");
+    let url = database.url_as("scoreline", "&options=-c%20lock_timeout%3D50ms");
     let store = PostgresStore::connect(url, 1, Migrate::Yes, SystemClock).await.unwrap();
     let node = store.register("a", "site", TERM).await.unwrap();
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
@@ -265,9 +277,12 @@ async fn two_processes_never_adopt_the_same_job() {
     }
     one.retire(&free).await.unwrap();
     fence(&one, &dead).await;
-    let everything = |store: PostgresStore<SystemClock>| async move {
-        let me = store.register("me", "site", TERM).await.unwrap();
-        let mut mine = Vec::new();
+    let me = one.register("me", "site", TERM).await.unwrap();
+    let too = two.register("too", "site", TERM).await.unwrap();
+    // Each has some, however late the other one comes.
+    let (mine, theirs) = tokio::join!(adopt(&one, &me, 7), adopt(&two, &too, 7));
+    assert!(!mine.is_empty() && !theirs.is_empty(), "they worked side by side");
+    let everything = |store: PostgresStore<SystemClock>, me: Node, mut mine: Vec<_>| async move {
         loop {
             let some = adopt(&store, &me, 7).await;
             if some.is_empty() {
@@ -276,9 +291,9 @@ async fn two_processes_never_adopt_the_same_job() {
             mine.extend(some);
         }
     };
-    let (a, b) = (tokio::spawn(everything(one)), tokio::spawn(everything(two)));
+    let a = tokio::spawn(everything(one, me, mine));
+    let b = tokio::spawn(everything(two, too, theirs));
     let (mut a, b) = (a.await.unwrap(), b.await.unwrap());
-    assert!(!a.is_empty() && !b.is_empty(), "they worked side by side");
     a.extend(b);
     assert_eq!(a.len(), JOBS);
     assert_eq!(a.into_iter().collect::<BTreeSet<_>>().len(), JOBS);
@@ -321,6 +336,7 @@ async fn of_an_adoption_and_a_late_write_at_once_one_wins() {
                     assert!(is_adopted);
                     assert_eq!((job.phase(), job.revision()), (Phase::Queued, 2));
                 }
+                Committed::Refused(why) => panic!("{why}"),
             }
         }
     }
@@ -424,7 +440,7 @@ async fn characters_that_postgres_cannot_hold_stop_nothing() {
     let in_json = step(&b, Outcome::Finished(results));
     let batch = [with_nul, in_json];
     for _ in 0..2 {
-        assert_eq!(store.commit(&node, &batch).await.unwrap(), [Committed::Done; 2]);
+        assert_eq!(store.commit(&node, &batch).await.unwrap(), [const { Committed::Done }; 2]);
     }
     let (a, _) = load(&store, a.id()).await.unwrap();
     assert_eq!(a.error().unwrap().message, "it said \u{fffd}");
@@ -465,6 +481,26 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     assert_eq!(adopted.corrupt.iter().map(|row| row.id).collect::<Vec<_>>(), [phase, json]);
     let again = store.adopt(&me, &[name("churn")], 10).await.unwrap();
     assert!(again.jobs.is_empty() && again.corrupt.is_empty(), "{again:?}");
+}
+
+#[tokio::test]
+async fn one_refused_write_does_not_keep_others_from_being_done() {
+    let database = Database::fresh();
+    let store = connect(&database).await;
+    super::one_refused_write_does_not_keep_others_from_being_done(&store, async |sql| {
+        database.by_hand(sql).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_there_already_keeps_no_write_from_being_done() {
+    let database = Database::fresh();
+    let store = connect(&database).await;
+    super::an_event_that_is_there_already_keeps_no_write_from_being_done(&store, async |sql| {
+        database.by_hand(sql).await;
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ async fn a_newer_schema_is_refused() {
     assert!(unusable(open(dir.path()).await).contains("version 99"));
     let read_only = SqliteStore::open_read_only(dir.path(), SystemClock).await;
     assert!(unusable(read_only).contains("version 99"));
+    let checked = SqliteStore::check(dir.path(), Migrate::Yes).await;
+    assert!(unusable(checked).contains("version 99"));
 }
 
 #[tokio::test]
@@ -120,6 +122,26 @@ async fn a_row_that_makes_no_sense_keeps_no_other_from_being_read_or_adopted() {
     assert_eq!(adopted.corrupt.iter().map(|row| row.id).collect::<Vec<_>>(), [phase, json]);
     let again = store.adopt(&me, &[name("churn")], 10).await.unwrap();
     assert!(again.jobs.is_empty() && again.corrupt.is_empty(), "{again:?}");
+}
+
+#[tokio::test]
+async fn one_refused_write_does_not_keep_others_from_being_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    super::one_refused_write_does_not_keep_others_from_being_done(&store, async |sql| {
+        by_hand(dir.path(), sql).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_there_already_keeps_no_write_from_being_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    super::an_event_that_is_there_already_keeps_no_write_from_being_done(&store, async |sql| {
+        by_hand(dir.path(), sql).await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -201,10 +223,15 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     .await;
     let old = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
     assert!(unusable(old).contains("scoreline migrate"));
-    assert_eq!(
-        SqliteStore::migrate(dir.path()).await.unwrap(),
-        ["0002 nodes", "0003 folders", "0004 pauses", "0006 content"]
-    );
+    let check = async |migrate| {
+        let state_dir = dir.path().to_owned();
+        Settings { state_dir, server: None, migrate }.check(SystemClock).await
+    };
+    check(Migrate::Yes).await.expect("a daemon would migrate it by itself");
+    assert!(unusable(check(Migrate::Check).await).contains("scoreline migrate"));
+    let ran = SqliteStore::migrate(dir.path()).await.unwrap();
+    assert_eq!(ran, ["0002 nodes", "0003 folders", "0004 pauses", "0006 content"]);
+    check(Migrate::Check).await.unwrap();
     let store = open(dir.path()).await.unwrap();
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();

@@ -34,7 +34,7 @@ async fn wishes_are_noted_found_and_answered(database: &impl Database) {
     let no_answer = step(&b, uploaded());
     let batch = [answer, no_answer, step(&c, uploaded())];
     for _ in 0..2 {
-        assert_eq!(store.commit(&node, &batch).await.unwrap(), [Committed::Done; 3]);
+        assert_eq!(store.commit(&node, &batch).await.unwrap(), [const { Committed::Done }; 3]);
         assert_eq!(all_wanted(&store, &node).await, [(b.id(), adopt.clone())]);
     }
     // What was decided after it is written anew.

@@ -109,7 +109,7 @@ async fn a_file_replaced_where_it_lies_fails_its_job_and_the_newer_one_is_scored
 async fn a_file_replaced_where_it_lies_while_it_is_uploaded_is_never_mixed_with_the_newer_one() {
     let rig = Rig::with(Settings {
         run_time: Duration::ZERO,
-        slow_by: Duration::from_secs(2),
+        slow_by: Duration::from_secs(5),
         ..Settings::default()
     })
     .await
@@ -134,7 +134,7 @@ async fn a_file_replaced_where_it_lies_while_it_is_uploaded_is_never_mixed_with_
 async fn a_file_that_grows_while_it_is_uploaded_is_uploaded_again_whole() {
     let rig = Rig::with(Settings {
         run_time: Duration::ZERO,
-        slow_by: Duration::from_secs(2),
+        slow_by: Duration::from_secs(5),
         ..Settings::default()
     })
     .await;

@@ -215,7 +215,8 @@ async fn a_run_that_the_service_forgot_is_held_for_a_person_and_never_submitted_
     rig.restart_the_remote_side().await;
     let jobs = daemon.until("it is held", |jobs| jobs[0].held.is_some()).await;
     assert_eq!(jobs[0].held.as_ref().unwrap().code, "remote_job_unknown");
-    assert_eq!(daemon.metric("scoreline_jobs_held{feed=\"f\"}").await, Some(1.0));
+    let held = "scoreline_jobs_held{feed=\"f\"}";
+    eventually("it is counted", || async { daemon.metric(held).await == Some(1.0) }).await;
     daemon.stop().await;
     let daemon = rig.start().await;
     // Another one goes all the way meanwhile.
@@ -260,23 +261,29 @@ async fn a_daemon_that_stops_during_an_outage_leaves_all_to_the_next_one() {
     daemon
         .until("some have ended", |jobs| jobs.len() == 15 && count(jobs, Phase::Succeeded) >= 3)
         .await;
+    // However many have ended by now, these can't, and miss the service.
+    rig.sandbox.update(|settings| settings.slots = 0);
+    drop_many(&rig, 15..20);
+    daemon.until("all were seen", |jobs| jobs.len() == 20).await;
     let before = faults(&daemon).await;
     rig.sandbox.go_away(true);
     eventually("it was missed", || async { faults(&daemon).await > before }).await;
     daemon.stop().await;
     let daemon = rig.start().await;
     eventually("it is missed again", || async { faults(&daemon).await > 0.0 }).await;
+    rig.sandbox.update(|settings| settings.slots = 40);
     rig.sandbox.go_away(false);
-    all_came_through(&rig, &daemon, 15).await;
+    all_came_through(&rig, &daemon, 20).await;
     daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_in_trouble_keeps_no_feed_of_another_one_waiting() {
     let rig = Rig::new().await;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let gone = format!("http://{}/workspaces/w/services/s/jobs", listener.local_addr().unwrap());
-    drop(listener);
+    // Nobody listens there, and nobody else gets the port either.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let gone = format!("http://{}/workspaces/w/services/s/jobs", held.local_addr().unwrap());
     let folder = |name: &str| rig.path(name).display().to_string();
     std::fs::create_dir(rig.path("in-gone")).unwrap();
     let text = format!(
