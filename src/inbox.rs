@@ -26,6 +26,7 @@ use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace};
 
 mod hints;
 mod marker;
+mod memory;
 mod scan;
 mod writers;
 

@@ -5,8 +5,9 @@
 //! nobody on this machine has it open for writing, and it can be read. What is remembered of a file lives as long as
 //! it is in the folder, and a look that fails forgets nothing: a share that went away is no folder full of deletions.
 
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 
 use super::hints::Hints;
 use super::marker::Marker;
+use super::memory::{Key, Memory};
 use super::writers::Writers;
 use crate::fault::{Fault, Origin};
 use crate::feed::{Name, OWN_FOLDER, SourcePath, Watch};
@@ -30,25 +32,7 @@ pub(super) struct Scanner<C> {
     marker: Arc<Marker>,
     clock: C,
     memory: Mutex<Memory>,
-}
-
-#[derive(Default)]
-struct Memory {
-    files: HashMap<SourcePath, Tracked>,
-    /// Files and folders that couldn't be read at the last look: each is logged once.
-    denied: HashSet<PathBuf>,
-    round: u64,
-}
-
-/// What is remembered of a file.
-#[derive(Clone, Debug)]
-struct Tracked {
-    stamp: Stamp,
-    /// By the boot-time clock, like all times here.
-    still_since: Duration,
-    seen_since: Duration,
-    accepted: Option<FileIdentity>,
-    round: u64,
+    rounds: AtomicU64,
 }
 
 /// What a look at one file showed.
@@ -65,23 +49,19 @@ enum Verdict {
 impl<C: Clock> Scanner<C> {
     pub(super) fn new(feed: Name, watch: Arc<Watch>, marker: Arc<Marker>, clock: C) -> Self {
         let hints = Hints::new(feed.clone(), &watch.folder);
-        Self { feed, watch, hints, marker, clock, memory: Mutex::default() }
+        let memory = Mutex::new(Memory::new(clock.boot()));
+        Self { feed, watch, hints, marker, clock, memory, rounds: AtomicU64::new(0) }
     }
 
     /// The store has this file.
     pub(super) fn accepted(&self, path: &SourcePath, file: FileIdentity) {
-        if let Some(tracked) = self.memory().files.get_mut(path) {
-            tracked.accepted = Some(file);
-        }
+        self.memory().accepted(Key::of(path), file);
     }
 
     /// Looks at the whole folder. One look at a time.
     pub(super) fn look(&self) -> Result<Scan, Fault> {
-        let round = {
-            let mut memory = self.memory();
-            memory.round += 1;
-            memory.round
-        };
+        let round = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
+        self.memory().begin();
         let root = Folder::open(&self.watch.folder).map_err(|error| self.unreadable(error))?;
         // An empty mount point is trouble, not an empty folder; its events are those of another folder.
         self.marker.check(&root).inspect_err(|_| self.hints.forget_all())?;
@@ -104,7 +84,7 @@ impl<C: Clock> Scanner<C> {
                 Err(error) if path.as_os_str().is_empty() => return Err(self.unreadable(error)),
                 // It went away, or something else took its name.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => look.deny(&path, error, None),
+                Err(error) => look.deny_folder(&path, error),
             }
         }
         look.choose();
@@ -150,26 +130,6 @@ impl<C: Clock> Scanner<C> {
     }
 }
 
-impl Tracked {
-    /// The file as it is met now; `excused` when a change of its permissions is what we waited for.
-    fn meet(&mut self, stamp: Stamp, now: Duration, excused: bool) {
-        let mended =
-            Stamp { ctime_ns: stamp.ctime_ns, mode: stamp.mode, owner: stamp.owner, ..self.stamp };
-        let mended = Stamp { group: stamp.group, ..mended };
-        if stamp != self.stamp && !(excused && stamp == mended) {
-            self.still_since = now;
-            if self.accepted == Some(self.stamp.identity()) && !self.has_job(&stamp) {
-                self.seen_since = now;
-            }
-        }
-        self.stamp = stamp;
-    }
-
-    fn has_job(&self, stamp: &Stamp) -> bool {
-        self.accepted == Some(stamp.identity())
-    }
-}
-
 /// One look at the folder.
 struct Look<'a, C> {
     scanner: &'a Scanner<C>,
@@ -186,6 +146,7 @@ struct Look<'a, C> {
 impl<C: Clock> Look<'_, C> {
     /// Goes through one folder; those inside it are for later.
     fn list(&mut self, path: &Path, folders: &mut Vec<PathBuf>) -> Result<(), Errno> {
+        self.scanner.memory().enter(path);
         let folder = self.root.inside(path)?;
         let hints = &self.scanner.hints;
         hints.watch(&self.scanner.watch.folder.join(path), &folder.own_stamp()?, self.round);
@@ -226,36 +187,21 @@ impl<C: Clock> Look<'_, C> {
     fn meet(&mut self, path: SourcePath, stamp: Stamp) {
         let scanner = self.scanner;
         let now = scanner.clock.boot();
-        let (was_denied, still_for) = {
-            let mut memory = scanner.memory();
-            let was_denied = memory.denied.contains(path.as_path());
-            if !memory.files.contains_key(&path) {
-                let new = Tracked {
-                    stamp,
-                    still_since: now,
-                    seen_since: now,
-                    accepted: None,
-                    round: self.round,
-                };
-                memory.files.insert(path.clone(), new);
-            }
-            let Some(tracked) = memory.files.get_mut(&path) else { return };
-            tracked.round = self.round;
-            tracked.meet(stamp, now, was_denied);
-            if tracked.has_job(&stamp) {
-                return;
-            }
-            (was_denied, now.saturating_sub(tracked.still_since))
-        };
+        let met = scanner.memory().meet(Key::of(&path), &stamp, now);
+        if met.has_job {
+            return;
+        }
         let settle = scanner.watch.settle;
-        let remaining = settle.saturating_sub(still_for);
+        let remaining = settle.saturating_sub(met.still_for);
         if !remaining.is_zero() {
             self.settling(remaining);
         } else if self.writers.get_or_insert_with(Writers::look).hold(path.file_name(), &stamp) {
             self.settling(settle.max(LOOK_AGAIN));
-        } else if was_denied && let Verdict::Denied(error) = self.examine(&path, &stamp) {
+        } else if met.was_denied
+            && let Verdict::Denied(error) = self.examine(&path)
+        {
             // Known ones are asked here, so that a thousand of them don't fill every report.
-            self.deny(path.as_path(), error, Some(&stamp));
+            self.deny(&path, error, true);
         } else {
             self.oldest_ready.push((stamp.mtime_ns, path));
             if self.oldest_ready.len() > LIMIT {
@@ -269,17 +215,14 @@ impl<C: Clock> Look<'_, C> {
     fn choose(&mut self) {
         let settle = self.scanner.watch.settle;
         for (_, path) in std::mem::take(&mut self.oldest_ready).into_sorted_vec() {
-            let Some(stamp) = self.scanner.memory().files.get(&path).map(|t| t.stamp) else {
-                continue;
-            };
-            match self.examine(&path, &stamp) {
+            match self.examine(&path) {
                 Verdict::Ready(file) => self.scan.ready.push((path, file)),
                 // The next look meets it as it is then.
                 Verdict::Changed => self.settling(settle),
                 Verdict::InUse => self.settling(settle.max(LOOK_AGAIN)),
                 Verdict::Gone => {}
                 Verdict::NoFile => self.scan.ignored += 1,
-                Verdict::Denied(error) => self.deny(path.as_path(), error, Some(&stamp)),
+                Verdict::Denied(error) => self.deny(&path, error, false),
             }
         }
         if self.cut {
@@ -288,10 +231,11 @@ impl<C: Clock> Look<'_, C> {
     }
 
     /// Whether a file can be read, and is the one that was met.
-    fn examine(&self, path: &SourcePath, met: &Stamp) -> Verdict {
+    fn examine(&self, path: &SourcePath) -> Verdict {
         let parent = path.as_path().parent().unwrap_or(Path::new(""));
         let opened = self.root.inside(parent).and_then(|folder| folder.read(path.file_name()));
-        verdict(opened.map(|(_, stamp)| stamp), met)
+        let opened = opened.map(|(_, stamp)| stamp);
+        verdict(opened, |stamp| self.scanner.memory().is(Key::of(path), stamp))
     }
 
     fn settling(&mut self, look_again: Duration) {
@@ -300,37 +244,41 @@ impl<C: Clock> Look<'_, C> {
         self.scan.again_after = Some(before.min(look_again));
     }
 
-    fn deny(&mut self, path: &Path, error: Errno, stamp: Option<&Stamp>) {
+    fn deny(&mut self, path: &SourcePath, error: Errno, known: bool) {
         self.scan.denied += 1;
-        self.denied.insert(path.to_owned());
-        if !self.scanner.memory().denied.contains(path) {
-            let owner = stamp.map(|stamp| format!("owner {}, mode {:o}", stamp.owner, stamp.mode));
-            tracing::warn!(
-                feed = %self.scanner.feed,
-                path = %self.scanner.watch.folder.join(path).display(),
-                "can't read what is in the drop folder: {error} ({}); let {} read it, and the next look takes it",
-                owner.as_deref().unwrap_or("a folder"),
-                user()
-            );
+        self.scanner.memory().deny(Key::of(path));
+        if !known {
+            let parent = path.as_path().parent().unwrap_or(Path::new(""));
+            let stamp = self.root.inside(parent).and_then(|f| f.stamp(path.file_name()));
+            let owner = stamp.ok().flatten();
+            let owner = owner.map(|stamp| format!("owner {}, mode {:o}", stamp.owner, stamp.mode));
+            self.warn(path.as_path(), error, owner.as_deref().unwrap_or("a file"));
         }
+    }
+
+    fn deny_folder(&mut self, path: &Path, error: Errno) {
+        self.scan.denied += 1;
+        if !self.scanner.memory().was_denied(path) {
+            self.warn(path, error, "a folder");
+        }
+        self.denied.insert(path.to_owned());
+    }
+
+    fn warn(&self, path: &Path, error: Errno, what: &str) {
+        tracing::warn!(
+            feed = %self.scanner.feed,
+            path = %self.scanner.watch.folder.join(path).display(),
+            "can't read what is in the drop folder: {error} ({what}); let {} read it, and the next look takes it",
+            user()
+        );
     }
 
     /// Forgets what is no longer there.
     fn finish(mut self) -> Scan {
         let now = self.scanner.clock.boot();
         let mut memory = self.scanner.memory();
-        let (round, denied) = (self.round, &self.denied);
-        memory.files.retain(|path, tracked| {
-            // What is in a folder that we may not read at the moment is not gone.
-            tracked.round == round || path.as_path().ancestors().any(|path| denied.contains(path))
-        });
-        self.scan.oldest = memory
-            .files
-            .values()
-            .filter(|tracked| !tracked.has_job(&tracked.stamp))
-            .map(|tracked| now.saturating_sub(tracked.seen_since))
-            .max();
-        memory.denied = self.denied;
+        memory.end(self.denied);
+        self.scan.oldest = memory.oldest(now);
         drop(memory);
         self.scanner.hints.keep_only(self.round);
         self.scan
@@ -338,9 +286,9 @@ impl<C: Clock> Look<'_, C> {
 }
 
 /// What opening a file tells about it.
-fn verdict(opened: Result<Stamp, Errno>, met: &Stamp) -> Verdict {
+fn verdict(opened: Result<Stamp, Errno>, is_met: impl Fn(&Stamp) -> bool) -> Verdict {
     match opened {
-        Ok(stamp) if stamp == *met => Verdict::Ready(stamp.identity()),
+        Ok(stamp) if is_met(&stamp) => Verdict::Ready(stamp.identity()),
         Ok(_) => Verdict::Changed,
         Err(Errno::NOENT | Errno::NOTDIR) => Verdict::Gone,
         // A link, a FIFO or a socket took the name.
@@ -378,20 +326,6 @@ mod tests {
         }
     }
 
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn tracked() -> Tracked {
-        Tracked {
-            stamp: stamp(),
-            still_since: seconds(10),
-            seen_since: seconds(10),
-            accepted: None,
-            round: 1,
-        }
-    }
-
     #[test]
     fn what_opening_tells_is_sorted() {
         let met = stamp();
@@ -408,43 +342,7 @@ mod tests {
             (Err(Errno::PERM), Verdict::Denied(Errno::PERM)),
             (Err(Errno::IO), Verdict::Denied(Errno::IO)),
         ] {
-            assert_eq!(verdict(opened, &met), expected);
+            assert_eq!(verdict(opened, |stamp| *stamp == met), expected);
         }
-    }
-
-    #[test]
-    fn each_change_of_a_file_starts_its_settling_again() {
-        let met = stamp();
-        for changed in [
-            Stamp { size_bytes: 9, ..met },
-            Stamp { mtime_ns: 9, ..met },
-            Stamp { ctime_ns: 9, ..met },
-            Stamp { inode: 9, ..met },
-        ] {
-            let mut file = tracked();
-            file.meet(changed, seconds(20), false);
-            assert_eq!(file.still_since, seconds(20), "{changed:?}");
-            assert_eq!(file.seen_since, seconds(10), "it waits since it was first seen");
-        }
-        let mut file = tracked();
-        file.meet(met, seconds(20), false);
-        assert_eq!(file.still_since, seconds(10));
-    }
-
-    #[test]
-    fn a_mended_permission_starts_nothing_again_but_a_write_does() {
-        let mut file = tracked();
-        let readable = Stamp { ctime_ns: 9, mode: 0o644, ..stamp() };
-        file.meet(readable, seconds(20), true);
-        assert_eq!(file.still_since, seconds(10));
-        file.meet(Stamp { size_bytes: 9, ..readable }, seconds(30), true);
-        assert_eq!(file.still_since, seconds(30));
-    }
-
-    #[test]
-    fn a_file_that_follows_an_accepted_one_waits_from_its_own_arrival() {
-        let mut file = Tracked { accepted: Some(stamp().identity()), ..tracked() };
-        file.meet(Stamp { inode: 9, ..stamp() }, seconds(20), false);
-        assert_eq!(file.seen_since, seconds(20));
     }
 }
