@@ -149,6 +149,14 @@ pub trait Store: Send + Sync + 'static {
         feeds: &[Name],
     ) -> impl Future<Output = Result<Unowned, StoreError>> + Send;
 
+    /// How many jobs of a feed, of the node's site and whoever has them, wait to be uploaded and submitted. Those that
+    /// wait for a person don't count.
+    fn waiting(
+        &self,
+        node: &Node,
+        feed: &Name,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
+
     /// Makes the node the owner of up to `limit` live jobs, of its site and of `feeds`, that are free or belong to a
     /// node that is fenced off; oldest first. Adoption is a write: the revision goes up, so that nothing the job's
     /// last owner still has on its way can be mistaken for the new owner's.

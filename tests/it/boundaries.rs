@@ -306,6 +306,9 @@ impl Store for MinedPart {
     async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
         self.real.store().unowned(node, feeds).await
     }
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        self.real.store().waiting(node, feed).await
+    }
     async fn folder_in_force(
         &self,
         site: &str,

@@ -308,6 +308,9 @@ impl Store for Life {
         }
         self.on_store(self.land.store.unowned(node, feeds)).await
     }
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        self.on_store(self.land.store.waiting(node, feed)).await
+    }
     async fn adopt(
         &self,
         node: &Node,
