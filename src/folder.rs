@@ -76,6 +76,13 @@ impl Folder {
         Ok(Stamp::new(&rustix::fs::fstat(&self.0)?))
     }
 
+    /// The kind of its file system: `f_type` of `statfs(2)`.
+    pub(crate) fn file_system(&self) -> Result<u64> {
+        // The number's type differs between machines.
+        #[expect(clippy::cast_sign_loss, reason = "its bits are what is compared")]
+        Ok(rustix::fs::fstatfs(&self.0)?.f_type as u64)
+    }
+
     /// What has a name; `None` when nothing has.
     pub(crate) fn stamp(&self, name: &OsStr) -> Result<Option<Stamp>> {
         match rustix::fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW) {

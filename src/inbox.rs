@@ -24,9 +24,12 @@ use crate::folder::{
 use crate::job::{FileIdentity, Job, JobId};
 use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace};
 
+mod backlog;
 mod hints;
 mod marker;
 mod memory;
+mod mount;
+mod ready;
 mod scan;
 mod writers;
 
@@ -88,6 +91,16 @@ impl<C: Clock> Inbox for FolderInbox<C> {
         off_thread(Origin::Inbox, move || {
             let _alone = alone;
             scanner.look()
+        })
+        .await
+    }
+
+    async fn more(&self, limit: usize) -> Result<Scan, Fault> {
+        let alone = Arc::clone(&self.looking).lock_owned().await;
+        let scanner = Arc::clone(&self.scanner);
+        off_thread(Origin::Inbox, move || {
+            let _alone = alone;
+            scanner.more(limit)
         })
         .await
     }

@@ -479,9 +479,13 @@ pub trait Inbox: Send + Sync + 'static {
     /// to scan, to take from, or to miss a file in (`folder_gone`). Answers whether it is so now.
     fn expect(&self, id: FolderId) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Looks at the whole folder and reports the files that are ready and were not reported as accepted before, up to
-    /// the adapter's limit.
+    /// Looks at the whole folder. No file is opened: those that seem ready, and were not reported as accepted before,
+    /// wait for [`more`](Self::more), in the feed's order and in place of those that waited before.
     fn scan(&self) -> impl Future<Output = Result<Scan, Fault>> + Send;
+
+    /// Examines those that wait, without another look at the folder, until `limit` of them are ready indeed or none is
+    /// left. What it answers is the last look's, brought up to date.
+    fn more(&self, limit: usize) -> impl Future<Output = Result<Scan, Fault>> + Send;
 
     /// Waits until something may have changed in the folder.
     fn changed(&self) -> impl Future<Output = ()> + Send;
@@ -513,19 +517,50 @@ pub trait Inbox: Send + Sync + 'static {
 /// What a look at a folder showed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scan {
-    /// Files that are ready, oldest first.
+    /// Files that are ready, in the feed's order. A look itself has none: they come with what asks for more.
     pub ready: Vec<(SourcePath, FileIdentity)>,
-    /// Files that were not still for long enough, or that somebody writes.
+    /// Files that seem ready and were not examined yet.
+    pub backlog: usize,
+    /// Files that are for this feed, whatever their state.
+    pub seen: usize,
+    /// Those of them that the look before didn't meet.
+    pub new: usize,
+    /// Those that a rule holds back: not still for long enough, written by somebody, without their marker.
     pub settling: usize,
-    /// Files that can't be read.
+    /// Files and folders that can't be read.
     pub denied: usize,
+    /// Those that have a job already.
+    pub known: usize,
     /// Files that are not for this feed.
     pub ignored: usize,
     /// How long the oldest file that is for this feed has been there without a job.
     pub oldest: Option<Duration>,
-    /// When another look is worth it, if nothing changes: the first settling file's time, or at once when the limit
-    /// cut the list.
+    /// When another look is worth it, if nothing changes: the first settling file's time, or at once when all that the
+    /// adapter could keep waiting are examined and there were more.
     pub again_after: Option<Duration>,
+    /// How changes of the folder are noticed.
+    pub watching: Watching,
+}
+
+/// How changes of a folder are noticed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watching {
+    /// By what.
+    pub mode: WatchMode,
+    /// Why not by events.
+    pub why: Option<String>,
+    /// How many folders there are to watch.
+    pub folders: usize,
+}
+
+/// By what changes of a folder are noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchMode {
+    /// Events tell of them at once.
+    #[default]
+    Events,
+    /// Events can't be relied on, so that it is looked at more often.
+    Polling,
 }
 
 /// Where a source is.

@@ -39,6 +39,10 @@ pub(super) struct Memory {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u64, u64);
 
+/// The part of it that all files of a folder share.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FolderKey(u64);
+
 /// A file, as it was when it was last met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tracked {
@@ -63,6 +67,10 @@ pub(super) enum Note {
     HasJob = 1,
     /// It couldn't be read.
     Denied = 2,
+    /// It is whole, as an event told.
+    Closed = 4,
+    /// It was warned of, since it doesn't get ready.
+    Warned = 8,
 }
 
 /// How a file was met.
@@ -74,8 +82,12 @@ pub(super) struct Met {
     pub(super) has_job: bool,
     /// It couldn't be read when it was met before.
     pub(super) was_denied: bool,
+    /// It is whole, as an event told.
+    pub(super) closed: bool,
+    pub(super) warned: bool,
     pub(super) still_for: Duration,
     pub(super) seen_since: Ticks,
+    pub(super) seen_for: Duration,
 }
 
 impl Memory {
@@ -102,8 +114,9 @@ impl Memory {
         }
     }
 
-    /// Takes note of a file as it is now. What was denied may be so no longer.
-    pub(super) fn meet(&mut self, key: Key, stamp: &Stamp, now: Duration) -> Met {
+    /// Takes note of a file as it is now; `closed` when an event told that it is whole. What was denied may be so no
+    /// longer.
+    pub(super) fn meet(&mut self, key: Key, stamp: &Stamp, closed: bool, now: Duration) -> Met {
         let now = now.saturating_sub(self.epoch);
         let round = self.round;
         let mut new = false;
@@ -114,14 +127,18 @@ impl Memory {
         let was_denied = tracked.is(Note::Denied);
         tracked.meet(stamp, now, was_denied);
         tracked.note(Note::Denied, false);
-        tracked.round = round;
-        Met {
-            new,
-            has_job: tracked.is(Note::HasJob),
-            was_denied,
-            still_for: tracked.still_for(now),
-            seen_since: tracked.seen_since,
+        if closed {
+            tracked.note(Note::Closed, true);
         }
+        tracked.round = round;
+        Met { new, was_denied, ..tracked.met(now) }
+    }
+
+    #[cfg(test)]
+    /// How a file was met last, if it is still as it was then.
+    pub(super) fn recall(&self, key: Key, stamp: &Stamp, now: Duration) -> Option<Met> {
+        let tracked = self.files.get(&key).filter(|tracked| tracked.is_as(stamp))?;
+        Some(tracked.met(now.saturating_sub(self.epoch)))
     }
 
     /// Whether this is still what was met.
@@ -138,10 +155,10 @@ impl Memory {
         }
     }
 
-    /// It couldn't be read.
-    pub(super) fn deny(&mut self, key: Key) {
+    /// Notes something of a file.
+    pub(super) fn note(&mut self, key: Key, note: Note) {
         if let Some(tracked) = self.files.get_mut(&key) {
-            tracked.note(Note::Denied, true);
+            tracked.note(note, true);
         }
     }
 
@@ -169,15 +186,23 @@ impl Memory {
     pub(super) fn oldest(&self, now: Duration) -> Option<Duration> {
         let waiting = self.files.values().filter(|tracked| !tracked.is(Note::HasJob));
         let first = waiting.map(|tracked| tracked.seen_since).min()?;
-        let ago = ticks(now.saturating_sub(self.epoch)).saturating_sub(first);
-        Some(Duration::from_millis(u64::from(ago) * 1000 / TICKS_PER_SECOND))
+        Some(since(first, now.saturating_sub(self.epoch)))
     }
 }
 
 impl Key {
     pub(super) fn of(path: &SourcePath) -> Self {
-        let path = path.as_path();
-        Self(digest(path.parent().unwrap_or(Path::new(""))), digest(path))
+        FolderKey::of(path.as_path().parent().unwrap_or(Path::new(""))).of_file(path)
+    }
+}
+
+impl FolderKey {
+    pub(super) fn of(folder: &Path) -> Self {
+        Self(digest(folder))
+    }
+
+    pub(super) fn of_file(self, path: &SourcePath) -> Key {
+        Key(self.0, digest(path.as_path()))
     }
 }
 
@@ -203,11 +228,25 @@ impl Tracked {
         }
         if !same || (rest != self.rest && !excused) {
             self.still_since = millis_up(now);
+            self.note(Note::Closed, false);
         }
         (self.identity, self.rest) = (identity, rest);
         // Long enough for any rule, and short of coming round.
         if self.still_for(now) > STILL_MAX {
             self.still_since = millis(now.saturating_sub(STILL_MAX));
+        }
+    }
+
+    fn met(&self, now: Duration) -> Met {
+        Met {
+            new: false,
+            has_job: self.is(Note::HasJob),
+            was_denied: self.is(Note::Denied),
+            closed: self.is(Note::Closed),
+            warned: self.is(Note::Warned),
+            still_for: self.still_for(now),
+            seen_since: self.seen_since,
+            seen_for: since(self.seen_since, now),
         }
     }
 
@@ -272,6 +311,10 @@ fn ticks(time: Duration) -> Ticks {
     Ticks::try_from(time.as_millis() * u128::from(TICKS_PER_SECOND) / 1000).unwrap_or(Ticks::MAX)
 }
 
+fn since(then: Ticks, now: Duration) -> Duration {
+    Duration::from_millis(u64::from(ticks(now).saturating_sub(then)) * 1000 / TICKS_PER_SECOND)
+}
+
 const TICKS_PER_SECOND: u64 = 16;
 const STILL_MAX: Duration = Duration::from_hours(12 * 24);
 
@@ -308,7 +351,7 @@ mod tests {
         let mut memory = Memory::new(Duration::ZERO);
         memory.begin();
         memory.enter(Path::new("sub"));
-        assert!(memory.meet(key("sub/a"), &stamp(), seconds(10)).new);
+        assert!(memory.meet(key("sub/a"), &stamp(), false, seconds(10)).new);
         memory
     }
 
@@ -329,49 +372,54 @@ mod tests {
             Stamp { inode: 9, ..met },
         ] {
             let mut memory = memory();
-            let now = memory.meet(key("sub/a"), &changed, seconds(20));
+            let now = memory.meet(key("sub/a"), &changed, false, seconds(20));
             assert_eq!(now.still_for, Duration::ZERO, "{changed:?}");
             assert_eq!(memory.oldest(seconds(20)), Some(seconds(10)), "since it was first seen");
         }
-        assert_eq!(memory().meet(key("sub/a"), &met, seconds(20)).still_for, seconds(10));
+        assert_eq!(memory().meet(key("sub/a"), &met, false, seconds(20)).still_for, seconds(10));
     }
 
     #[test]
     fn a_mended_permission_starts_nothing_again_but_a_write_does() {
         let mut memory = memory();
-        memory.deny(key("sub/a"));
+        memory.note(key("sub/a"), Note::Denied);
         let readable = Stamp { ctime_ns: 9, mode: 0o644, ..stamp() };
-        let met = memory.meet(key("sub/a"), &readable, seconds(20));
+        let met = memory.meet(key("sub/a"), &readable, false, seconds(20));
         assert_eq!((met.was_denied, met.still_for), (true, seconds(10)));
-        memory.deny(key("sub/a"));
+        memory.note(key("sub/a"), Note::Denied);
         let written = Stamp { size_bytes: 9, ..readable };
-        assert_eq!(memory.meet(key("sub/a"), &written, seconds(30)).still_for, Duration::ZERO);
+        assert_eq!(
+            memory.meet(key("sub/a"), &written, false, seconds(30)).still_for,
+            Duration::ZERO
+        );
     }
 
     #[test]
     fn a_file_that_follows_an_accepted_one_waits_from_its_own_arrival() {
         let mut memory = memory();
         memory.accepted(key("sub/a"), stamp().identity());
-        assert!(memory.meet(key("sub/a"), &stamp(), seconds(15)).has_job);
+        assert!(memory.meet(key("sub/a"), &stamp(), false, seconds(15)).has_job);
         assert_eq!(memory.oldest(seconds(15)), None);
         let other = Stamp { inode: 9, ..stamp() };
-        assert!(!memory.meet(key("sub/a"), &other, seconds(20)).has_job);
+        assert!(!memory.meet(key("sub/a"), &other, false, seconds(20)).has_job);
         assert_eq!(memory.oldest(seconds(21)), Some(seconds(1)));
     }
 
     #[test]
     fn what_was_accepted_before_it_changed_is_not_what_is_there() {
         let mut memory = memory();
-        memory.meet(key("sub/a"), &Stamp { inode: 9, ..stamp() }, seconds(20));
+        memory.meet(key("sub/a"), &Stamp { inode: 9, ..stamp() }, false, seconds(20));
         memory.accepted(key("sub/a"), stamp().identity());
-        assert!(!memory.meet(key("sub/a"), &Stamp { inode: 9, ..stamp() }, seconds(30)).has_job);
+        assert!(
+            !memory.meet(key("sub/a"), &Stamp { inode: 9, ..stamp() }, false, seconds(30)).has_job
+        );
     }
 
     #[test]
     fn a_file_stays_still_however_long_it_lies_there() {
         let mut memory = memory();
         for day in 1..200 {
-            let met = memory.meet(key("sub/a"), &stamp(), seconds(day * 86_400));
+            let met = memory.meet(key("sub/a"), &stamp(), false, seconds(day * 86_400));
             assert!(met.still_for >= seconds(86_000), "day {day}: {met:?}");
         }
         assert_eq!(memory.oldest(seconds(199 * 86_400)), Some(seconds(199 * 86_400 - 10)));
@@ -382,8 +430,8 @@ mod tests {
         let mut memory = memory();
         memory.enter(Path::new("sub/deep"));
         memory.enter(Path::new("other"));
-        memory.meet(key("sub/deep/b"), &stamp(), seconds(10));
-        memory.meet(key("other/c"), &stamp(), seconds(10));
+        memory.meet(key("sub/deep/b"), &stamp(), false, seconds(10));
+        memory.meet(key("other/c"), &stamp(), false, seconds(10));
         memory.begin();
         memory.end(HashSet::from([PathBuf::from("sub")]));
         assert!(memory.was_denied(Path::new("sub")));
@@ -393,5 +441,19 @@ mod tests {
         memory.begin();
         memory.end(HashSet::new());
         assert!(memory.files.is_empty() && memory.folders.is_empty());
+    }
+
+    #[test]
+    fn a_file_is_closed_until_it_changes() {
+        let mut memory = memory();
+        assert!(memory.meet(key("sub/a"), &stamp(), true, seconds(20)).closed);
+        assert!(memory.meet(key("sub/a"), &stamp(), false, seconds(21)).closed);
+        let written = Stamp { size_bytes: 9, ..stamp() };
+        assert!(!memory.meet(key("sub/a"), &written, false, seconds(22)).closed);
+        assert!(memory.recall(key("sub/a"), &stamp(), seconds(23)).is_none(), "not that one");
+        assert_eq!(
+            memory.recall(key("sub/a"), &written, seconds(23)).unwrap().still_for,
+            seconds(1)
+        );
     }
 }

@@ -400,6 +400,9 @@ impl Inbox for MinedPart {
     async fn scan(&self) -> Result<Scan, Fault> {
         self.inbox().scan().await
     }
+    async fn more(&self, limit: usize) -> Result<Scan, Fault> {
+        self.inbox().more(limit).await
+    }
     async fn changed(&self) {
         self.inbox().changed().await;
     }

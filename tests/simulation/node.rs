@@ -54,6 +54,7 @@ pub(crate) struct Life {
     pub(crate) host: Arc<Host>,
     pub(crate) dead: CancellationToken,
     known: Mutex<BTreeMap<SourcePath, FileIdentity>>,
+    backlog: Mutex<std::collections::VecDeque<(SourcePath, FileIdentity)>>,
     metrics: Metrics,
 }
 
@@ -63,7 +64,8 @@ impl Life {
         let (name, endpoint, storage) = (&feed.name, &feed.endpoint, &feed.storage);
         let [name, endpoint, storage] = [name, endpoint, storage].map(std::slice::from_ref);
         let metrics = Metrics::new(name, endpoint, storage);
-        Self { land, host, dead: CancellationToken::new(), known: Mutex::default(), metrics }
+        let (known, backlog) = (Mutex::default(), Mutex::default());
+        Self { land, host, dead: CancellationToken::new(), known, backlog, metrics }
     }
 
     pub(crate) fn made(&self, mistake: Mistake) -> bool {
@@ -470,7 +472,19 @@ impl Inbox for Life {
                 .collect();
             known.retain(|path, _| here.contains_key(path));
             let new = |(path, file): &(SourcePath, FileIdentity)| known.get(path) != Some(file);
-            Ok(Scan { ready: here.into_iter().filter(new).collect(), ..Scan::default() })
+            let new: Vec<_> = here.into_iter().filter(new).collect();
+            let backlog = new.len();
+            *self.backlog.lock().unwrap() = new.into();
+            Ok(Scan { backlog, ..Scan::default() })
+        })
+        .await
+    }
+    async fn more(&self, limit: usize) -> Result<Scan, Fault> {
+        self.effect(INBOX, |_| {
+            let mut backlog = self.backlog.lock().unwrap();
+            let count = limit.min(backlog.len());
+            let ready = backlog.drain(..count).collect();
+            Ok(Scan { ready, backlog: backlog.len(), ..Scan::default() })
         })
         .await
     }

@@ -17,9 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use scoreline::feed::{
-    Delivery, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
-};
+use scoreline::feed::{Delivery, Feed, Name, OnConflict, SourceEnd, SourceRules, Template, Watch};
 use scoreline::job::Phase;
 use scoreline::ports::Clock;
 use scoreline::retry::{Backoff, Policy};
@@ -277,11 +275,10 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         parameters: Vec::new(),
         outputs: vec![("output1".into(), Template::parse("{stem}.scores.csv").unwrap())],
         watch: Some(Watch {
-            folder: IN.into(),
-            filter: Filter::new(&[], &[]).unwrap(),
             recursive: true,
             settle: Duration::ZERO,
             rescan: Duration::from_secs(20),
+            ..Watch::new(IN.into())
         }),
         deliver: Delivery { folder: "/out".into(), on_conflict: setup.on_conflict, marker: false },
         source: setup.source,
