@@ -4,6 +4,7 @@
 //! daemon builds one world of real adapters, the simulation another that can crash, lose answers and jump in time.
 //! Every method may be called again after a crash, or after its answer was lost, with the same result.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use uuid::Uuid;
 
 use crate::fault::{Fault, Origin};
-use crate::feed::{Name, SourcePath};
+use crate::feed::{Name, Refusal, SourcePath};
 use crate::job::{
     Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Want,
 };
@@ -487,6 +488,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// left. What it answers is the last look's, brought up to date.
     fn more(&self, limit: usize) -> impl Future<Output = Result<Scan, Fault>> + Send;
 
+    /// What holds one file back, by a look at that path alone. The settling time is what the last look knew.
+    fn why(&self, path: &SourcePath) -> impl Future<Output = Result<Why, Fault>> + Send;
+
     /// Waits until something may have changed in the folder.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
@@ -540,6 +544,50 @@ pub struct Scan {
     pub again_after: Option<Duration>,
     /// How changes of the folder are noticed.
     pub watching: Watching,
+}
+
+/// What holds a file in a drop folder back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Nothing has that name.
+    NotThere,
+    /// It is not for the feed.
+    FilteredOut(FilteredOut),
+    /// It has to be still for so much longer.
+    Settling(Duration),
+    /// A process, by its number, has it open for writing.
+    OpenForWriting(u32),
+    /// It has no content, and so much longer to get some.
+    ZeroGrace(Duration),
+    /// The marker of this name doesn't lie beside it, or is older.
+    NoDoneMarker(OsString),
+    /// It can't be read: its owner and mode, or `None` when a folder on the way can't be.
+    Denied(Option<(u32, u32)>),
+    /// Nothing: it waits for its turn, or for room in the queue.
+    Waiting,
+    /// It has a job, which the store knows.
+    HasJob,
+    /// It is in the work folder, for this job.
+    Taken(JobId),
+}
+
+/// Why a file is not for a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilteredOut {
+    /// Its name.
+    Name(Refusal),
+    /// It is in the daemon's own folder.
+    OwnFolder,
+    /// It is in a folder inside the drop folder, and those are not looked into.
+    TooDeep,
+    /// It is no file but this.
+    NoFile(&'static str),
+    /// A link, or no folder, is on the way.
+    BehindLink,
+    /// It is called like a marker of complete files.
+    Marker,
+    /// It has no content, and such files are left alone.
+    Empty,
 }
 
 /// How changes of a folder are noticed.

@@ -134,7 +134,6 @@ impl Memory {
         Met { new, was_denied, ..tracked.met(now) }
     }
 
-    #[cfg(test)]
     /// How a file was met last, if it is still as it was then.
     pub(super) fn recall(&self, key: Key, stamp: &Stamp, now: Duration) -> Option<Met> {
         let tracked = self.files.get(&key).filter(|tracked| tracked.is_as(stamp))?;

@@ -36,6 +36,7 @@ pub(super) struct Scanner<C> {
     pub(super) watch: Arc<Watch>,
     pub(super) hints: Hints,
     pub(super) marker: Arc<Marker>,
+    moves_sources: bool,
     pub(super) clock: C,
     memory: Mutex<Memory>,
     found: Mutex<Found>,
@@ -61,11 +62,17 @@ enum Verdict {
 }
 
 impl<C: Clock> Scanner<C> {
-    pub(super) fn new(feed: Name, watch: Arc<Watch>, marker: Arc<Marker>, clock: C) -> Self {
+    pub(super) fn new(
+        feed: Name,
+        watch: Arc<Watch>,
+        marker: Arc<Marker>,
+        moves_sources: bool,
+        clock: C,
+    ) -> Self {
         let hints = Hints::new(feed.clone(), &watch);
         let memory = Mutex::new(Memory::new(clock.boot()));
         let (found, rounds) = (Mutex::default(), AtomicU64::new(0));
-        Self { feed, watch, hints, marker, clock, memory, found, rounds }
+        Self { feed, watch, hints, marker, moves_sources, clock, memory, found, rounds }
     }
 
     /// The store has this file.
@@ -80,6 +87,9 @@ impl<C: Clock> Scanner<C> {
         let root = self.root()?;
         if round == 1 {
             self.sweep(&root);
+            if let Some(error) = root.unwritable().filter(|_| self.moves_sources) {
+                self.warn_immovable(error);
+            }
         }
         let mut look = Look {
             scanner: self,
@@ -184,6 +194,16 @@ impl<C: Clock> Scanner<C> {
         );
     }
 
+    /// Before the first file comes, and not when its job stands still.
+    fn warn_immovable(&self, error: Errno) {
+        tracing::warn!(
+            feed = %self.feed, folder = %self.watch.folder.display(),
+            "files can't be moved out of the drop folder, so that every job will wait: {error}; let {} write to it, or set \
+             source.on_success and source.on_failure to \"leave\"",
+            user()
+        );
+    }
+
     /// Removes what a crash left of the work folder: folders of files that are settled.
     fn sweep(&self, root: &Folder) {
         let Ok(own) = root.inside(OWN_FOLDER.as_ref()) else { return };
@@ -202,7 +222,7 @@ impl<C: Clock> Scanner<C> {
         }
     }
 
-    fn unreadable(&self, error: Errno) -> Fault {
+    pub(super) fn unreadable(&self, error: Errno) -> Fault {
         self.hints.forget_all();
         let folder = self.watch.folder.display();
         let (code, cure) = match error {

@@ -26,7 +26,7 @@ use scoreline::ports::{
     Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox, JobPage,
     JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation,
     Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
-    Submission, SubmitAnswer, Transition, Unowned, Wished, World,
+    Submission, SubmitAnswer, Transition, Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -402,6 +402,9 @@ impl Inbox for MinedPart {
     }
     async fn more(&self, limit: usize) -> Result<Scan, Fault> {
         self.inbox().more(limit).await
+    }
+    async fn why(&self, path: &SourcePath) -> Result<Why, Fault> {
+        self.inbox().why(path).await
     }
     async fn changed(&self) {
         self.inbox().changed().await;

@@ -32,6 +32,7 @@ use crate::rights::without_roots_rights;
 mod load;
 mod rules;
 mod watching;
+mod why;
 
 const SETTLE: Duration = Duration::from_secs(5);
 

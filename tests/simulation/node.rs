@@ -15,7 +15,7 @@ use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Adopted, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox, JobPage,
     JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, Scan,
-    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Wished,
+    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Why, Wished,
     World,
 };
 use scoreline::wire::BlobReference;
@@ -487,6 +487,10 @@ impl Inbox for Life {
             Ok(Scan { ready, backlog: backlog.len(), ..Scan::default() })
         })
         .await
+    }
+    /// Nobody asks.
+    async fn why(&self, _: &SourcePath) -> Result<Why, Fault> {
+        Ok(Why::Waiting)
     }
     async fn changed(&self) {
         self.land.dropped.notified().await;
