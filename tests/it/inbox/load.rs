@@ -1,6 +1,10 @@
 //! Many files, and in which order they come.
 
 use scoreline::feed::Order;
+use scoreline::ports::{JobQuery, Node, NodeId, Store, World};
+use scoreline::sandbox::Settings;
+
+use crate::rig::{Rig, eventually};
 
 use super::*;
 
@@ -91,4 +95,42 @@ async fn each_look_replaces_what_the_last_one_left() {
     fs::remove_file(here.path("a.csv")).unwrap();
     assert_eq!(here.inbox.scan().await.unwrap().backlog, 0);
     assert_eq!(here.inbox.more(10).await.unwrap().ready, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_files_are_taken_than_the_jobs_before_them_leave_room_for() {
+    let run_time = Duration::from_millis(20);
+    let rig = Rig::with(Settings { run_time, ..Settings::default() }).await;
+    let rig = rig.endpoint("max_in_flight = 1").feed("watch.max_waiting = 3");
+    for n in 0..12 {
+        rig.drop_file(&format!("{n}.csv"), &format!("Col2\n{n}\n"));
+    }
+    let daemon = rig.start().await;
+    let node = Node { id: NodeId(0), site: "default".into() };
+    let feed = Name::try_from("f".to_owned()).unwrap();
+    let most = AtomicUsize::new(0);
+    eventually("all are scored", || async {
+        let waiting = daemon.world.store().waiting(&node, &feed).await.unwrap();
+        most.fetch_max(usize::try_from(waiting).unwrap(), Ordering::SeqCst);
+        rig.files("archive").len() == 12
+    })
+    .await;
+    assert!((1..=3).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_events_the_look_finds_every_file() {
+    let rig = Rig::new().await.feed("watch.events = false\nwatch.max_waiting = 5000");
+    let daemon = rig.start().await;
+    for n in 0..1000 {
+        rig.drop_file(&format!("{n}.csv"), &format!("Col2\n{n}\n"));
+    }
+    let feed = Name::try_from("f".to_owned()).unwrap();
+    let all = JobQuery { feed: Some(feed), limit: 2000, ..JobQuery::default() };
+    eventually("all have a job", || async {
+        daemon.world.store().list(&all).await.unwrap().jobs.len() == 1000
+    })
+    .await;
+    daemon.stop().await;
 }
