@@ -15,8 +15,8 @@ use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
-    Delivery, Duplicates, Feed, Filter, Name, OnConflict, OnDuplicate, Sameness, SourceEnd,
-    SourceRules, Template, Watch,
+    Delivery, DoneMarker, Duplicates, Feed, Filter, Name, OnConflict, OnDuplicate, Order, Ready,
+    Sameness, SourceEnd, SourceRules, Template, Watch, Zero,
 };
 use crate::retry::{Backoff, Policy, Span};
 use crate::scoring::ServiceUrl;
@@ -551,14 +551,64 @@ fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
     }
     let filter = Filter::new(&include, &exclude).ok();
     let recursive = watch.flag("recursive", false);
-    let settle = watch.span("settle", Duration::from_secs(5));
-    let rescan = watch.span("rescan", Duration::from_mins(1));
-    if rescan < Duration::from_millis(100) {
-        watch.error("rescan", "is too short: write at least \"100ms\"");
+    let default = Watch::new(PathBuf::new());
+    let rules = watch.texts("ready", &["settle", "no_writer"]);
+    let marker = watch.text("done_marker", "{name}.done");
+    let marker = DoneMarker::parse(&marker).map_err(|message| watch.error("done_marker", message));
+    let ready = marker.ok().and_then(|marker| {
+        Ready::new(&rules, &marker).map_err(|message| watch.error("ready", message)).ok()
+    });
+    let settle = watch.span("settle", default.settle);
+    let settle_warn = watch.span("settle_warn", default.settle_warn);
+    let zero = match watch.text("zero", "reject").as_str() {
+        "reject" => Zero::Reject,
+        "ignore" => Zero::Ignore,
+        "accept" => {
+            watch.error(
+                "zero",
+                "\"accept\" is not in this version yet: write \"reject\" or \"ignore\"",
+            );
+            Zero::Reject
+        }
+        other => {
+            watch.error(
+                "zero",
+                format!(
+                    "{other:?} is nothing to do with an empty file: write \"reject\" or \"ignore\""
+                ),
+            );
+            Zero::Reject
+        }
+    };
+    let zero_grace = watch.span("zero_grace", default.zero_grace);
+    let order = watch.text("order", "mtime");
+    let order = Order::parse(&order).map_err(|message| watch.error("order", message)).ok();
+    let max_waiting = u64::from(watch.number("max_waiting", 1000, 1));
+    let (rescan, poll) = (watch.span("rescan", default.rescan), watch.span("poll", default.poll));
+    for (key, time) in [("rescan", rescan), ("poll", poll)] {
+        if time < Duration::from_millis(100) {
+            watch.error(key, "is too short: write at least \"100ms\"");
+        }
     }
+    let events = watch.flag("events", true);
     let shown = watch.finish();
     feed.include("watch", shown);
-    Some(Watch { folder: folder?, filter: filter?, recursive, settle, rescan })
+    let (folder, filter, ready, order) = (folder?, filter?, ready?, order?);
+    Some(Watch {
+        folder,
+        filter,
+        recursive,
+        ready,
+        settle,
+        settle_warn,
+        zero,
+        zero_grace,
+        rescan,
+        poll,
+        events,
+        order,
+        max_waiting,
+    })
 }
 
 fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {

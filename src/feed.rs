@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,10 @@ use sha2::Digest;
 use crate::job::{Job, JobId, Sha256};
 pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
+
+mod watch;
+
+pub use watch::{DoneMarker, Order, OrderBy, Ready, Watch, Zero};
 
 /// A configured route: where inputs come from, which endpoint scores them, where outputs go.
 #[derive(Clone, Debug)]
@@ -41,21 +45,6 @@ pub struct Feed {
     pub duplicates: Duplicates,
     /// When to try again.
     pub policy: Policy,
-}
-
-/// A feed's drop folder.
-#[derive(Clone, Debug)]
-pub struct Watch {
-    /// The folder.
-    pub folder: PathBuf,
-    /// Which files in it.
-    pub filter: Filter,
-    /// Folders inside it too.
-    pub recursive: bool,
-    /// How long a file must have been still.
-    pub settle: Duration,
-    /// How often the folder is looked at, whatever events say.
-    pub rescan: Duration,
 }
 
 /// Where and how outputs are delivered.
@@ -235,29 +224,62 @@ impl Feed {
 /// Which files of a folder a feed takes.
 #[derive(Clone, Debug)]
 pub struct Filter {
-    include: Globs,
-    exclude: Globs,
+    // Shared: every clone of a feed has them.
+    include: Arc<Globs>,
+    exclude: Arc<Globs>,
 }
 
 impl Filter {
     /// From globs; one without a slash is held against the file's name, one with a slash against its path in the
     /// folder. No `include` means every file. The error names the pattern.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, String> {
-        Ok(Self { include: Globs::new(include)?, exclude: Globs::new(exclude)? })
+        let globs = |patterns: &[String]| Globs::new(patterns).map(Arc::new);
+        Ok(Self { include: globs(include)?, exclude: globs(exclude)? })
+    }
+
+    /// Every file that isn't hidden or unfinished.
+    pub(crate) fn all() -> Self {
+        let none = Globs { names: GlobSet::empty(), paths: GlobSet::empty() };
+        let none = Arc::new(none);
+        Self { include: none.clone(), exclude: none }
     }
 
     /// Whether a file is for this feed. Names that begin with a dot, and those that programs give to files they are
     /// still writing, never are: the rename to the final name brings them back.
     pub fn takes(&self, path: &SourcePath) -> bool {
+        self.refusal(path).is_none()
+    }
+
+    /// Why a file is not for this feed; `None` when it is.
+    pub fn refusal(&self, path: &SourcePath) -> Option<Refusal> {
         let hidden = path.as_path().components().any(|part| part.as_os_str().as_bytes()[0] == b'.');
         let name = path.file_name().as_bytes().to_ascii_lowercase();
         let unfinished = name.starts_with(b"~$")
+            || name.starts_with(b"~syncthing~")
             || UNFINISHED_ENDS.iter().any(|end| name.ends_with(end.as_bytes()));
-        !hidden
-            && !unfinished
-            && (self.include.empty() || self.include.match_any(path))
-            && !self.exclude.match_any(path)
+        if hidden {
+            Some(Refusal::Hidden)
+        } else if unfinished {
+            Some(Refusal::Unfinished)
+        } else if !self.include.empty() && !self.include.match_any(path) {
+            Some(Refusal::NotIncluded)
+        } else {
+            self.exclude.match_any(path).then_some(Refusal::Excluded)
+        }
     }
+}
+
+/// Why a file is not for a feed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its name, or a folder's on the way, begins with a dot.
+    Hidden,
+    /// Its name is one that programs give to files that they are still writing.
+    Unfinished,
+    /// No glob of `include` is for it.
+    NotIncluded,
+    /// A glob of `exclude` is for it.
+    Excluded,
 }
 
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
+    Access, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid,
 };
 use rustix::io::{Errno, Result};
 use sha2::Digest;
@@ -75,6 +75,19 @@ impl Folder {
     /// What it is itself.
     pub(crate) fn own_stamp(&self) -> Result<Stamp> {
         Ok(Stamp::new(&rustix::fs::fstat(&self.0)?))
+    }
+
+    /// The kind of its file system: `f_type` of `statfs(2)`.
+    pub(crate) fn file_system(&self) -> Result<u64> {
+        // The number's type differs between machines.
+        #[expect(clippy::cast_sign_loss, reason = "its bits are what is compared")]
+        Ok(rustix::fs::fstatfs(&self.0)?.f_type as u64)
+    }
+
+    /// Why nothing in it can be renamed, if this process may not, or nobody may.
+    pub(crate) fn unwritable(&self) -> Option<Errno> {
+        let rights = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(&self.0, ".", rights, AtFlags::EACCESS).err()
     }
 
     /// What has a name; `None` when nothing has.
@@ -467,5 +480,14 @@ mod tests {
         folder.rename_new(a, &folder, "c".as_ref()).unwrap();
         folder.rename_over(b, &folder, "c".as_ref()).unwrap();
         assert_eq!(std::fs::read_to_string(temporary.path().join("c")).unwrap(), "b");
+    }
+
+    #[test]
+    fn a_folder_says_whether_names_in_it_can_change() {
+        let temporary = tempfile::tempdir().unwrap();
+        assert_eq!(Folder::open(temporary.path()).unwrap().unwritable(), None);
+        // Not even root may there.
+        let folder = Folder::open(Path::new("/proc/self")).unwrap();
+        assert!(folder.unwritable().is_some());
     }
 }

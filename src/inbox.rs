@@ -22,11 +22,16 @@ use crate::folder::{
     Carried, Folder, Stamp, UNFINISHED, carry_over, off_thread, report_name, reported_job, user,
 };
 use crate::job::{FileIdentity, Job, JobId};
-use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace};
+use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace, Why};
 
+mod backlog;
 mod hints;
 mod marker;
+mod memory;
+mod mount;
+mod ready;
 mod scan;
+mod why;
 mod writers;
 
 use marker::Marker;
@@ -48,7 +53,8 @@ impl<C: Clock> FolderInbox<C> {
     pub fn new(feed: Name, watch: Watch, moves_sources: bool, clock: C) -> Self {
         let watch = Arc::new(watch);
         let marker = Arc::new(Marker::new(&feed, &watch.folder));
-        let scanner = Scanner::new(feed, Arc::clone(&watch), Arc::clone(&marker), clock);
+        let scanner =
+            Scanner::new(feed, Arc::clone(&watch), Arc::clone(&marker), moves_sources, clock);
         let scanner = Arc::new(scanner);
         Self { scanner, watch, marker, moves_sources, looking: Arc::default() }
     }
@@ -89,6 +95,21 @@ impl<C: Clock> Inbox for FolderInbox<C> {
             scanner.look()
         })
         .await
+    }
+
+    async fn more(&self, limit: usize) -> Result<Scan, Fault> {
+        let alone = Arc::clone(&self.looking).lock_owned().await;
+        let scanner = Arc::clone(&self.scanner);
+        off_thread(Origin::Inbox, move || {
+            let _alone = alone;
+            scanner.more(limit)
+        })
+        .await
+    }
+
+    async fn why(&self, path: &SourcePath) -> Result<Why, Fault> {
+        let (scanner, path) = (Arc::clone(&self.scanner), path.clone());
+        off_thread(Origin::Inbox, move || scanner.why(&path)).await
     }
 
     async fn changed(&self) {

@@ -2,25 +2,29 @@
 //!
 //! One loop a feed: look at the folder, commit jobs for what is ready, and only then move the files out of sight. A
 //! crash at any point is mended by the next look, since the store knows each arrival and each step can be repeated.
+//!
+//! Files are taken as the jobs before them leave room, so that a heap of them is neither in memory nor in the store at
+//! once; the folder is looked at at its own times meanwhile, and not anew for each portion.
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::{Incoming, Stop, Tenure};
-use crate::feed::{Feed, Name};
+use crate::feed::{Feed, Name, Watch};
 use crate::job::Arrival;
 use crate::metrics::INBOX_STATES;
-use crate::ports::{Accepted, Clock, Inbox, Scan, Store, World};
+use crate::ports::{Accepted, Clock, Inbox, Scan, Store, WatchMode, World};
 
 /// The intake of one feed with a drop folder.
 pub struct Intake<W: World> {
     world: Arc<W>,
     feed: Arc<Feed>,
     tenure: Tenure<W::Clock>,
-    rescan: Duration,
+    watch: Watch,
     scans: watch::Receiver<BTreeSet<Name>>,
     engine: mpsc::Sender<Incoming>,
 }
@@ -34,8 +38,8 @@ impl<W: World> Intake<W> {
         scans: watch::Receiver<BTreeSet<Name>>,
         engine: mpsc::Sender<Incoming>,
     ) -> Option<Self> {
-        let rescan = feed.watch.as_ref()?.rescan;
-        Some(Self { world, feed, tenure, rescan, scans, engine })
+        let watch = feed.watch.clone()?;
+        Some(Self { world, feed, tenure, watch, scans, engine })
     }
 
     /// Looks and takes in, until it is stopped.
@@ -44,10 +48,12 @@ impl<W: World> Intake<W> {
         let Some(inbox) = world.inbox(&self.feed.name) else { return };
         let clock = world.clock();
         let mut troubled: Option<Duration> = None;
+        let mut pace = Pace::new(self.feed.name.clone(), &self.watch);
         loop {
             if !self.scans.borrow_and_update().contains(&self.feed.name) {
                 // Another node shows what is in the folder.
                 self.show(&Scan::default());
+                pace = Pace::new(self.feed.name.clone(), &self.watch);
                 tokio::select! {
                     biased;
                     () = stop.soft.cancelled() => return,
@@ -60,55 +66,85 @@ impl<W: World> Intake<W> {
                 continue;
             }
             let began = clock.boot();
-            let looked = tokio::select! {
+            let done = tokio::select! {
                 biased;
                 // A share that went away may never answer; what is half done is mended by the next look.
                 () = stop.hard.cancelled() => return,
-                looked = self.look(inbox) => looked,
+                done = self.step(inbox, &mut pace, began) => done,
             };
-            let wait = match looked {
-                Ok(again) => {
-                    if troubled.take().is_some() {
-                        tracing::info!(feed = %self.feed.name, "the drop folder can be read again");
-                    }
-                    again.unwrap_or(self.rescan).min(self.rescan)
+            match done {
+                Ok(()) if troubled.take().is_some() => {
+                    tracing::info!(feed = %self.feed.name, "the drop folder can be read again");
                 }
+                Ok(()) => {}
                 Err(trouble) => {
                     // Now and then, not at every look.
                     if troubled.is_none_or(|told| told + TROUBLE_REMINDER < began) {
                         tracing::error!(feed = %self.feed.name, "nothing is taken in: {trouble}");
                         troubled = Some(began);
                     }
-                    self.rescan.min(TROUBLE_WAIT)
+                    pace.failed(began, clock.boot(), self.watch.rescan.min(TROUBLE_WAIT));
                 }
-            };
-            let took = clock.boot().saturating_sub(began);
-            let metrics = self.world.metrics();
-            metrics
-                .inbox_scan_duration_seconds
-                .with_label_values(&[self.feed.name.as_str()])
-                .observe(took.as_secs_f64());
-            // A folder that is written all the time would be looked at all the time: looks take a fifth of one core
-            // at most.
-            let pause = (took * 4).max(LOOK_GAP);
-            tokio::select! {
-                biased;
-                () = stop.soft.cancelled() => return,
-                () = clock.sleep(pause) => {}
             }
-            tokio::select! {
-                biased;
-                () = stop.soft.cancelled() => return,
-                () = inbox.changed() => {}
-                () = clock.sleep(wait.saturating_sub(pause)) => {}
+            if stop.soft.is_cancelled() {
+                return;
+            }
+            let wait = |until: Duration| clock.sleep(until.saturating_sub(clock.boot()));
+            if pace.next() > clock.boot() {
+                tokio::select! {
+                    biased;
+                    () = stop.soft.cancelled() => return,
+                    () = inbox.changed() => pace.hint(),
+                    () = wait(pace.next()) => continue,
+                }
+                // A hint before the next look may begin, or while files wait for room, hastens nothing else.
+                tokio::select! {
+                    biased;
+                    () = stop.soft.cancelled() => return,
+                    () = wait(pace.next()) => {}
+                }
             }
         }
     }
 
-    /// One look; answers when the next is worth it.
-    async fn look(&self, inbox: &W::Inbox) -> Result<Option<Duration>, String> {
-        let mut scan = inbox.scan().await.map_err(|fault| fault.to_string())?;
-        self.show(&scan);
+    /// A look at the folder when it is time for one, else a portion of what the last one found.
+    async fn step(&self, inbox: &W::Inbox, pace: &mut Pace, began: Duration) -> Result<(), String> {
+        let clock = self.world.clock();
+        if pace.look_at <= began {
+            let scan = inbox.scan().await.map_err(|fault| fault.to_string())?;
+            self.show(&scan);
+            let took = clock.boot().saturating_sub(began);
+            self.world
+                .metrics()
+                .inbox_scan_duration_seconds
+                .with_label_values(&[self.feed.name.as_str()])
+                .observe(took.as_secs_f64());
+            pace.looked(&scan, began, clock.boot());
+            tracing::debug!(feed = %self.feed.name, seen = scan.seen, new = scan.new, settling = scan.settling,
+                held = scan.denied, known = scan.known, ignored = scan.ignored, backlog = scan.backlog,
+                ?took, "looked at the drop folder");
+        }
+        if pace.backlog == 0 || pace.take_at > clock.boot() {
+            return Ok(());
+        }
+        let waiting = self.world.store().waiting(&self.tenure.node, &self.feed.name).await;
+        let room = self.watch.max_waiting.saturating_sub(waiting.map_err(|e| e.to_string())?);
+        if room == 0 {
+            pace.full(clock.boot());
+            return Ok(());
+        }
+        pace.has_room();
+        let portion = usize::try_from(room).unwrap_or(PORTION).min(PORTION);
+        let scan = inbox.more(portion).await.map_err(|fault| fault.to_string())?;
+        self.accept(inbox, &scan).await?;
+        // What was ready has a job by now.
+        self.show(&Scan { ready: Vec::new(), ..scan.clone() });
+        pace.took(&scan, clock.boot());
+        Ok(())
+    }
+
+    /// Makes jobs of the files that are ready.
+    async fn accept(&self, inbox: &W::Inbox, scan: &Scan) -> Result<(), String> {
         for ready in scan.ready.chunks(ACCEPT_MAX) {
             let now = self.world.clock().now();
             let arrivals: Vec<_> = ready
@@ -153,15 +189,12 @@ impl<W: World> Intake<W> {
                 let _ = self.engine.send(Incoming::Known(known)).await;
             }
         }
-        // What was ready has a job by now.
-        scan.ready.clear();
-        self.show(&scan);
-        Ok(scan.again_after)
+        Ok(())
     }
 
     fn show(&self, scan: &Scan) {
         let (metrics, feed) = (self.world.metrics(), self.feed.name.as_str());
-        let counts = [scan.ready.len(), scan.settling, scan.denied, scan.ignored];
+        let counts = [scan.backlog + scan.ready.len(), scan.settling, scan.denied, scan.ignored];
         for (state, count) in INBOX_STATES.into_iter().zip(counts) {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             metrics.inbox_files.with_label_values(&[feed, state]).set(count);
@@ -171,6 +204,122 @@ impl<W: World> Intake<W> {
     }
 }
 
+/// When the next look and the next portion are due.
+#[derive(Debug)]
+struct Pace {
+    feed: Name,
+    rescan: Duration,
+    poll: Duration,
+    round: u64,
+    look_at: Duration,
+    /// No look begins before, whatever happens.
+    look_not_before: Duration,
+    backlog: usize,
+    take_at: Duration,
+    /// The last wait for room.
+    full_for: Duration,
+    slow: bool,
+}
+
+impl Pace {
+    fn new(feed: Name, watch: &Watch) -> Self {
+        Self {
+            feed,
+            rescan: watch.rescan,
+            poll: watch.poll,
+            round: 0,
+            look_at: Duration::ZERO,
+            look_not_before: Duration::ZERO,
+            backlog: 0,
+            take_at: Duration::ZERO,
+            full_for: Duration::ZERO,
+            slow: false,
+        }
+    }
+
+    /// What comes next.
+    fn next(&self) -> Duration {
+        if self.backlog > 0 { self.look_at.min(self.take_at) } else { self.look_at }
+    }
+
+    /// Something may have changed.
+    fn hint(&mut self) {
+        self.look_at = self.look_at.min(self.look_not_before);
+    }
+
+    fn looked(&mut self, scan: &Scan, began: Duration, ended: Duration) {
+        let interval = match scan.watching.mode {
+            WatchMode::Events => self.rescan,
+            WatchMode::Polling => self.rescan.min(self.poll),
+        };
+        self.rest(began, ended);
+        self.round += 1;
+        let interval_now = spread(interval, &self.feed, self.round);
+        // At once: when those are examined that could be kept.
+        let again = scan.again_after.filter(|again| !again.is_zero()).unwrap_or(interval_now);
+        self.look_at = ended + again.min(interval_now);
+        self.look_at = self.look_at.max(self.look_not_before);
+        self.backlog = scan.backlog;
+        let took = ended.saturating_sub(began);
+        if self.slow != (took > interval) {
+            self.slow = !self.slow;
+            if self.slow {
+                tracing::warn!(feed = %self.feed,
+                    "a look at the drop folder takes longer ({took:?}) than the time between looks ({interval:?}): raise watch.rescan \
+                     or watch.poll, or keep fewer files in the folder");
+            } else {
+                tracing::info!(feed = %self.feed, "looks at the drop folder are quick enough again ({took:?})");
+            }
+        }
+    }
+
+    fn took(&mut self, scan: &Scan, now: Duration) {
+        self.backlog = scan.backlog;
+        if let Some(again) = scan.again_after {
+            if again.is_zero() {
+                // The rest is for another look.
+                self.backlog = 0;
+            }
+            self.look_at = self.look_at.min((now + again).max(self.look_not_before));
+        }
+    }
+
+    fn full(&mut self, now: Duration) {
+        self.full_for = (self.full_for * 2).clamp(FULL_FIRST, FULL_MAX);
+        self.take_at = now + self.full_for;
+    }
+
+    fn has_room(&mut self) {
+        self.full_for = Duration::ZERO;
+        self.take_at = Duration::ZERO;
+    }
+
+    fn failed(&mut self, began: Duration, ended: Duration, wait: Duration) {
+        self.rest(began, ended);
+        self.look_at = (ended + wait).max(self.look_not_before);
+        self.backlog = 0;
+    }
+
+    /// A folder that is written all the time would be looked at all the time: looks take a fifth of one core at most.
+    fn rest(&mut self, began: Duration, ended: Duration) {
+        let pause = (ended.saturating_sub(began) * 4).max(LOOK_GAP);
+        self.look_not_before = ended + pause;
+    }
+}
+
+/// A quarter more or less than the interval, so that feeds and nodes that began together don't look together for ever.
+fn spread(interval: Duration, feed: &Name, round: u64) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    (feed.as_str(), round).hash(&mut hasher);
+    let thousandths = u32::try_from(hasher.finish() % 501).unwrap_or_default();
+    interval / 1000 * (750 + thousandths)
+}
+
+/// Files that are taken at once, at most.
+const PORTION: usize = 1000;
+/// How soon it is asked again whether there is room.
+const FULL_FIRST: Duration = Duration::from_millis(250);
+const FULL_MAX: Duration = Duration::from_secs(5);
 /// So many files of one look are this node's own, however many nodes there are.
 const ALWAYS_OURS: usize = 10;
 /// Arrivals in one transaction.
@@ -179,3 +328,90 @@ const ACCEPT_MAX: usize = 200;
 const LOOK_GAP: Duration = Duration::from_millis(20);
 const TROUBLE_REMINDER: Duration = Duration::from_mins(10);
 const TROUBLE_WAIT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn feed(name: &str) -> Name {
+        Name::try_from(name.to_owned()).unwrap()
+    }
+
+    fn pace() -> Pace {
+        Pace::new(feed("churn"), &Watch::new("/in".into()))
+    }
+
+    fn second(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn millis(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn waits_between_looks_differ_by_a_quarter_at_most_and_are_the_same_each_time() {
+        let times =
+            |name| (0..1000).map(|n| spread(second(60), &feed(name), n)).collect::<Vec<_>>();
+        let (a, b) = (times("a"), times("b"));
+        assert!(a.iter().all(|time| (second(45)..=second(75)).contains(time)));
+        assert!(a.iter().min() < Some(&second(46)) && a.iter().max() > Some(&second(74)));
+        assert_eq!(a, times("a"));
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn a_folder_without_events_is_looked_at_more_often() {
+        let (mut pace, mut scan) = (pace(), Scan::default());
+        pace.looked(&scan, second(100), second(100));
+        assert!((second(145)..=second(175)).contains(&pace.next()));
+        scan.watching.mode = WatchMode::Polling;
+        pace.looked(&scan, second(100), second(100));
+        assert!((millis(107_500)..=millis(112_500)).contains(&pace.next()));
+        pace.poll = second(600);
+        pace.looked(&scan, second(100), second(100));
+        assert!(pace.next() <= second(175), "never less often");
+    }
+
+    #[test]
+    fn looks_take_a_fifth_of_the_time_whatever_happens() {
+        let mut pace = pace();
+        pace.looked(&Scan::default(), second(100), second(110));
+        pace.hint();
+        assert_eq!(pace.next(), second(150));
+        let scan = Scan { again_after: Some(second(1)), ..Scan::default() };
+        pace.looked(&scan, second(150), second(150));
+        assert_eq!(pace.next(), second(151));
+    }
+
+    #[test]
+    fn while_files_wait_for_room_it_is_asked_for_less_and_less_often_and_looks_go_on() {
+        let mut pace = pace();
+        pace.looked(&Scan { backlog: 5, ..Scan::default() }, second(100), second(100));
+        let look_at = pace.look_at;
+        assert_eq!(pace.next(), Duration::ZERO, "at once");
+        let mut now = second(100);
+        for wait in [250, 500, 1000, 2000, 4000, 5000, 5000] {
+            pace.full(now);
+            assert_eq!(pace.next(), now + millis(wait));
+            now = pace.next();
+        }
+        assert_eq!(pace.look_at, look_at);
+        pace.has_room();
+        pace.full(now);
+        assert_eq!(pace.next(), now + millis(250), "from the start");
+    }
+
+    #[test]
+    fn what_could_not_be_kept_is_looked_for_when_the_rest_is_taken() {
+        let mut pace = pace();
+        let scan = Scan { backlog: 30_000, ..Scan::default() };
+        pace.looked(&scan, second(100), second(101));
+        let look_at = pace.look_at;
+        pace.took(&Scan { backlog: 29_000, ..Scan::default() }, second(102));
+        assert_eq!((pace.look_at, pace.next()), (look_at, Duration::ZERO));
+        let last = Scan { backlog: 10_000, again_after: Some(Duration::ZERO), ..Scan::default() };
+        pace.took(&last, second(130));
+        assert_eq!(pace.next(), second(130));
+    }
+}

@@ -22,6 +22,10 @@ use crate::job::{
 use crate::metrics::Metrics;
 use crate::wire::BlobReference;
 
+mod scan;
+
+pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
+
 /// All ports, as one type parameter.
 pub trait World: Send + Sync + 'static {
     /// Time.
@@ -149,6 +153,14 @@ pub trait Store: Send + Sync + 'static {
         node: &Node,
         feeds: &[Name],
     ) -> impl Future<Output = Result<Unowned, StoreError>> + Send;
+
+    /// How many jobs of a feed, of the node's site and whoever has them, wait to be uploaded and submitted. Those that
+    /// wait for a person don't count.
+    fn waiting(
+        &self,
+        node: &Node,
+        feed: &Name,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Makes the node the owner of up to `limit` live jobs, of its site and of `feeds`, that are free or belong to a
     /// node that is fenced off; oldest first. Adoption is a write: the revision goes up, so that nothing the job's
@@ -519,9 +531,16 @@ pub trait Inbox: Send + Sync + 'static {
     /// to scan, to take from, or to miss a file in (`folder_gone`). Answers whether it is so now.
     fn expect(&self, id: FolderId) -> impl Future<Output = Result<(), Fault>> + Send;
 
-    /// Looks at the whole folder and reports the files that are ready and were not reported as accepted before, up to
-    /// the adapter's limit.
+    /// Looks at the whole folder. No file is opened: those that seem ready, and were not reported as accepted before,
+    /// wait for [`more`](Self::more), in the feed's order and in place of those that waited before.
     fn scan(&self) -> impl Future<Output = Result<Scan, Fault>> + Send;
+
+    /// Examines those that wait, without another look at the folder, until `limit` of them are ready indeed or none is
+    /// left. What it answers is the last look's, brought up to date.
+    fn more(&self, limit: usize) -> impl Future<Output = Result<Scan, Fault>> + Send;
+
+    /// What holds one file back, by a look at that path alone. The settling time is what the last look knew.
+    fn why(&self, path: &SourcePath) -> impl Future<Output = Result<Why, Fault>> + Send;
 
     /// Waits until something may have changed in the folder.
     fn changed(&self) -> impl Future<Output = ()> + Send;
@@ -548,24 +567,6 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// Where the job's source is now: in the work folder or where it was dropped.
     fn source_path(&self, job: &Job) -> impl Future<Output = Result<SourcePlace, Fault>> + Send;
-}
-
-/// What a look at a folder showed.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Scan {
-    /// Files that are ready, oldest first.
-    pub ready: Vec<(SourcePath, FileIdentity)>,
-    /// Files that were not still for long enough, or that somebody writes.
-    pub settling: usize,
-    /// Files that can't be read.
-    pub denied: usize,
-    /// Files that are not for this feed.
-    pub ignored: usize,
-    /// How long the oldest file that is for this feed has been there without a job.
-    pub oldest: Option<Duration>,
-    /// When another look is worth it, if nothing changes: the first settling file's time, or at once when the limit
-    /// cut the list.
-    pub again_after: Option<Duration>,
 }
 
 /// Where a source is.

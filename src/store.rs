@@ -204,6 +204,10 @@ impl<C: Clock> Store for AnyStore<C> {
         either!(self, store => store.unowned(node, feeds))
     }
 
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        either!(self, store => store.waiting(node, feed))
+    }
+
     async fn folder_in_force(
         &self,
         site: &str,

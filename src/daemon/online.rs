@@ -45,7 +45,14 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
     }
     for (name, feed) in &config.feeds {
         for (what, place) in places(feed) {
-            let trouble = place.trouble().await;
+            let mut trouble = place.trouble().await;
+            if let Some(trouble) = &mut trouble
+                && what == DROP_FOLDER
+                && feed.moves_sources()
+                && trouble.contains("write")
+            {
+                trouble.push_str(", or set source.on_success and source.on_failure to \"leave\"");
+            }
             add(format!("feed {name}: {what} {}", place.path.display()), trouble);
         }
     }
@@ -58,7 +65,7 @@ fn places(feed: &Feed) -> Vec<(&'static str, Place)> {
     if let Some(watch) = &feed.watch {
         // Sources wait for their end in a folder inside it.
         let needs = if feed.moves_sources() { READ | WRITE } else { READ };
-        places.push(("drop folder", Place { path: watch.folder.clone(), needs, is_made: false }));
+        places.push((DROP_FOLDER, Place { path: watch.folder.clone(), needs, is_made: false }));
     }
     let made = |folder: &PathBuf| Place { path: folder.clone(), needs: WRITE, is_made: true };
     places.push(("outputs to", made(&feed.deliver.folder)));
@@ -133,5 +140,6 @@ fn denied(folder: &Path, needs: Access) -> Option<String> {
     Some(format!("this user may not {missing} in {folder}: {last}; give it the right to"))
 }
 
+const DROP_FOLDER: &str = "drop folder";
 const READ: Access = Access::READ_OK;
 const WRITE: Access = Access::WRITE_OK;

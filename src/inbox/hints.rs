@@ -1,136 +1,244 @@
 //! Events of the file system, taken as hints that a look at the folder is worth it.
 //!
 //! Nothing depends on them: they get lost when a queue overflows, don't come at all from network shares, and cost a
-//! scarce resource of the machine. So each failure here is one line in the log, and the scan's interval remains.
+//! scarce resource of the machine. So where they can't be relied on the folder is looked at more often, and why is told:
+//! the kind of the file system says so, a limit of the machine is reached, or a file of our own, made to see whether an
+//! event of it comes, was not noticed. They are asked for even then: what this machine does itself mostly makes some.
 //!
 //! Every folder is watched by itself, by the scan, just before it lists it. A watch that recurses by itself would
 //! follow us into our own work folder, and would miss what is dropped into a new folder before its watch is there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use rustix::io::Errno;
 use tokio::sync::Notify;
 
-use crate::feed::Name;
-use crate::folder::Stamp;
+use super::mount;
+use crate::feed::{Name, OWN_FOLDER, Watch};
+use crate::folder::Folder;
+use crate::ports::{WatchMode, Watching};
 
 /// The events of one feed's folder.
 pub(super) struct Hints {
     feed: Name,
-    root: PathBuf,
-    arrived: Arc<Notify>,
-    // Two locks: the watcher's own thread, which a call to the watcher waits for, takes the second one.
-    watching: Mutex<Watching>,
-    watched: Arc<Mutex<HashMap<PathBuf, Watched>>>,
+    /// The folder, by its absolute path.
+    pub(super) root: PathBuf,
+    /// Whether events are asked for.
+    wanted: bool,
+    /// Whether it matters which files were closed.
+    keeps_closed: bool,
+    // Two locks: the watcher's own thread, which a call to the watcher waits for, takes those of `heard`.
+    asking: Mutex<Asking>,
+    heard: Arc<Heard>,
+}
+
+/// What the watcher's own thread writes.
+#[derive(Default)]
+struct Heard {
+    arrived: Notify,
+    watched: Mutex<HashMap<PathBuf, Watched>>,
+    /// Files that are whole, as events told since the last look.
+    closed: Mutex<HashSet<PathBuf>>,
+    /// The file that was made to see whether an event of it comes.
+    canary: Mutex<Option<PathBuf>>,
+    canary_seen: AtomicBool,
 }
 
 #[derive(Default)]
-struct Watching {
+struct Asking {
     watcher: Option<RecommendedWatcher>,
-    failed: bool,
-    warned: bool,
+    /// In this look; it asks for no more.
+    failed: Option<String>,
+    canary: Canary,
+    told: Watching,
+}
+
+/// A file of our own, to see whether events come.
+#[derive(Default)]
+struct Canary {
+    /// Its name in our own folder, and when it was made.
+    out: Option<(OsString, Duration)>,
+    next: Duration,
+    made: u64,
+    missed: bool,
 }
 
 struct Watched {
     device: u64,
     inode: u64,
     round: u64,
+    silent: Option<&'static str>,
 }
 
 impl Hints {
-    pub(super) fn new(feed: Name, root: &Path) -> Self {
+    pub(super) fn new(feed: Name, watch: &Watch) -> Self {
         Self {
             feed,
-            root: absolute(root),
-            arrived: Arc::new(Notify::new()),
-            watching: Mutex::default(),
-            watched: Arc::default(),
+            root: absolute(&watch.folder),
+            wanted: watch.events,
+            keeps_closed: watch.ready.close_write,
+            asking: Mutex::default(),
+            heard: Arc::default(),
         }
     }
 
     /// Waits for the next hint; one that came since the last wait counts.
     pub(super) async fn changed(&self) {
-        self.arrived.notified().await;
+        self.heard.arrived.notified().await;
+    }
+
+    /// The files that are whole, as events told since this was asked last, by absolute paths.
+    pub(super) fn take_closed(&self) -> HashSet<PathBuf> {
+        std::mem::take(&mut locked(&self.heard.closed))
     }
 
     /// Has events of this folder from now on, if it can be.
-    pub(super) fn watch(&self, folder: &Path, stamp: &Stamp, round: u64) {
-        let folder = absolute(folder);
-        let mut watching = locked(&self.watching);
+    pub(super) fn watch(&self, path: &Path, folder: &Folder, round: u64) -> Result<(), Errno> {
+        let path = absolute(path);
+        let stamp = folder.own_stamp()?;
+        let mut asking = locked(&self.asking);
         {
-            let mut watched = locked(&self.watched);
-            if let Some(entry) = watched.get_mut(&folder)
+            let mut watched = locked(&self.heard.watched);
+            if let Some(entry) = watched.get_mut(&path)
                 && (entry.device, entry.inode) == (stamp.device, stamp.inode)
             {
                 entry.round = round;
-                return;
+                return Ok(());
             }
-            if watching.failed {
-                return;
-            }
+            // What can't say what it is may be anything.
+            let silent = folder.file_system().ok().and_then(mount::without_events);
             // Known before it is watched: if it is gone again by then, the event that says so must find it here.
-            let entry = Watched { device: stamp.device, inode: stamp.inode, round };
-            watched.insert(folder.clone(), entry);
+            let (device, inode) = (stamp.device, stamp.inode);
+            watched.insert(path.clone(), Watched { device, inode, round, silent });
         }
-        if let Err(error) = self.add(&mut watching, &folder) {
-            locked(&self.watched).remove(&folder);
-            watching.failed = true;
-            if !watching.warned {
-                watching.warned = true;
-                tracing::warn!(
-                    feed = %self.feed,
-                    folder = %folder.display(),
-                    "can't have events of the folder, so files in it are noticed at the next rescan only: {error}; \
-                     when the machine's limit is reached, raise fs.inotify.max_user_watches (and max_user_instances)"
-                );
+        if !self.wanted {
+            return Ok(());
+        }
+        if asking.failed.is_none()
+            && let Err(error) = self.add(&mut asking, &path)
+        {
+            asking.failed = Some(limit(&error).unwrap_or_else(|| error.to_string()));
+        }
+        if asking.failed.is_some() {
+            // Not known, so that the next look asks for it again; but counted.
+            if let Some(entry) = locked(&self.heard.watched).get_mut(&path) {
+                entry.inode = UNWATCHED;
             }
         }
+        Ok(())
     }
 
     /// The end of a scan: folders that it didn't meet are no longer watched, and what failed may be tried again.
-    pub(super) fn keep_only(&self, round: u64) {
-        let mut watching = locked(&self.watching);
-        let gone: Vec<PathBuf> = {
-            let watched = locked(&self.watched);
-            watched.iter().filter(|(_, w)| w.round < round).map(|(path, _)| path.clone()).collect()
+    pub(super) fn keep_only(&self, round: u64) -> Watching {
+        let mut asking = locked(&self.asking);
+        let (gone, silent, folders) = {
+            let watched = locked(&self.heard.watched);
+            let (here, gone): (Vec<_>, Vec<_>) =
+                watched.iter().partition(|(_, w)| w.round >= round);
+            let silent = here.iter().filter_map(|(path, w)| Some((*path, w.silent?))).min();
+            let silent = silent.map(|(path, kind)| (path.clone(), kind));
+            let gone: Vec<PathBuf> = gone.into_iter().map(|(path, _)| path.clone()).collect();
+            (gone, silent, here.len())
         };
         for path in gone {
-            if let Some(watcher) = &mut watching.watcher {
+            if let Some(watcher) = &mut asking.watcher {
                 // It is mostly gone from there too.
                 drop(watcher.unwatch(&path));
             }
-            locked(&self.watched).remove(&path);
+            locked(&self.heard.watched).remove(&path);
         }
-        watching.warned &= watching.failed;
-        watching.failed = false;
+        let why = if !self.wanted {
+            Some("watch.events is false".to_owned())
+        } else if let Some((path, kind)) = silent {
+            Some(format!("{} is on {kind}, which doesn't tell of what others do", path.display()))
+        } else if let Some(failed) = asking.failed.take() {
+            Some(format!("{failed}; this feed alone needs {folders} watches"))
+        } else {
+            let missed = "no event came of a file that was made to see whether one does";
+            asking.canary.missed.then(|| missed.to_owned())
+        };
+        let mode = if why.is_some() { WatchMode::Polling } else { WatchMode::Events };
+        let watching = Watching { mode, why, folders };
+        if (&asking.told.mode, &asking.told.why) != (&watching.mode, &watching.why) {
+            let feed = &self.feed;
+            if let Some(why) = &watching.why {
+                tracing::warn!(%feed, "polling the drop folder: {why}");
+            } else {
+                tracing::info!(%feed, "events of the drop folder can be relied on again");
+            }
+            asking.told = watching.clone();
+        }
+        watching
+    }
+
+    /// Now and then makes a hidden file in our own folder, if there is one that can be written to, and takes note of
+    /// whether an event of it comes.
+    pub(super) fn tend_canary(&self, root: &Folder, now: Duration) {
+        let mut asking = locked(&self.asking);
+        let own = self.root.join(OWN_FOLDER);
+        if let Some((name, since)) = asking.canary.out.take() {
+            let seen = self.heard.canary_seen.load(Ordering::Acquire);
+            if !seen && now.saturating_sub(since) < CANARY_TIME {
+                asking.canary.out = Some((name, since));
+                return;
+            }
+            asking.canary.missed = !seen;
+            *locked(&self.heard.canary) = None;
+            if let Some(watcher) = &mut asking.watcher {
+                drop(watcher.unwatch(&own));
+            }
+            let _ = root.inside(OWN_FOLDER.as_ref()).and_then(|folder| folder.remove(&name));
+            return;
+        }
+        if !self.wanted || asking.failed.is_some() || now < asking.canary.next {
+            return;
+        }
+        let Ok(folder) = root.inside(OWN_FOLDER.as_ref()) else { return };
+        asking.canary.next = now + CANARY_EVERY;
+        asking.canary.made += 1;
+        let name = format!("{CANARY}{}-{}", std::process::id(), asking.canary.made);
+        self.heard.canary_seen.store(false, Ordering::Release);
+        *locked(&self.heard.canary) = Some(own.join(&name));
+        let made = self.add(&mut asking, &own).is_ok() && folder.create(name.as_ref()).is_ok();
+        asking.canary.out = made.then(|| (name.into(), now));
     }
 
     /// The folder itself can't be looked into. What comes back under its name may even have its number, and still has no
     /// watch; that of the old one tells so too late.
     pub(super) fn forget_all(&self) {
-        let mut watching = locked(&self.watching);
-        let known: Vec<PathBuf> = locked(&self.watched).drain().map(|(path, _)| path).collect();
+        let mut asking = locked(&self.asking);
+        let known: Vec<PathBuf> =
+            locked(&self.heard.watched).drain().map(|(path, _)| path).collect();
         for path in known {
-            if let Some(watcher) = &mut watching.watcher {
+            if let Some(watcher) = &mut asking.watcher {
                 // It is mostly gone from there too.
                 drop(watcher.unwatch(&path));
             }
         }
+        asking.canary.out = None;
     }
 
-    fn add(&self, watching: &mut Watching, folder: &Path) -> notify::Result<()> {
-        let watcher = match &mut watching.watcher {
+    fn add(&self, asking: &mut Asking, folder: &Path) -> notify::Result<()> {
+        let watcher = match &mut asking.watcher {
             Some(watcher) => watcher,
             none => {
-                let (root, arrived) = (self.root.clone(), Arc::clone(&self.arrived));
-                let watched = Arc::clone(&self.watched);
+                let (root, heard) = (self.root.clone(), Arc::clone(&self.heard));
+                let keeps_closed = self.keeps_closed;
                 none.insert(notify::recommended_watcher(move |event| {
-                    forget_moved(&watched, &event);
+                    heard.forget_moved(&event);
+                    heard.look_for_canary(&event);
                     if is_hint(&root, &event) {
-                        arrived.notify_one();
+                        if keeps_closed {
+                            heard.keep_closed(&event);
+                        }
+                        heard.arrived.notify_one();
                     }
                 })?)
             }
@@ -141,16 +249,62 @@ impl Hints {
     }
 }
 
-/// A folder that went away has lost its watch, even if it comes back.
-fn forget_moved(watched: &Mutex<HashMap<PathBuf, Watched>>, event: &notify::Result<Event>) {
-    if let Ok(event) = event
-        && matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)))
-    {
-        let mut watched = locked(watched);
-        for path in &event.paths {
-            watched.remove(path);
+impl Heard {
+    /// A folder that went away has lost its watch, even if it comes back.
+    fn forget_moved(&self, event: &notify::Result<Event>) {
+        if let Ok(event) = event
+            && matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)))
+        {
+            let mut watched = locked(&self.watched);
+            for path in &event.paths {
+                watched.remove(path);
+            }
         }
     }
+
+    fn look_for_canary(&self, event: &notify::Result<Event>) {
+        if let (Ok(event), Some(canary)) = (event, &*locked(&self.canary))
+            && event.paths.contains(canary)
+        {
+            self.canary_seen.store(true, Ordering::Release);
+        }
+    }
+
+    /// A file that its writer closed, or that came by a rename, is whole.
+    fn keep_closed(&self, event: &notify::Result<Event>) {
+        let Ok(event) = event else { return };
+        let paths = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => &event.paths[..],
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => {
+                event.paths.get(1..).unwrap_or_default()
+            }
+            _ => return,
+        };
+        let mut closed = locked(&self.closed);
+        // Those beyond settle as they would without events.
+        if closed.len() < CLOSED_MAX {
+            closed.extend(paths.iter().cloned());
+        }
+    }
+}
+
+/// The machine's limit that an error tells of.
+fn limit(error: &notify::Error) -> Option<String> {
+    let watches = matches!(error.kind, notify::ErrorKind::MaxFilesWatch);
+    let instances = match &error.kind {
+        notify::ErrorKind::Io(error) => Errno::from_io_error(error) == Some(Errno::MFILE),
+        _ => false,
+    };
+    let name = if watches {
+        "max_user_watches"
+    } else if instances {
+        "max_user_instances"
+    } else {
+        return None;
+    };
+    let value = std::fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).unwrap_or_default();
+    Some(format!("the machine's limit fs.inotify.{name} ({}) is reached: raise it", value.trim()))
 }
 
 /// Whether an event is a reason to look. Not what we do ourselves (opening, taking files away), not what comes before
@@ -185,6 +339,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing in here is left half done by a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What our own files for it are called; the rest of the name is this process's.
+pub(super) const CANARY: &str = "canary-";
+const CANARY_EVERY: Duration = Duration::from_mins(10);
+/// An event takes this long at most.
+const CANARY_TIME: Duration = Duration::from_secs(2);
+const CLOSED_MAX: usize = 100_000;
+/// No folder's number.
+const UNWATCHED: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {

@@ -1,23 +1,31 @@
 //! The look at the whole folder: which files are ready.
 //!
-//! A file is ready when nothing about it (size, times, inode) has changed for the settling time by our own clock,
-//! counted from when *we* first saw it so: a copy that brings a time of last year along waits like any other. And when
-//! nobody on this machine has it open for writing, and it can be read. What is remembered of a file lives as long as
-//! it is in the folder, and a look that fails forgets nothing: a share that went away is no folder full of deletions.
+//! A file is ready when the feed's rules say so ([`ready`](super::ready)): by default when nothing about it (size, times,
+//! inode) has changed for the settling time by our own clock, counted from when *we* first saw it so: a copy that brings
+//! a time of last year along waits like any other. And when nobody on this machine has it open for writing. What is
+//! remembered of a file lives as long as it is in the folder, and a look that fails forgets nothing: a share that went
+//! away is no folder full of deletions.
+//!
+//! The look itself opens no file, however many there are. The first ones wait in order, and are examined (opened, and
+//! held against what was met) as the feed has room for them.
 
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::hints::Hints;
+use super::backlog::{Backlog, First};
+use super::hints::{CANARY, Hints};
 use super::marker::Marker;
+use super::memory::{FolderKey, Key, Memory, Met, Note};
+use super::ready::{Facts, Hold, hold};
 use super::writers::Writers;
 use crate::fault::{Fault, Origin};
-use crate::feed::{Name, OWN_FOLDER, SourcePath, Watch};
+use crate::feed::{DoneMarker, Name, OWN_FOLDER, SourcePath, Watch};
 use crate::folder::{Folder, Stamp, user};
 use crate::job::FileIdentity;
 use crate::ports::{Clock, Scan};
@@ -27,31 +35,22 @@ pub(super) struct Scanner<C> {
     pub(super) feed: Name,
     pub(super) watch: Arc<Watch>,
     pub(super) hints: Hints,
-    marker: Arc<Marker>,
-    clock: C,
+    pub(super) marker: Arc<Marker>,
+    moves_sources: bool,
+    pub(super) clock: C,
     memory: Mutex<Memory>,
+    found: Mutex<Found>,
+    rounds: AtomicU64,
 }
 
+/// What the last look found, and what became of it since.
 #[derive(Default)]
-struct Memory {
-    files: HashMap<SourcePath, Tracked>,
-    /// Files and folders that couldn't be read at the last look: each is logged once.
-    denied: HashSet<PathBuf>,
-    round: u64,
+struct Found {
+    backlog: Backlog,
+    scan: Scan,
 }
 
-/// What is remembered of a file.
-#[derive(Clone, Debug)]
-struct Tracked {
-    stamp: Stamp,
-    /// By the boot-time clock, like all times here.
-    still_since: Duration,
-    seen_since: Duration,
-    accepted: Option<FileIdentity>,
-    round: u64,
-}
-
-/// What a look at one file showed.
+/// What opening one file showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ready(FileIdentity),
@@ -63,40 +62,45 @@ enum Verdict {
 }
 
 impl<C: Clock> Scanner<C> {
-    pub(super) fn new(feed: Name, watch: Arc<Watch>, marker: Arc<Marker>, clock: C) -> Self {
-        let hints = Hints::new(feed.clone(), &watch.folder);
-        Self { feed, watch, hints, marker, clock, memory: Mutex::default() }
+    pub(super) fn new(
+        feed: Name,
+        watch: Arc<Watch>,
+        marker: Arc<Marker>,
+        moves_sources: bool,
+        clock: C,
+    ) -> Self {
+        let hints = Hints::new(feed.clone(), &watch);
+        let memory = Mutex::new(Memory::new(clock.boot()));
+        let (found, rounds) = (Mutex::default(), AtomicU64::new(0));
+        Self { feed, watch, hints, marker, moves_sources, clock, memory, found, rounds }
     }
 
     /// The store has this file.
     pub(super) fn accepted(&self, path: &SourcePath, file: FileIdentity) {
-        if let Some(tracked) = self.memory().files.get_mut(path) {
-            tracked.accepted = Some(file);
-        }
+        self.memory().accepted(Key::of(path), file);
     }
 
     /// Looks at the whole folder. One look at a time.
     pub(super) fn look(&self) -> Result<Scan, Fault> {
-        let round = {
-            let mut memory = self.memory();
-            memory.round += 1;
-            memory.round
-        };
-        let root = Folder::open(&self.watch.folder).map_err(|error| self.unreadable(error))?;
-        // An empty mount point is trouble, not an empty folder; its events are those of another folder.
-        self.marker.check(&root).inspect_err(|_| self.hints.forget_all())?;
+        let round = self.rounds.fetch_add(1, Ordering::Relaxed) + 1;
+        self.memory().begin();
+        let root = self.root()?;
         if round == 1 {
             self.sweep(&root);
+            if let Some(error) = root.unwritable().filter(|_| self.moves_sources) {
+                self.warn_immovable(error);
+            }
         }
         let mut look = Look {
             scanner: self,
             root: &root,
             round,
+            closed: self.hints.take_closed(),
             scan: Scan::default(),
-            oldest_ready: BinaryHeap::new(),
-            cut: false,
+            first: First::new(self.watch.order, BACKLOG),
             writers: None,
             denied: HashSet::new(),
+            slow: Vec::new(),
         };
         let mut folders = vec![PathBuf::new()];
         while let Some(path) = folders.pop() {
@@ -104,17 +108,111 @@ impl<C: Clock> Scanner<C> {
                 Err(error) if path.as_os_str().is_empty() => return Err(self.unreadable(error)),
                 // It went away, or something else took its name.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(error) => look.deny(&path, error, None),
+                Err(error) => look.deny_folder(&path, error),
             }
         }
-        look.choose();
-        Ok(look.finish())
+        let found = look.finish();
+        let scan = found.scan.clone();
+        *self.found() = found;
+        Ok(scan)
+    }
+
+    /// Examines those that wait, until so many are ready.
+    pub(super) fn more(&self, limit: usize) -> Result<Scan, Fault> {
+        let root = self.root()?;
+        let mut found = self.found();
+        let Found { backlog, scan } = &mut *found;
+        let mut ready = Vec::new();
+        let mut writers = None;
+        while ready.len() < limit
+            && let Some(path) = backlog.files.pop_front()
+        {
+            let again = match examine(&root, &path, |stamp| self.memory().is(Key::of(&path), stamp))
+            {
+                (Verdict::Ready(_), Some(stamp))
+                    if self.watch.ready.no_writer
+                        && writers
+                            .get_or_insert_with(Writers::look)
+                            .of(path.file_name(), &stamp)
+                            .is_some() =>
+                {
+                    Some(LOOK_AGAIN)
+                }
+                (Verdict::Ready(file), _) => {
+                    ready.push((path, file));
+                    None
+                }
+                // The next look meets it as it is then.
+                (Verdict::Changed, _) => Some(self.watch.settle),
+                (Verdict::InUse, _) => Some(LOOK_AGAIN),
+                (Verdict::Gone, _) => None,
+                (Verdict::NoFile, _) => {
+                    scan.ignored += 1;
+                    None
+                }
+                (Verdict::Denied(error), _) => {
+                    scan.denied += 1;
+                    self.deny(&root, &path, error, false);
+                    None
+                }
+            };
+            if let Some(again) = again {
+                settling(scan, again);
+            }
+        }
+        if backlog.files.is_empty() && backlog.beyond > 0 {
+            scan.again_after = Some(Duration::ZERO);
+        }
+        scan.backlog = backlog.len();
+        Ok(Scan { ready, ..scan.clone() })
+    }
+
+    /// The folder, if it is the feed's.
+    pub(super) fn root(&self) -> Result<Folder, Fault> {
+        let root = Folder::open(&self.watch.folder).map_err(|error| self.unreadable(error))?;
+        // An empty mount point is trouble, not an empty folder; its events are those of another folder.
+        self.marker.check(&root).inspect_err(|_| self.hints.forget_all())?;
+        Ok(root)
+    }
+
+    fn deny(&self, root: &Folder, path: &SourcePath, error: Errno, known: bool) {
+        self.memory().note(Key::of(path), Note::Denied);
+        if !known {
+            let stamp = root.inside(parent(path)).and_then(|f| f.stamp(path.file_name()));
+            let owner = stamp.ok().flatten();
+            let owner = owner.map(|stamp| format!("owner {}, mode {:o}", stamp.owner, stamp.mode));
+            self.warn_denied(path.as_path(), error, owner.as_deref().unwrap_or("a file"));
+        }
+    }
+
+    fn warn_denied(&self, path: &Path, error: Errno, what: &str) {
+        tracing::warn!(
+            feed = %self.feed,
+            path = %self.watch.folder.join(path).display(),
+            "can't read what is in the drop folder: {error} ({what}); let {} read it, and the next look takes it",
+            user()
+        );
+    }
+
+    /// Before the first file comes, and not when its job stands still.
+    fn warn_immovable(&self, error: Errno) {
+        tracing::warn!(
+            feed = %self.feed, folder = %self.watch.folder.display(),
+            "files can't be moved out of the drop folder, so that every job will wait: {error}; let {} write to it, or set \
+             source.on_success and source.on_failure to \"leave\"",
+            user()
+        );
     }
 
     /// Removes what a crash left of the work folder: folders of files that are settled.
     fn sweep(&self, root: &Folder) {
-        let work = Path::new(OWN_FOLDER).join("work");
-        let Ok(work) = root.inside(&work) else { return };
+        let Ok(own) = root.inside(OWN_FOLDER.as_ref()) else { return };
+        for entry in own.entries().into_iter().flatten().flatten() {
+            if name_of(&entry).as_encoded_bytes().starts_with(CANARY.as_bytes()) {
+                let _ = own.remove(name_of(&entry));
+            }
+        }
+        let Ok(work) = own.inside("work".as_ref()) else { return };
         let Ok(entries) = work.entries() else { return };
         for entry in entries.flatten() {
             let name = name_of(&entry);
@@ -124,7 +222,7 @@ impl<C: Clock> Scanner<C> {
         }
     }
 
-    fn unreadable(&self, error: Errno) -> Fault {
+    pub(super) fn unreadable(&self, error: Errno) -> Fault {
         self.hints.forget_all();
         let folder = self.watch.folder.display();
         let (code, cure) = match error {
@@ -144,29 +242,13 @@ impl<C: Clock> Scanner<C> {
         )
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    pub(super) fn memory(&self) -> MutexGuard<'_, Memory> {
         // Nothing in it is left half done by a panic.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Tracked {
-    /// The file as it is met now; `excused` when a change of its permissions is what we waited for.
-    fn meet(&mut self, stamp: Stamp, now: Duration, excused: bool) {
-        let mended =
-            Stamp { ctime_ns: stamp.ctime_ns, mode: stamp.mode, owner: stamp.owner, ..self.stamp };
-        let mended = Stamp { group: stamp.group, ..mended };
-        if stamp != self.stamp && !(excused && stamp == mended) {
-            self.still_since = now;
-            if self.accepted == Some(self.stamp.identity()) && !self.has_job(&stamp) {
-                self.seen_since = now;
-            }
-        }
-        self.stamp = stamp;
-    }
-
-    fn has_job(&self, stamp: &Stamp) -> bool {
-        self.accepted == Some(stamp.identity())
+    fn found(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -175,20 +257,22 @@ struct Look<'a, C> {
     scanner: &'a Scanner<C>,
     root: &'a Folder,
     round: u64,
+    closed: HashSet<PathBuf>,
     scan: Scan,
-    /// The oldest of those that are still, at most [`LIMIT`]: however many there are, memory for one report.
-    oldest_ready: BinaryHeap<(i64, SourcePath)>,
-    cut: bool,
+    first: First,
     writers: Option<Writers>,
     denied: HashSet<PathBuf>,
+    /// Those to be warned of, with what holds them back.
+    slow: Vec<(SourcePath, Hold)>,
 }
 
 impl<C: Clock> Look<'_, C> {
     /// Goes through one folder; those inside it are for later.
     fn list(&mut self, path: &Path, folders: &mut Vec<PathBuf>) -> Result<(), Errno> {
+        self.scanner.memory().enter(path);
         let folder = self.root.inside(path)?;
-        let hints = &self.scanner.hints;
-        hints.watch(&self.scanner.watch.folder.join(path), &folder.own_stamp()?, self.round);
+        self.scanner.hints.watch(&self.scanner.watch.folder.join(path), &folder, self.round)?;
+        let key = FolderKey::of(path);
         for entry in folder.entries()? {
             let entry = entry?;
             let name = name_of(&entry);
@@ -212,7 +296,9 @@ impl<C: Clock> Look<'_, C> {
                     }
                 }
                 (FileType::RegularFile, Some(stamp)) => match SourcePath::new(&path.join(name)) {
-                    Some(path) if self.scanner.watch.filter.takes(&path) => self.meet(path, stamp),
+                    Some(path) if takes(&self.scanner.watch, &path) => {
+                        self.meet(&folder, key.of_file(&path), path, stamp);
+                    }
                     _ => self.scan.ignored += 1,
                 },
                 // Links lead elsewhere, FIFOs block: neither is a file that somebody dropped.
@@ -223,124 +309,143 @@ impl<C: Clock> Look<'_, C> {
     }
 
     /// Takes note of a file that is for this feed.
-    fn meet(&mut self, path: SourcePath, stamp: Stamp) {
+    fn meet(&mut self, folder: &Folder, key: Key, path: SourcePath, stamp: Stamp) {
         let scanner = self.scanner;
-        let now = scanner.clock.boot();
-        let (was_denied, still_for) = {
-            let mut memory = scanner.memory();
-            let was_denied = memory.denied.contains(path.as_path());
-            if !memory.files.contains_key(&path) {
-                let new = Tracked {
-                    stamp,
-                    still_since: now,
-                    seen_since: now,
-                    accepted: None,
-                    round: self.round,
-                };
-                memory.files.insert(path.clone(), new);
-            }
-            let Some(tracked) = memory.files.get_mut(&path) else { return };
-            tracked.round = self.round;
-            tracked.meet(stamp, now, was_denied);
-            if tracked.has_job(&stamp) {
-                return;
-            }
-            (was_denied, now.saturating_sub(tracked.still_since))
+        let watch = &scanner.watch;
+        let closed = !self.closed.is_empty()
+            && self.closed.contains(&scanner.hints.root.join(path.as_path()));
+        let met = scanner.memory().meet(key, &stamp, closed, scanner.clock.boot());
+        self.scan.seen += 1;
+        self.scan.new += usize::from(met.new);
+        if met.has_job {
+            self.scan.known += 1;
+            return;
+        }
+        let facts = facts(&met, &stamp);
+        let has_marker = || {
+            watch.ready.done_marker.as_ref().is_some_and(|m| has_marker(folder, m, &path, &stamp))
         };
-        let settle = scanner.watch.settle;
-        let remaining = settle.saturating_sub(still_for);
-        if !remaining.is_zero() {
-            self.settling(remaining);
-        } else if self.writers.get_or_insert_with(Writers::look).hold(path.file_name(), &stamp) {
-            self.settling(settle.max(LOOK_AGAIN));
-        } else if was_denied && let Verdict::Denied(error) = self.examine(&path, &stamp) {
+        let writers = &mut self.writers;
+        let writer = || writers.get_or_insert_with(Writers::look).of(path.file_name(), &stamp);
+        match hold(watch, &facts, has_marker, writer) {
+            Some(Hold::Zero) => self.scan.ignored += 1,
+            Some(held) => {
+                let again = match held {
+                    Hold::Settling(left) | Hold::ZeroGrace(left) => Some(left),
+                    Hold::Writer(_) => Some(watch.settle.max(LOOK_AGAIN)),
+                    // Its coming is a change of the folder.
+                    Hold::NoMarker | Hold::Zero => None,
+                };
+                self.scan.settling += usize::from(again.is_none());
+                if let Some(again) = again {
+                    settling(&mut self.scan, again);
+                }
+                if met.seen_for >= watch.settle_warn && !met.warned {
+                    scanner.memory().note(key, Note::Warned);
+                    self.slow.push((path, held));
+                }
+            }
             // Known ones are asked here, so that a thousand of them don't fill every report.
-            self.deny(path.as_path(), error, Some(&stamp));
-        } else {
-            self.oldest_ready.push((stamp.mtime_ns, path));
-            if self.oldest_ready.len() > LIMIT {
-                self.oldest_ready.pop();
-                self.cut = true;
+            None if met.was_denied
+                && let (Verdict::Denied(error), _) =
+                    examine(self.root, &path, |now| *now == stamp) =>
+            {
+                self.scan.denied += 1;
+                scanner.deny(self.root, &path, error, true);
             }
+            None => self.first.offer(path, &stamp, met.seen_since),
         }
     }
 
-    /// Reports those that are ready indeed.
-    fn choose(&mut self) {
-        let settle = self.scanner.watch.settle;
-        for (_, path) in std::mem::take(&mut self.oldest_ready).into_sorted_vec() {
-            let Some(stamp) = self.scanner.memory().files.get(&path).map(|t| t.stamp) else {
-                continue;
-            };
-            match self.examine(&path, &stamp) {
-                Verdict::Ready(file) => self.scan.ready.push((path, file)),
-                // The next look meets it as it is then.
-                Verdict::Changed => self.settling(settle),
-                Verdict::InUse => self.settling(settle.max(LOOK_AGAIN)),
-                Verdict::Gone => {}
-                Verdict::NoFile => self.scan.ignored += 1,
-                Verdict::Denied(error) => self.deny(path.as_path(), error, Some(&stamp)),
-            }
-        }
-        if self.cut {
-            self.scan.again_after = Some(Duration::ZERO);
-        }
-    }
-
-    /// Whether a file can be read, and is the one that was met.
-    fn examine(&self, path: &SourcePath, met: &Stamp) -> Verdict {
-        let parent = path.as_path().parent().unwrap_or(Path::new(""));
-        let opened = self.root.inside(parent).and_then(|folder| folder.read(path.file_name()));
-        verdict(opened.map(|(_, stamp)| stamp), met)
-    }
-
-    fn settling(&mut self, look_again: Duration) {
-        self.scan.settling += 1;
-        let before = self.scan.again_after.unwrap_or(Duration::MAX);
-        self.scan.again_after = Some(before.min(look_again));
-    }
-
-    fn deny(&mut self, path: &Path, error: Errno, stamp: Option<&Stamp>) {
+    fn deny_folder(&mut self, path: &Path, error: Errno) {
         self.scan.denied += 1;
-        self.denied.insert(path.to_owned());
-        if !self.scanner.memory().denied.contains(path) {
-            let owner = stamp.map(|stamp| format!("owner {}, mode {:o}", stamp.owner, stamp.mode));
-            tracing::warn!(
-                feed = %self.scanner.feed,
-                path = %self.scanner.watch.folder.join(path).display(),
-                "can't read what is in the drop folder: {error} ({}); let {} read it, and the next look takes it",
-                owner.as_deref().unwrap_or("a folder"),
-                user()
-            );
+        if !self.scanner.memory().was_denied(path) {
+            self.scanner.warn_denied(path, error, "a folder");
         }
+        self.denied.insert(path.to_owned());
     }
 
     /// Forgets what is no longer there.
-    fn finish(mut self) -> Scan {
-        let now = self.scanner.clock.boot();
-        let mut memory = self.scanner.memory();
-        let (round, denied) = (self.round, &self.denied);
-        memory.files.retain(|path, tracked| {
-            // What is in a folder that we may not read at the moment is not gone.
-            tracked.round == round || path.as_path().ancestors().any(|path| denied.contains(path))
-        });
-        self.scan.oldest = memory
-            .files
-            .values()
-            .filter(|tracked| !tracked.has_job(&tracked.stamp))
-            .map(|tracked| now.saturating_sub(tracked.seen_since))
-            .max();
-        memory.denied = self.denied;
+    fn finish(mut self) -> Found {
+        self.warn_slow();
+        let scanner = self.scanner;
+        let now = scanner.clock.boot();
+        let mut memory = scanner.memory();
+        memory.end(self.denied);
+        self.scan.oldest = memory.oldest(now);
         drop(memory);
-        self.scanner.hints.keep_only(self.round);
-        self.scan
+        scanner.hints.tend_canary(self.root, now);
+        self.scan.watching = scanner.hints.keep_only(self.round);
+        let backlog = self.first.in_order();
+        self.scan.backlog = backlog.len();
+        Found { backlog, scan: self.scan }
+    }
+
+    fn warn_slow(&self) {
+        for (path, held) in self.slow.iter().take(SLOW_TOLD) {
+            let held = match held {
+                Hold::Writer(process) => format!("process {process} has it open for writing"),
+                Hold::NoMarker => "its marker is not there".to_owned(),
+                _ => "it keeps changing".to_owned(),
+            };
+            tracing::warn!(
+                feed = %self.scanner.feed, name = %path,
+                "still not ready after {:?}: {held}; it is taken as soon as it is ready",
+                self.scanner.watch.settle_warn
+            );
+        }
+        if let Some(others @ 1..) = self.slow.len().checked_sub(SLOW_TOLD) {
+            tracing::warn!(feed = %self.scanner.feed, "so are {others} other files");
+        }
     }
 }
 
+/// Whether a file of that name is for the feed.
+pub(super) fn takes(watch: &Watch, path: &SourcePath) -> bool {
+    let marker = watch.ready.done_marker.as_ref();
+    watch.filter.takes(path) && !marker.is_some_and(|marker| marker.is(path.file_name()))
+}
+
+pub(super) fn facts(met: &Met, stamp: &Stamp) -> Facts {
+    Facts { still_for: met.still_for, closed: met.closed, size_bytes: stamp.size_bytes }
+}
+
+/// Whether a file's marker lies beside it. One that is older than the file was an earlier file's of that name.
+pub(super) fn has_marker(
+    folder: &Folder,
+    marker: &DoneMarker,
+    path: &SourcePath,
+    file: &Stamp,
+) -> bool {
+    let marker = folder.stamp(&marker.of(path.file_name())).ok().flatten();
+    marker.is_some_and(|marker| marker.is_file() && marker.mtime_ns >= file.mtime_ns)
+}
+
+fn settling(scan: &mut Scan, look_again: Duration) {
+    scan.settling += 1;
+    let before = scan.again_after.unwrap_or(Duration::MAX);
+    scan.again_after = Some(before.min(look_again));
+}
+
+pub(super) fn parent(path: &SourcePath) -> &Path {
+    path.as_path().parent().unwrap_or(Path::new(""))
+}
+
+/// Whether a file can be read, and is the one that was met.
+fn examine(
+    root: &Folder,
+    path: &SourcePath,
+    is_met: impl Fn(&Stamp) -> bool,
+) -> (Verdict, Option<Stamp>) {
+    let opened = root.inside(parent(path)).and_then(|folder| folder.read(path.file_name()));
+    let opened = opened.map(|(_, stamp)| stamp);
+    (verdict(opened, is_met), opened.ok())
+}
+
 /// What opening a file tells about it.
-fn verdict(opened: Result<Stamp, Errno>, met: &Stamp) -> Verdict {
+fn verdict(opened: Result<Stamp, Errno>, is_met: impl Fn(&Stamp) -> bool) -> Verdict {
     match opened {
-        Ok(stamp) if stamp == *met => Verdict::Ready(stamp.identity()),
+        Ok(stamp) if is_met(&stamp) => Verdict::Ready(stamp.identity()),
         Ok(_) => Verdict::Changed,
         Err(Errno::NOENT | Errno::NOTDIR) => Verdict::Gone,
         // A link, a FIFO or a socket took the name.
@@ -355,10 +460,12 @@ fn name_of(entry: &rustix::fs::DirEntry) -> &std::ffi::OsStr {
     std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes())
 }
 
-/// Files in one report; the next look brings the others.
-const LIMIT: usize = 1000;
+/// Files that wait to be taken, at most; the next look brings the others.
+const BACKLOG: usize = 20_000;
 /// How soon a file is looked at again that somebody holds open, at the soonest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Files that are warned of by name in one look.
+const SLOW_TOLD: usize = 10;
 
 #[cfg(test)]
 mod tests {
@@ -378,20 +485,6 @@ mod tests {
         }
     }
 
-    fn seconds(seconds: u64) -> Duration {
-        Duration::from_secs(seconds)
-    }
-
-    fn tracked() -> Tracked {
-        Tracked {
-            stamp: stamp(),
-            still_since: seconds(10),
-            seen_since: seconds(10),
-            accepted: None,
-            round: 1,
-        }
-    }
-
     #[test]
     fn what_opening_tells_is_sorted() {
         let met = stamp();
@@ -408,43 +501,7 @@ mod tests {
             (Err(Errno::PERM), Verdict::Denied(Errno::PERM)),
             (Err(Errno::IO), Verdict::Denied(Errno::IO)),
         ] {
-            assert_eq!(verdict(opened, &met), expected);
+            assert_eq!(verdict(opened, |stamp| *stamp == met), expected);
         }
-    }
-
-    #[test]
-    fn each_change_of_a_file_starts_its_settling_again() {
-        let met = stamp();
-        for changed in [
-            Stamp { size_bytes: 9, ..met },
-            Stamp { mtime_ns: 9, ..met },
-            Stamp { ctime_ns: 9, ..met },
-            Stamp { inode: 9, ..met },
-        ] {
-            let mut file = tracked();
-            file.meet(changed, seconds(20), false);
-            assert_eq!(file.still_since, seconds(20), "{changed:?}");
-            assert_eq!(file.seen_since, seconds(10), "it waits since it was first seen");
-        }
-        let mut file = tracked();
-        file.meet(met, seconds(20), false);
-        assert_eq!(file.still_since, seconds(10));
-    }
-
-    #[test]
-    fn a_mended_permission_starts_nothing_again_but_a_write_does() {
-        let mut file = tracked();
-        let readable = Stamp { ctime_ns: 9, mode: 0o644, ..stamp() };
-        file.meet(readable, seconds(20), true);
-        assert_eq!(file.still_since, seconds(10));
-        file.meet(Stamp { size_bytes: 9, ..readable }, seconds(30), true);
-        assert_eq!(file.still_since, seconds(30));
-    }
-
-    #[test]
-    fn a_file_that_follows_an_accepted_one_waits_from_its_own_arrival() {
-        let mut file = Tracked { accepted: Some(stamp().identity()), ..tracked() };
-        file.meet(Stamp { inode: 9, ..stamp() }, seconds(20), false);
-        assert_eq!(file.seen_since, seconds(20));
     }
 }

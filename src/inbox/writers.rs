@@ -45,14 +45,16 @@ impl Writers {
         writers
     }
 
-    /// Whether one of them writes to this file.
-    pub(super) fn hold(&self, name: &OsStr, file: &Stamp) -> bool {
-        self.open.get(name).into_iter().flatten().any(|(process, descriptor)| {
+    /// The number of one that writes to this file.
+    pub(super) fn of(&self, name: &OsStr, file: &Stamp) -> Option<u32> {
+        let writes = |(process, descriptor): &&(PathBuf, OsString)| {
             let info = fs::read_to_string(process.join("fdinfo").join(descriptor));
             info.is_ok_and(|info| opened_for_writing(&info))
                 && fs::metadata(process.join("fd").join(descriptor))
                     .is_ok_and(|found| (found.dev(), found.ino()) == (file.device, file.inode))
-        })
+        };
+        let (process, _) = self.open.get(name)?.iter().find(writes)?;
+        process.file_name()?.to_str()?.parse().ok()
     }
 }
 

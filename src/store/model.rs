@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::duplicates::{Holder, Recognised, recognise};
 use super::quota::{Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
-use crate::job::{Arrival, Event, Job, JobId, Sha256, Want};
+use crate::job::{Arrival, Event, Job, JobId, Phase, Sha256, Want};
 use crate::ports::{
     Accepted, Admitted, Adopted, Ask, Committed, Earlier, FolderId, JobPage, JobQuery, Node,
     NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
@@ -156,6 +156,14 @@ impl Store for ModelStore {
         let adoptable = |row: &&Row| free(row) && feeds.contains(row.job.feed());
         let all = tables.jobs.values().filter(free).count() as u64;
         Ok(Unowned { all, adoptable: tables.jobs.values().filter(adoptable).count() as u64 })
+    }
+
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        let waits = |row: &&Row| {
+            let phase = matches!(row.job.phase(), Phase::Queued | Phase::Uploaded);
+            row.site == node.site && row.job.feed() == feed && phase && row.job.held().is_none()
+        };
+        Ok(self.tables().jobs.values().filter(waits).count() as u64)
     }
 
     async fn adopt(

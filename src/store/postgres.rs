@@ -38,7 +38,7 @@ mod server;
 mod session;
 mod wish;
 
-use nodes::{ADOPT, CLAIM, PAUSE, PAUSES, UNOWNED};
+use nodes::{ADOPT, CLAIM, PAUSE, PAUSES, UNOWNED, WAITING};
 use rows::{ACCEPT, KNOWN, columns, event, job, text};
 pub use server::check_url;
 use server::{CALLS, CONTROL, close, failed, open, options, refusal};
@@ -270,6 +270,17 @@ impl<C: Clock> Store for PostgresStore<C> {
             let (all, adoptable): (i64, i64) = counts.fetch_one(session.on()).await?;
             session.done();
             Ok(Unowned { all: all.cast_unsigned(), adoptable: adoptable.cast_unsigned() })
+        })
+        .await
+    }
+
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        self.bounded("count the jobs that wait", 1, async {
+            let mut session = self.session().await?;
+            let count = query_scalar(WAITING).bind(text(&node.site)).bind(feed.as_str());
+            let count: i64 = count.fetch_one(session.on()).await?;
+            session.done();
+            Ok(count.cast_unsigned())
         })
         .await
     }

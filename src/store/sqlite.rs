@@ -257,6 +257,17 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        self.bounded("count the jobs that wait", 1000, async {
+            let sql = "SELECT count(*) FROM job WHERE site = ?1 AND feed = ?2 \
+                         AND phase IN ('queued', 'uploaded') AND held_code IS NULL";
+            let count = query_scalar(sql).bind(&node.site).bind(feed.as_str());
+            let count: i64 = count.fetch_one(&self.readers).await?;
+            Ok(count.cast_unsigned())
+        })
+        .await
+    }
+
     async fn adopt(
         &self,
         node: &Node,

@@ -26,7 +26,7 @@ use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox,
     JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus,
     Reservation, Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store,
-    StoreError, Submission, SubmitAnswer, Transition, Unowned, Wished, World,
+    StoreError, Submission, SubmitAnswer, Transition, Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -306,6 +306,9 @@ impl Store for MinedPart {
     async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
         self.real.store().unowned(node, feeds).await
     }
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        self.real.store().waiting(node, feed).await
+    }
     async fn folder_in_force(
         &self,
         site: &str,
@@ -397,6 +400,12 @@ impl Inbox for MinedPart {
     }
     async fn scan(&self) -> Result<Scan, Fault> {
         self.inbox().scan().await
+    }
+    async fn more(&self, limit: usize) -> Result<Scan, Fault> {
+        self.inbox().more(limit).await
+    }
+    async fn why(&self, path: &SourcePath) -> Result<Why, Fault> {
+        self.inbox().why(path).await
     }
     async fn changed(&self) {
         self.inbox().changed().await;

@@ -5,6 +5,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use scoreline::clock::SystemClock;
+use scoreline::feed::{Name, Watch};
+use scoreline::inbox::FolderInbox;
+use scoreline::ports::{Clock, Inbox};
 use scoreline::sandbox::Settings;
 use tokio::process::{Child, Command};
 
@@ -77,6 +81,50 @@ async fn a_daemon_killed_again_and_again_scores_1000_files_once_each() {
     let ledger = rig.sandbox.ledger();
     assert_eq!(ledger.totals.starts, 1000, "each remote run was started once");
     assert!(ledger.totals.submits >= 1000);
+}
+
+#[tokio::test]
+#[ignore = "heavy"]
+async fn a_million_files_fit_into_128_mib_and_hold_no_other_feed_up() {
+    let inbox = |folder: &Path| {
+        let watch = Watch { settle: Duration::ZERO, ..Watch::new(folder.to_owned()) };
+        FolderInbox::new(Name::try_from("f".to_owned()).unwrap(), watch, true, SystemClock)
+    };
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let [many, few] = ["many", "few"].map(|name| memory.path().join(name));
+    for folder in [&many, &few] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    for n in 0..1_000_000 {
+        std::fs::write(many.join(format!("a-file-with-a-name-of-usual-length-{n:07}.csv")), "1")
+            .unwrap();
+    }
+    std::fs::write(few.join("a.csv"), "1").unwrap();
+    let (many, few) = (inbox(&many), inbox(&few));
+    let before = resident_kib();
+    let began = SystemClock.boot();
+    let (scan, other) = tokio::join!(many.scan(), async {
+        few.scan().await.unwrap();
+        (few.more(10).await.unwrap().ready.len(), SystemClock.boot().saturating_sub(began))
+    });
+    let (scan, took) = (scan.unwrap(), SystemClock.boot().saturating_sub(began));
+    let grown = resident_kib().saturating_sub(before);
+    println!("a million files: {took:?}, {} MiB; the other feed: {:?}", grown / 1024, other.1);
+    assert_eq!((scan.seen, scan.backlog, other.0), (1_000_000, 1_000_000, 1));
+    assert!(other.1 < took, "{:?} beside {took:?}", other.1);
+    assert!(grown < 128 * 1024, "{grown} KiB");
+    let again = many.scan().await.unwrap();
+    assert_eq!((again.seen, again.new), (1_000_000, 0));
+    let grown = resident_kib().saturating_sub(before);
+    assert!(grown < 128 * 1024, "{grown} KiB after another look");
+    let ready = many.more(1000).await.unwrap().ready;
+    assert_eq!(ready.len(), 1000);
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// The real program.

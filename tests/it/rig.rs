@@ -116,7 +116,7 @@ impl Rig {
         let feed = table(
             &format!(
                 "endpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
-                 watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {}\n\
+                 watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.zero_grace = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {}\n\
                  source.archive = {}\nsource.failed = {}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"",
                 quoted(&self.path("in")),
                 quoted(&self.path("out")),

@@ -105,6 +105,7 @@ every_store! {
     jobs_of_one_call_have_rising_ids_and_the_answers_their_order
     ids_rise_although_the_clock_goes_back
     every_state_survives
+    those_count_as_waiting_that_are_queued_or_uploaded_and_not_held
     every_write_leaves_its_event_in_order
     a_write_on_an_old_revision_changes_nothing
     a_write_by_another_node_changes_nothing
@@ -220,6 +221,28 @@ async fn every_state_survives(database: &impl Database) {
         assert_eq!(page.jobs, [job], "{way}");
     }
     assert_eq!(seen, BTreeSet::from(Phase::ALL));
+}
+
+async fn those_count_as_waiting_that_are_queued_or_uploaded_and_not_held(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let other = store.register("b", "site", TERM).await.unwrap();
+    let elsewhere = store.register("c", "elsewhere", TERM).await.unwrap();
+    let waiting = async |node: &Node| store.waiting(node, &name("churn")).await.unwrap();
+    assert_eq!(waiting(&node).await, 0);
+    let mut expected = 0;
+    for (way, outcomes) in ways() {
+        let new = job(&store, &node, way).await;
+        let job = walk(&store, &node, &new, outcomes).await;
+        let waits = matches!(job.phase(), Phase::Queued | Phase::Uploaded) && job.held().is_none();
+        expected += u64::from(waits);
+        assert_eq!(waiting(&node).await, expected, "{way}");
+    }
+    assert!(expected > 1);
+    job(&store, &elsewhere, "in another site").await;
+    accept(&store, &node, &[arrival_in("other", "of another feed")]).await;
+    assert_eq!((waiting(&other).await, waiting(&elsewhere).await), (expected, 1));
+    store.retire(&node).await.unwrap();
+    assert_eq!(waiting(&other).await, expected, "whoever has them");
 }
 
 async fn every_write_leaves_its_event_in_order(database: &impl Database) {

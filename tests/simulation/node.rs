@@ -16,7 +16,7 @@ use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox,
     JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation,
     Reserved, Scan, Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition,
-    Unowned, Wished, World,
+    Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -54,6 +54,7 @@ pub(crate) struct Life {
     pub(crate) host: Arc<Host>,
     pub(crate) dead: CancellationToken,
     known: Mutex<BTreeMap<SourcePath, FileIdentity>>,
+    backlog: Mutex<std::collections::VecDeque<(SourcePath, FileIdentity)>>,
     metrics: Metrics,
 }
 
@@ -63,7 +64,8 @@ impl Life {
         let (name, endpoint, storage) = (&feed.name, &feed.endpoint, &feed.storage);
         let [name, endpoint, storage] = [name, endpoint, storage].map(std::slice::from_ref);
         let metrics = Metrics::new(name, endpoint, storage);
-        Self { land, host, dead: CancellationToken::new(), known: Mutex::default(), metrics }
+        let (known, backlog) = (Mutex::default(), Mutex::default());
+        Self { land, host, dead: CancellationToken::new(), known, backlog, metrics }
     }
 
     pub(crate) fn made(&self, mistake: Mistake) -> bool {
@@ -309,6 +311,9 @@ impl Store for Life {
         }
         self.on_store(self.land.store.unowned(node, feeds)).await
     }
+    async fn waiting(&self, node: &Node, feed: &Name) -> Result<u64, StoreError> {
+        self.on_store(self.land.store.waiting(node, feed)).await
+    }
     async fn adopt(
         &self,
         node: &Node,
@@ -469,9 +474,25 @@ impl Inbox for Life {
                 .collect();
             known.retain(|path, _| here.contains_key(path));
             let new = |(path, file): &(SourcePath, FileIdentity)| known.get(path) != Some(file);
-            Ok(Scan { ready: here.into_iter().filter(new).collect(), ..Scan::default() })
+            let new: Vec<_> = here.into_iter().filter(new).collect();
+            let backlog = new.len();
+            *self.backlog.lock().unwrap() = new.into();
+            Ok(Scan { backlog, ..Scan::default() })
         })
         .await
+    }
+    async fn more(&self, limit: usize) -> Result<Scan, Fault> {
+        self.effect(INBOX, |_| {
+            let mut backlog = self.backlog.lock().unwrap();
+            let count = limit.min(backlog.len());
+            let ready = backlog.drain(..count).collect();
+            Ok(Scan { ready, backlog: backlog.len(), ..Scan::default() })
+        })
+        .await
+    }
+    /// Nobody asks.
+    async fn why(&self, _: &SourcePath) -> Result<Why, Fault> {
+        Ok(Why::Waiting)
     }
     async fn changed(&self) {
         self.land.dropped.notified().await;

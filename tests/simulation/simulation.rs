@@ -294,11 +294,10 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         parameters: Vec::new(),
         outputs: vec![("output1".into(), Template::parse("{stem}.scores.csv").unwrap())],
         watch: Some(Watch {
-            folder: IN.into(),
-            filter: Filter::new(&[], &[]).unwrap(),
             recursive: true,
             settle: Duration::ZERO,
             rescan: Duration::from_secs(20),
+            ..Watch::new(IN.into())
         }),
         deliver: Delivery { folder: "/out".into(), on_conflict: setup.on_conflict, marker: false },
         source: setup.source,

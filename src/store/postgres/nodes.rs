@@ -106,6 +106,11 @@ pub(super) const UNOWNED: &str = "SELECT count(*), count(*) FILTER (WHERE feed =
          AND EXISTS (SELECT FROM node WHERE fenced) \
      ) AS free";
 
+/// $1 is the site, $2 the feed. No index has a phase in it, for the sake of the updates: the live rows are read, which
+/// are few as long as what is counted here is kept small.
+pub(super) const WAITING: &str = "SELECT count(*) FROM job WHERE site = $1 AND feed = $2 \
+       AND phase IN ('queued', 'uploaded') AND held_code IS NULL";
+
 /// Adopts and answers what is adopted, each with its last owner if that was fenced off. $1 is the node, $2 its site, $3
 /// the feeds, $4 the limit, $5 the time. A row changed by hand may have an event of that revision already; the others
 /// must not wait for it. A run that was taken and not begun is free again: its new owner asks for one when the job's

@@ -250,6 +250,8 @@ impl<S: Store> Side<S> {
         }
         let unowned = self.store.unowned(&self.nodes[0], &[name("churn")]).await.unwrap();
         shown.push(format!("{unowned:?}"));
+        let waiting = self.store.waiting(&self.nodes[0], &name("churn")).await.unwrap();
+        shown.push(format!("{waiting} wait"));
         let pauses = self.store.pauses(0).await.unwrap();
         let pauses = pauses.iter().map(|pause| (pause.node, pause.endpoint.as_str(), pause.time));
         shown.push(format!("{:?}", pauses.collect::<Vec<_>>()));
