@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::job::{Job, JobId};
 pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
+use crate::schedule::Schedule;
 
 /// A configured route: where inputs come from, which endpoint scores them, where outputs go.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct Feed {
     pub outputs: Vec<(String, Template)>,
     /// The drop folder.
     pub watch: Option<Watch>,
+    /// When inputs are taken; `None`: as soon as they are ready.
+    pub schedule: Option<Schedule>,
     /// Where outputs go.
     pub deliver: Delivery,
     /// What becomes of a source.
@@ -482,6 +485,7 @@ mod tests {
             parameters: Vec::new(),
             outputs: Vec::new(),
             watch: None,
+            schedule: None,
             deliver: Delivery {
                 folder: "/out".into(),
                 on_conflict: OnConflict::Suffix,

@@ -283,6 +283,7 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
             settle: Duration::ZERO,
             rescan: Duration::from_secs(20),
         }),
+        schedule: None,
         deliver: Delivery { folder: "/out".into(), on_conflict: setup.on_conflict, marker: false },
         source: setup.source,
         policy: Policy {
