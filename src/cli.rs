@@ -19,6 +19,7 @@ use crate::sandbox::Fault;
 
 pub mod audit;
 mod client;
+pub mod feeds;
 pub mod table;
 
 pub use client::{Client, ClientError};
@@ -77,6 +78,12 @@ pub enum Command {
         /// What about them.
         #[command(subcommand)]
         command: JobsCommand,
+    },
+    /// Show when feeds with a schedule take their inputs
+    Feeds {
+        /// What about them.
+        #[command(subcommand)]
+        command: FeedsCommand,
     },
     /// Ask a running daemon how the scoring services stand
     Endpoints {
@@ -252,6 +259,27 @@ pub struct Filters {
     /// With this text in the file's name
     #[arg(long, value_name = "TEXT")]
     pub name: Option<String>,
+}
+
+/// `feeds`
+#[derive(Debug, Subcommand)]
+pub enum FeedsCommand {
+    /// Show the next fires of a feed's schedule, from the config alone
+    Preview(PreviewArgs),
+}
+
+/// `feeds preview`
+#[derive(Debug, Args)]
+pub struct PreviewArgs {
+    /// Its name in the config
+    #[arg(value_parser = feed_name)]
+    pub feed: Name,
+    /// So many
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub count: u32,
+    /// Those after this time, like 2026-11-23T02:00:00Z [default: now]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub after: Option<DateTime<Utc>>,
 }
 
 /// `endpoints` and `storage`

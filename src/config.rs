@@ -12,6 +12,7 @@ use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::reader::{Findings, Given, Reader};
+use self::schedule::Takes;
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
@@ -23,6 +24,7 @@ use crate::scoring::ServiceUrl;
 use crate::store::{self, Migrate};
 
 mod reader;
+mod schedule;
 
 /// A checked config.
 #[derive(Clone, Debug)]
@@ -499,7 +501,11 @@ fn read_feed(
             Err(message) => feed.error(&format!("outputs.{output}"), message),
         }
     }
-    let watch = read_watch(feed);
+    let (schedule, takes) = schedule::read(feed, name);
+    let watch = match takes {
+        Takes::Folder => read_watch(feed, schedule.is_some()).map(Some),
+        Takes::Elsewhere => Some(None),
+    };
     let deliver = read_delivery(feed);
     let source = read_source(feed);
     let duplicates = read_duplicates(feed);
@@ -515,7 +521,8 @@ fn read_feed(
         input,
         parameters,
         outputs,
-        watch: Some(watch?),
+        watch: watch?,
+        schedule,
         deliver: deliver?,
         source: source?,
         duplicates,
@@ -537,8 +544,11 @@ fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, St
     Err(format!("[{table}.{text}] is not in the config: {there}"))
 }
 
-fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
-    let hint = format!("add [{}] with the folder that files are dropped into", feed.key("watch"));
+fn read_watch(feed: &mut Reader<'_>, has_schedule: bool) -> Option<Watch> {
+    let or =
+        if has_schedule { ", or tell the schedule what to take, by file or blobs" } else { "" };
+    let hint =
+        format!("add [{}] with the folder that files are dropped into{or}", feed.key("watch"));
     feed.demand("watch", &hint);
     let mut watch = feed.table_if("watch")?;
     watch.demand("folder", "name the folder that files are dropped into");

@@ -15,6 +15,7 @@ use sha2::Digest;
 use crate::job::{Job, JobId, Sha256};
 pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
+use crate::schedule::Schedule;
 
 mod watch;
 
@@ -37,6 +38,8 @@ pub struct Feed {
     pub outputs: Vec<(String, Template)>,
     /// The drop folder.
     pub watch: Option<Watch>,
+    /// When inputs are taken; `None`: as soon as they are ready.
+    pub schedule: Option<Schedule>,
     /// Where outputs go.
     pub deliver: Delivery,
     /// What becomes of a source.
@@ -576,6 +579,7 @@ mod tests {
             parameters: Vec::new(),
             outputs: Vec::new(),
             watch: None,
+            schedule: None,
             deliver: Delivery {
                 folder: "/out".into(),
                 on_conflict: OnConflict::Suffix,

@@ -14,21 +14,22 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use scoreline::audit::Audit;
 use scoreline::cli::{
-    self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit, Filters,
-    JobsCommand, SandboxArgs, SelectArgs, SidesCommand, TellError, environment, is_default_config,
-    table, tell,
+    self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit,
+    FeedsCommand, Filters, JobsCommand, PreviewArgs, SandboxArgs, SelectArgs, SidesCommand,
+    TellError, environment, feeds, is_default_config, table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
 use scoreline::daemon::{Daemon, RealWorld, Settings, check_online};
 use scoreline::demo::demo;
 use scoreline::engine::Stop;
+use scoreline::feed::Name;
 use scoreline::http::{
     EndpointBody, EndpointsBody, EventBody, HealthBody, JobBody, JobsBody, StorageBody,
     StoragesBody,
 };
 use scoreline::job::{JobId, Want};
-use scoreline::ports::StoreError;
+use scoreline::ports::{Clock as _, StoreError};
 use scoreline::sandbox::{self, Gateway, Sandbox};
 
 fn main() -> ExitCode {
@@ -72,6 +73,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
             sides::<EndpointBody>(&cli, daemon, command).await
         }
         Command::Storage { daemon, command } => sides::<StorageBody>(&cli, daemon, command).await,
+        Command::Feeds { command: FeedsCommand::Preview(args) } => preview(&cli, args),
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
@@ -132,12 +134,19 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
     };
     let findings = if online { check_online(&config).await? } else { Vec::new() };
     let good = findings.iter().all(|finding| finding.trouble.is_none());
+    let now = SystemClock.now();
+    let schedules = config.feeds.values().filter_map(|feed| feed.schedule.as_ref());
     if cli.json {
+        let schedules: Vec<_> = schedules.map(|s| feeds::checked_json(s, now)).collect();
         let findings: Vec<_> = findings
             .iter()
             .map(|finding| serde_json::json!({ "what": finding.what, "trouble": finding.trouble }))
             .collect();
-        tell_json(&serde_json::json!({ "warnings": config.warnings, "findings": findings }))?;
+        tell_json(&serde_json::json!({
+            "warnings": config.warnings,
+            "schedules": schedules,
+            "findings": findings,
+        }))?;
     } else {
         for warning in &config.warnings {
             complain(&format!("warning: {warning}"));
@@ -150,6 +159,7 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
             plural(feeds),
             plural(endpoints)
         );
+        text.extend(schedules.map(|schedule| feeds::checked(schedule, now)));
         for finding in &findings {
             let _ = match &finding.trouble {
                 None => writeln!(text, "ok    {}", finding.what),
@@ -263,6 +273,28 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
         JobsCommand::Release(args) => {
             return wish(cli, &client, &[(args.id, None)], &args.run.want()).await;
         }
+    }
+    Ok(Exit::Done)
+}
+
+fn preview(cli: &Cli, args: &PreviewArgs) -> anyhow::Result<Exit> {
+    let config = load(cli)?;
+    let Some(feed) = config.feeds.get(&args.feed) else {
+        let names: Vec<_> = config.feeds.keys().map(Name::as_str).collect();
+        complain(&format!("there is no feed {}: there is {}", args.feed, names.join(", ")));
+        return Ok(Exit::Usage);
+    };
+    let Some(schedule) = &feed.schedule else {
+        let what = "has no schedule: it takes its inputs as soon as they are ready";
+        complain(&format!("feed {} {what}", args.feed));
+        return Ok(Exit::Usage);
+    };
+    let after = args.after.unwrap_or_else(|| SystemClock.now());
+    let preview = feeds::Preview::new(schedule, args.count as usize, after);
+    if cli.json {
+        tell_json(&preview.json())?;
+    } else {
+        tell(&preview.shown())?;
     }
     Ok(Exit::Done)
 }

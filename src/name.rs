@@ -1,4 +1,4 @@
-//! Names: those that users give to feeds and endpoints, and those that files have.
+//! Names: those that users give to feeds and endpoints, and those that files have; and how far one is from another.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -88,6 +88,22 @@ impl fmt::Debug for SourcePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.as_path(), f)
     }
+}
+
+/// How many letters must change to make one word of the other (Levenshtein).
+pub(crate) fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use secrecy::SecretString;
 use toml::{Table, Value};
 
 use crate::feed::Name;
+use crate::name::distance;
 use crate::retry::Span;
 
 /// What was found wrong, and what is merely unwise; shared by all tables of a document.
@@ -80,6 +81,42 @@ impl<'a> Reader<'a> {
 
     pub(super) fn error(&self, key: &str, message: impl Into<String>) {
         self.findings.error(&self.key(key), message);
+    }
+
+    /// Whether the key is there and nobody has asked for it yet.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// What is unwise about a key's value.
+    pub(super) fn warn(&self, key: &str, message: &str) {
+        self.findings.warn(&self.key(key), message);
+    }
+
+    /// One of several words, each with its meaning.
+    pub(super) fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        self.parsed(key, |text| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+                let words: Vec<_> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
+                let (last, others) =
+                    words.split_last().map_or(("", &[][..]), |(l, o)| (l.as_str(), o));
+                format!("{text:?} is not known here: write {} or {last}", others.join(", "))
+            })
+        })
+    }
+
+    /// As [`Self::word`], with a default.
+    pub(super) fn word_or<T: Copy>(
+        &mut self,
+        key: &'static str,
+        default: (&str, T),
+        words: &[(&str, T)],
+    ) -> T {
+        if !self.has(key) {
+            self.show(key, default.0);
+        }
+        self.word(key, words).unwrap_or(default.1)
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {
@@ -168,13 +205,18 @@ impl<'a> Reader<'a> {
         if !self.values.contains_key(key) {
             self.show(key, i64::from(default));
         }
+        self.number_if(key, min).unwrap_or(default)
+    }
+
+    /// A number that need not be there.
+    pub(super) fn number_if(&mut self, key: &'static str, min: u32) -> Option<u32> {
         let read = |value: &Value| {
             let number = value.as_integer()?;
             Some(u32::try_from(number).ok().filter(|n| *n >= min).ok_or_else(|| {
                 format!("{number} is out of range: write a whole number from {min} to {}", u32::MAX)
             }))
         };
-        self.value(key, "a whole number", read).unwrap_or(default)
+        self.value(key, "a whole number", read)
     }
 
     pub(super) fn factor(&mut self, key: &'static str, default: f64) -> f64 {
@@ -444,20 +486,4 @@ fn cleaned(path: &Path) -> PathBuf {
         }
     }
     clean
-}
-
-/// How many letters must change to make one word of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module's floor. Files on one floor do not know each other, except where the second list says so.
-const FLOORS: [(&str, u32); 29] = [
+const FLOORS: [(&str, u32); 30] = [
     ("main", 5),
     ("demo", 5),
     ("daemon", 5),
@@ -28,6 +28,7 @@ const FLOORS: [(&str, u32); 29] = [
     ("folder", 1),
     ("job", 0),
     ("feed", 0),
+    ("schedule", 0),
     ("fault", 0),
     ("retry", 0),
     ("name", 0),
@@ -37,7 +38,7 @@ const FLOORS: [(&str, u32); 29] = [
 ];
 
 /// Neighbours that know each other, each for its reason.
-const NEIGHBOURS: [(&str, &str, &str); 14] = [
+const NEIGHBOURS: [(&str, &str, &str); 16] = [
     ("main", "daemon", "the program starts the daemon"),
     ("main", "demo", "the program starts the demo"),
     ("demo", "daemon", "the demo runs the real daemon"),
@@ -52,10 +53,16 @@ const NEIGHBOURS: [(&str, &str, &str); 14] = [
     ("job", "fault", "a fault is an outcome"),
     ("feed", "job", "names are made from jobs"),
     ("feed", "retry", "a feed has a retry policy"),
+    ("feed", "schedule", "and it may have a schedule"),
+    (
+        "schedule",
+        "name",
+        "a schedule is a feed's, and a zone that is not there is near to one that is",
+    ),
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 9] = [
+const VENDORS: [(&str, &[&str]); 11] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
     ("azure_core", &["blobs"]),
@@ -65,6 +72,8 @@ const VENDORS: [(&str, &[&str]); 9] = [
     ("reqwest", &["blobs", "scoring", "sandbox", "cli"]),
     ("prometheus", &["metrics"]),
     ("indicatif", &["demo"]),
+    ("croner", &["schedule"]),
+    ("chrono_tz", &["schedule"]),
 ];
 
 #[test]

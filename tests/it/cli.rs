@@ -190,6 +190,7 @@ async fn it_tells_its_version_and_its_commands() {
         "jobs cancel",
         "jobs retry",
         "jobs release",
+        "feeds preview",
         "endpoints list",
         "endpoints resume",
         "storage list",
@@ -221,6 +222,9 @@ async fn what_is_mistyped_is_told_with_the_right_word() {
         (&["jobs", "release", NOBODY], "--adopt <REMOTE_ID>|--not-started"),
         (&["jobs", "release", NOBODY, "--adopt", "a/b"], "no id of a remote run"),
         (&["jobs", "release", NOBODY, "--adopt", "a", "--not-started"], "cannot be used with"),
+        (&["feeds", "preview"], "<FEED>"),
+        (&["feeds", "preview", "f", "--count", "0"], "1..=1000"),
+        (&["feeds", "preview", "f", "--after", "today"], "like 2026-11-23T02:00:00Z"),
         (&["sandbox", "--fault", "submit=503"], "submit=503:0.1"),
         (&["sandbox", "--run-time", "5"], "5s"),
         (&["demo", "--files", "0"], "1..=1000"),
@@ -261,6 +265,52 @@ async fn check_tells_a_good_config_from_a_bad_one() {
         assert_eq!(told.code, 78, "{command}: {told:?}");
         assert!(told.err.contains("No such file") && told.err.contains("--config"), "{told:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_is_shown_before_it_happens() {
+    let rig = rig().await;
+    let (after, file) = (["--after", "2027-03-26T12:00:00Z"], config(&rig));
+    let preview = |feed: &'static str, more: &'static [&'static str]| {
+        let words = ["feeds", "preview", feed, "--config", &file].into_iter();
+        let words: Vec<_> = words.chain(after).chain(more.iter().copied()).collect();
+        ended(scoreline(&words))
+    };
+    for (feed, why) in [("f", "feed f has no schedule"), ("g", "there is no feed g: there is f")] {
+        let told = preview(feed, &[]).await;
+        assert_eq!((told.code, told.out.as_str()), (2, ""), "{told:?}");
+        assert!(told.err.contains(why), "{told:?}");
+    }
+
+    let cron =
+        "schedule = { cron = \"30 2 * * *\", timezone = \"Europe/Berlin\", jitter = \"10m\" }\n";
+    write_config(&rig, |text| text.replace("[feeds.f]\n", &format!("[feeds.f]\n{cron}")));
+    let shown = preview("f", &["--count", "3"]).await;
+    assert_eq!(shown.code, 0, "{shown:?}");
+    let version = scoreline::schedule::tz_version();
+    insta::assert_snapshot!(shown.out.replace(version, "VERSION"));
+    let json = preview("f", &["--json"]).await;
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["tz_version"], version);
+    assert_eq!(json["fires"].as_array().unwrap().len(), 10);
+    assert_eq!(json["fires"][1]["local"], "2027-03-28T03:00:00+02:00");
+    assert_eq!(json["fires"][1]["note"], "02:30 does not exist that day: runs at 03:00");
+
+    let check = run(&["check", "--config", &file]).await;
+    assert_eq!(check.code, 0, "{check:?}");
+    assert!(
+        check.out.contains(&format!(
+            "feed f: \"30 2 * * *\" in Europe/Berlin (tz data {version}), next 2"
+        ))
+    );
+    // Whenever it is: within 13 months clocks are set forward and back.
+    for what in ["does not exist that day: runs at 03:00\n", "comes twice: runs the first time\n"] {
+        assert!(check.out.contains(what), "{}", check.out);
+    }
+    let check = run(&["check", "--json", "--config", &file]).await;
+    let check: Value = serde_json::from_str(&check.out).unwrap();
+    assert!(check["schedules"][0]["clock_changes"].as_array().unwrap().len() >= 2, "{check}");
+    assert!(check["schedules"][0]["next"].is_string(), "{check}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

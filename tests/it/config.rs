@@ -9,6 +9,7 @@ use std::time::Duration;
 use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
 use scoreline::feed::{OnConflict, SourceEnd};
 use scoreline::retry::Span;
+use scoreline::schedule::{ExpectBy, Missed, Overlap, Take};
 use scoreline::store::Migrate;
 use secrecy::ExposeSecret;
 use toml::{Table, Value};
@@ -82,6 +83,28 @@ fn documented() -> (PathBuf, Table) {
     (file, text.parse().unwrap())
 }
 
+/// The documented config with the schedule that stands there as a comment.
+fn documented_with_schedule() -> String {
+    let text = std::fs::read_to_string(documented().0).unwrap();
+    let (before, block) = text.split_once("# [feeds.churn.schedule]\n").unwrap();
+    let (block, after) = block.split_once("\n\n").unwrap();
+    let block: Vec<_> = block.lines().map(|line| line.strip_prefix("# ").unwrap()).collect();
+    format!("{before}[feeds.churn.schedule]\n{}\n\n{after}", block.join("\n"))
+}
+
+/// [`GOOD`] with a schedule of these lines.
+fn scheduled(lines: &str) -> String {
+    with(
+        "[feeds.churn.deliver]",
+        &format!("[feeds.churn.schedule]\n{lines}\n[feeds.churn.deliver]"),
+    )
+}
+
+/// As [`scheduled`], without a drop folder.
+fn scheduled_without_folder(lines: &str) -> String {
+    scheduled(lines).replace("[feeds.churn.watch]\nfolder = \"in\"\n", "")
+}
+
 #[test]
 fn the_documented_config_is_good_and_says_what_its_comments_say() {
     let folder = tempfile::tempdir().unwrap();
@@ -114,8 +137,7 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
 #[test]
 fn the_documented_config_has_every_key_that_is_known_and_no_other() {
     const STRANGE: &str = "zzzzzzzzzzzzzzzz";
-    let (file, _) = documented();
-    let text = std::fs::read_to_string(file).unwrap();
+    let text = documented_with_schedule();
     // The one key that stands there without being set: its default is another kind of store.
     let text = text.replace("\n# url = { env = \"DATABASE_URL\" }", "\nurl = \"postgres://h/d\"");
     let table: Table = text.parse().unwrap();
@@ -141,8 +163,8 @@ fn the_documented_config_has_every_key_that_is_known_and_no_other() {
 /// The defaults in the documented file are those in force.
 #[test]
 fn the_documented_defaults_are_the_defaults() {
-    let (_, documented) = documented();
-    let effective = good(GOOD, &[]).effective;
+    let documented: Table = documented_with_schedule().parse().unwrap();
+    let effective = good(&scheduled("cron = \"30 2 * * MON-FRI\""), &[]).effective;
     let mut leaves = 0;
     let mut differ = Vec::new();
     compare(&Value::Table(effective), &Value::Table(documented), "", &mut |path, ours, theirs| {
@@ -312,6 +334,76 @@ fn every_mistake_has_its_words() {
         let _ = writeln!(all, "{}\n   {}\n", change.trim(), told.trim_end().replace('\n', "\n   "));
     }
     insta::assert_snapshot!("mistakes", all);
+}
+
+#[test]
+fn a_schedule_is_read_with_all_its_keys() {
+    let schedule = |text: &str| {
+        let config = good(text, &[]);
+        config.feeds.values().next().unwrap().schedule.clone().unwrap()
+    };
+    let small = schedule(&scheduled("cron = \"@daily\""));
+    assert_eq!(small.calendar.timezone().name(), "UTC");
+    assert_eq!((small.missed, small.on_resume), (Missed::Last, Missed::None));
+    assert_eq!((small.overlap, small.take), (Overlap::QueueOne, Take::Ready));
+    assert_eq!((small.max_catchup, small.max_queued, small.pause_after_failures), (10, 10, None));
+    assert_eq!(small.catchup_window, Duration::from_hours(24));
+
+    let lines = "cron = \"30 2 * * *\"\ntimezone = \"Europe/Berlin\"\ndst_gap = \"skip\"\ndst_repeat = \"both\"\n\
+                 jitter = \"5m\"\nmissed = \"all\"\ncatchup_window = \"7d\"\nmax_catchup = 3\non_resume = \"last\"\n\
+                 overlap = \"cancel_running\"\nmax_queued = 2\npause_after_failures = 5\nexpect_by = \"06:00\"\n\
+                 file = \"../today.csv\"";
+    let full = schedule(&scheduled_without_folder(lines));
+    assert_eq!((full.missed, full.on_resume), (Missed::All, Missed::Last));
+    assert_eq!(full.overlap, Overlap::CancelRunning);
+    assert_eq!((full.max_catchup, full.max_queued, full.pause_after_failures), (3, 2, Some(5)));
+    assert_eq!(
+        full.take,
+        Take::File("/srv/today.csv".into()),
+        "it counts from the config's folder"
+    );
+    assert_eq!(full.jitter, Duration::from_mins(5));
+    let begin = "2027-03-27T12:00:00Z".parse().unwrap();
+    let days: Vec<_> = full.preview(2, begin).iter().map(|shown| shown.local.to_string()).collect();
+    assert_eq!(days, ["2027-03-29 02:30:00 CEST", "2027-03-30 02:30:00 CEST"]);
+    assert_eq!(full.expected_by(begin).unwrap().to_rfc3339(), "2027-03-28T04:00:00+00:00");
+
+    let blobs = schedule(&scheduled_without_folder(
+        "cron = \"@daily\"\nblobs = \"in/a\"\nexpect_by = \"4h\"",
+    ));
+    assert_eq!(blobs.take, Take::Blobs("in/a/".into()));
+    assert_eq!(blobs.expect_by, Some(ExpectBy::After(Duration::from_hours(4))));
+}
+
+#[test]
+fn a_schedule_that_is_wrong_is_told_with_its_cure() {
+    let mut all = String::new();
+    for lines in [
+        "timezone = \"UTC\"",
+        "cron = \"30 25 * * *\"",
+        "cron = \"0 0 2 * * * 2027\"",
+        "cron = \"0 0 30 2 *\"",
+        "cron = \"0 0 29 2 *\"",
+        "cron = \"@daily\"\ntimezone = \"Europe/Berln\"",
+        "cron = \"@daily\"\ntimezon = \"UTC\"",
+        "cron = \"@daily\"\ndst_gap = \"jump\"\noverlap = \"queue\"\nmissed = true",
+        "cron = \"@daily\"\nmax_catchup = 0\npause_after_failures = 0\njitter = \"some\"",
+        "cron = \"@daily\"\nexpect_by = \"6 o'clock\"",
+        "cron = \"@daily\"\nfile = \"/today.csv\"",
+        "cron = \"@daily\"\nblobs = \"in/\"",
+    ] {
+        all += &told(&scheduled(lines), &[]);
+    }
+    for lines in [
+        "cron = \"@daily\"",
+        "cron = \"@daily\"\nfile = \"/today.csv\"\nblobs = \"in/\"",
+        "cron = \"@daily\"\nblobs = \"\"",
+        "cron = \"@daily\"\nblobs = \"a/../b\"",
+    ] {
+        all += &told(&scheduled_without_folder(lines), &[]);
+    }
+    all += &told(&with("outputs = { output1", "schedule = \"@daily\"\noutputs = { output1"), &[]);
+    insta::assert_snapshot!(all);
 }
 
 #[test]

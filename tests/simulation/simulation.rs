@@ -299,6 +299,7 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
             rescan: Duration::from_secs(20),
             ..Watch::new(IN.into())
         }),
+        schedule: None,
         deliver: Delivery { folder: "/out".into(), on_conflict: setup.on_conflict, marker: false },
         source: setup.source,
         duplicates: Duplicates::default(),

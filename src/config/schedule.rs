@@ -1,0 +1,140 @@
+//! What a feed's schedule looks like in the config.
+
+use std::time::Duration;
+
+use chrono::NaiveTime;
+
+use super::reader::Reader;
+use crate::blobs;
+use crate::feed::Name;
+use crate::retry::Span;
+use crate::schedule::{
+    self, Calendar, DstGap, DstRepeat, ExpectBy, Missed, Overlap, Schedule, Take, Tz,
+};
+
+/// Where a feed's inputs come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// Its drop folder.
+    Folder,
+    /// What its schedule names.
+    Elsewhere,
+}
+
+/// Reads `schedule` of a feed, if it has one, before its `watch` is read.
+pub(super) fn read(feed: &mut Reader<'_>, name: &Name) -> (Option<Schedule>, Takes) {
+    if !feed.has("schedule") {
+        // Asked for all the same: so it is among the keys that are known.
+        feed.table_if("schedule");
+        return (None, Takes::Folder);
+    }
+    let (has_watch, watch) = (feed.has("watch"), feed.key("watch"));
+    let Some(mut table) = feed.table_if("schedule") else { return (None, Takes::Folder) };
+    let elsewhere = ["file", "blobs"].into_iter().find(|key| table.has(key));
+    let schedule = read_table(&mut table, name);
+    if let Some(key) = elsewhere.filter(|_| has_watch) {
+        table.error(key, format!("is what to take, and so is [{watch}]: leave one of them out"));
+    }
+    let shown = table.finish();
+    feed.include("schedule", shown);
+    // A folder that must not be there is read too, for its own mistakes.
+    let takes = if elsewhere.is_some() && !has_watch { Takes::Elsewhere } else { Takes::Folder };
+    (schedule, takes)
+}
+
+fn read_table(table: &mut Reader<'_>, name: &Name) -> Option<Schedule> {
+    let cron = table.required("cron", "write when it fires, like \"30 2 * * MON-FRI\"", |text| {
+        // Whether it is one has nothing to do with the zone.
+        Calendar::new(text, Tz::UTC, None, None).map(|_| text.to_owned())
+    });
+    let zone = table.text("timezone", "UTC");
+    let timezone = schedule::timezone(&zone).map_err(|error| table.error("timezone", error)).ok();
+    let gap = table.word("dst_gap", &[("run_after", DstGap::RunAfter), ("skip", DstGap::Skip)]);
+    let repeat = table.word(
+        "dst_repeat",
+        &[("first", DstRepeat::First), ("second", DstRepeat::Second), ("both", DstRepeat::Both)],
+    );
+    let jitter = table.span("jitter", Duration::ZERO);
+    let missed = policy(table, "missed", ("last", Missed::Last));
+    let catchup_window = table.span("catchup_window", Duration::from_hours(24));
+    let max_catchup = table.number("max_catchup", 10, 1);
+    let on_resume = policy(table, "on_resume", ("none", Missed::None));
+    let overlap = table.word_or(
+        "overlap",
+        ("queue_one", Overlap::QueueOne),
+        &[
+            ("skip", Overlap::Skip),
+            ("queue_one", Overlap::QueueOne),
+            ("queue_all", Overlap::QueueAll),
+            ("cancel_running", Overlap::CancelRunning),
+            ("allow", Overlap::Allow),
+        ],
+    );
+    let max_queued = table.number("max_queued", 10, 1);
+    let pause_after_failures = table.number_if("pause_after_failures", 1);
+    let expect_by = table.parsed("expect_by", expectation);
+    let take = read_take(table);
+    let calendar = Calendar::new(&cron?, timezone?, gap, repeat)
+        .map_err(|error| table.error("cron", error))
+        .ok()?;
+    let pause = calendar.longest_pause_days();
+    if pause > RARE_DAYS {
+        let warning = format!("up to {pause} days pass from one fire to the next: is it meant?");
+        table.warn("cron", &warning);
+    }
+    Some(Schedule {
+        feed: name.clone(),
+        calendar,
+        jitter,
+        missed,
+        catchup_window,
+        max_catchup,
+        on_resume,
+        overlap,
+        max_queued,
+        pause_after_failures,
+        take: take?,
+        expect_by,
+    })
+}
+
+fn policy(table: &mut Reader<'_>, key: &'static str, default: (&str, Missed)) -> Missed {
+    let words = [("none", Missed::None), ("last", Missed::Last), ("all", Missed::All)];
+    table.word_or(key, default, &words)
+}
+
+fn read_take(table: &mut Reader<'_>) -> Option<Take> {
+    let (has_file, has_blobs) = (table.has("file"), table.has("blobs"));
+    let file = table.path("file");
+    let blobs = table.parsed("blobs", |text| match blobs::check_prefix(text) {
+        Ok(prefix) if prefix.is_empty() => {
+            Err("would take every blob there is: write what their names begin with, like \"in/\""
+                .to_owned())
+        }
+        checked => checked,
+    });
+    match (has_file, has_blobs) {
+        (true, true) => {
+            table.error("blobs", "is what to take, and so is file: leave one of them out");
+            None
+        }
+        (true, false) => file.map(Take::File),
+        (false, true) => blobs.map(Take::Blobs),
+        (false, false) => Some(Take::Ready),
+    }
+}
+
+fn expectation(text: &str) -> Result<ExpectBy, String> {
+    if let Ok(time) = NaiveTime::parse_from_str(text, "%H:%M") {
+        return Ok(ExpectBy::TimeOfDay(time));
+    }
+    match Span::try_from(text.to_owned()) {
+        Ok(span) if !span.0.is_zero() => Ok(ExpectBy::After(span.0)),
+        _ => Err(format!(
+            "{text:?} is no time: write one of the day, like \"06:00\", or one after the fire, like \"4h\""
+        )),
+    }
+}
+
+/// A year and a month: what fires less often was hardly meant.
+const RARE_DAYS: i64 = 400;
