@@ -388,7 +388,10 @@ async fn migrate_brings_the_store_to_its_version_once() {
     let first = run(&["migrate", "--config", &config(&rig)]).await;
     assert_eq!(
         (first.code, first.out.as_str()),
-        (0, "applied 0001 jobs\napplied 0002 nodes\napplied 0003 folders\n"),
+        (
+            0,
+            "applied 0001 jobs\napplied 0002 nodes\napplied 0003 folders\napplied 0005 schedules\n"
+        ),
         "{first:?}"
     );
     let second = run(&["migrate", "--config", &config(&rig)]).await;

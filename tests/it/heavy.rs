@@ -79,6 +79,12 @@ async fn a_daemon_killed_again_and_again_scores_1000_files_once_each() {
     assert!(ledger.totals.submits >= 1000);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn five_nodes_and_10_000_times_make_10_000_fires_and_10_000_jobs() {
+    crate::store::fires::race(10_000).await;
+}
+
 /// The real program.
 fn serve(rig: &Rig) -> Child {
     let file = rig.path("scoreline.toml");

@@ -83,4 +83,5 @@ const MIGRATIONS: &Known = &[
     (1, "jobs", include_str!("../../../migrations/postgres/0001_jobs.sql")),
     (2, "nodes", include_str!("../../../migrations/postgres/0002_nodes.sql")),
     (3, "folders", include_str!("../../../migrations/postgres/0003_folders.sql")),
+    (5, "schedules", include_str!("../../../migrations/postgres/0005_schedules.sql")),
 ];

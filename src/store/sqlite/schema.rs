@@ -40,4 +40,5 @@ const MIGRATIONS: &Known = &[
     (1, "jobs", include_str!("../../../migrations/sqlite/0001_jobs.sql")),
     (2, "nodes", include_str!("../../../migrations/sqlite/0002_nodes.sql")),
     (3, "folders", include_str!("../../../migrations/sqlite/0003_folders.sql")),
+    (5, "schedules", include_str!("../../../migrations/sqlite/0005_schedules.sql")),
 ];

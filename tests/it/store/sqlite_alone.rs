@@ -13,7 +13,7 @@ async fn a_fresh_folder_is_made_and_migrated_once() {
     let dir = root.path().join("deep/state");
     assert_eq!(
         SqliteStore::migrate(&dir).await.unwrap(),
-        ["0001 jobs", "0002 nodes", "0003 folders"]
+        ["0001 jobs", "0002 nodes", "0003 folders", "0005 schedules"]
     );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
     let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
@@ -196,12 +196,17 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
         dir.path(),
         "DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
          ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms;
+         DROP TABLE fire; DROP TABLE schedule; DROP TABLE feed_pause; DROP INDEX job_fire;
+         ALTER TABLE job DROP COLUMN fire; ALTER TABLE job_history DROP COLUMN fire;
          DELETE FROM _sqlx_migrations WHERE version > 1",
     )
     .await;
     let old = SqliteStore::open(dir.path(), Migrate::Check, SystemClock).await;
     assert!(unusable(old).contains("scoreline migrate"));
-    assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), ["0002 nodes", "0003 folders"]);
+    assert_eq!(
+        SqliteStore::migrate(dir.path()).await.unwrap(),
+        ["0002 nodes", "0003 folders", "0005 schedules"]
+    );
     let store = open(dir.path()).await.unwrap();
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();
