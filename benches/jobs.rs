@@ -30,7 +30,7 @@ pub(crate) async fn accept(
     let mut jobs = Vec::new();
     let began = CLOCK.boot();
     for batch in arrivals.chunks(100) {
-        for accepted in store.accept(node, batch, batch.len(), CLOCK.now()).await? {
+        for accepted in store.accept(node, batch, batch.len(), CLOCK.now(), None).await? {
             let Accepted::New(job) = accepted else { anyhow::bail!("{accepted:?} is no new job") };
             jobs.push(*job);
         }
@@ -99,6 +99,7 @@ fn arrival(path: &str) -> anyhow::Result<Arrival> {
         path: SourcePath::new(Path::new(path)).context("a file's name is a path")?,
         file: FileIdentity { inode: 7, size_bytes: 1024, mtime_ns: 5 },
         deadline_at: CLOCK.now() + Duration::from_hours(168),
+        once: false,
     })
 }
 

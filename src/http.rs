@@ -25,6 +25,7 @@ use crate::config::{Role, Token};
 use crate::engine::{Late, Pulse, Stop};
 use crate::fault::FaultRecord;
 use crate::feed::Name;
+use crate::fire::{FireId, FireKind, Fired};
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
 use crate::ports::{Clock, JobQuery, Store, StoreError, World};
 
@@ -361,6 +362,7 @@ pub struct JobBody {
     pub updated_at: String,
     pub finished_at: Option<String>,
     pub deadline_at: String,
+    pub fire: Option<FireBody>,
     pub held: Option<Hold>,
     pub error: Option<FaultRecord>,
     pub source_moved_to: Option<String>,
@@ -384,10 +386,34 @@ impl From<&Job> for JobBody {
             updated_at: rfc3339(job.updated_at()),
             finished_at: job.finished_at().map(rfc3339),
             deadline_at: rfc3339(job.deadline_at()),
+            fire: job.fire().map(FireBody::from),
             held: job.held().cloned(),
             error: job.error().cloned(),
             source_moved_to: job.source_moved_to().map(|path| path.display().to_string()),
             outputs: job.outputs().to_vec(),
+        }
+    }
+}
+
+/// The fire that made a job.
+#[derive(Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of `Fired`")]
+pub struct FireBody {
+    pub id: FireId,
+    pub kind: FireKind,
+    pub nominal: String,
+    pub window_start: String,
+    pub window_end: String,
+}
+
+impl From<&Fired> for FireBody {
+    fn from(fire: &Fired) -> Self {
+        Self {
+            id: fire.id,
+            kind: fire.kind,
+            nominal: rfc3339(fire.nominal),
+            window_start: rfc3339(fire.window_start),
+            window_end: rfc3339(fire.window_end),
         }
     }
 }

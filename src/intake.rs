@@ -154,12 +154,13 @@ impl<W: World> Intake<W> {
                     path: path.clone(),
                     file: *file,
                     deadline_at: now + self.feed.policy.deadline,
+                    once: false,
                 })
                 .collect();
             // Of a heap of files each node gets its share; a single one is begun here and now.
             let ours = arrivals.len().div_ceil(self.tenure.lease.living()).max(ALWAYS_OURS);
             let store = self.world.store();
-            let accepted = store.accept(&self.tenure.node, &arrivals, ours, now).await;
+            let accepted = store.accept(&self.tenure.node, &arrivals, ours, now, None).await;
             let (mut jobs, mut known) = (Vec::new(), Vec::new());
             for (arrival, accepted) in arrivals.iter().zip(accepted.map_err(|e| e.to_string())?) {
                 let free = matches!(accepted, Accepted::Free(_));
@@ -181,6 +182,8 @@ impl<W: World> Intake<W> {
                         jobs.push(*job);
                     }
                     Accepted::Known(id) => known.push(id),
+                    // It is the folder's, and no fire's.
+                    Accepted::Over => {}
                 }
             }
             // The engine is gone only when the daemon ends; the jobs are in the store.

@@ -24,6 +24,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::fault::{Fault, FaultRecord};
+use crate::fire::Fired;
 use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 
@@ -52,6 +53,7 @@ pub struct Job {
     feed: Name,
     path: SourcePath,
     file: FileIdentity,
+    fire: Option<Fired>,
     generation: u32,
     revision: u64,
     attempts: u32,
@@ -190,6 +192,7 @@ impl Job {
             feed: arrival.feed.clone(),
             path: arrival.path.clone(),
             file: arrival.file,
+            fire: None,
             generation: 1,
             revision: 1,
             attempts: 0,
@@ -202,6 +205,12 @@ impl Job {
             source_moved_to: None,
             state: State::Queued,
         }
+    }
+
+    /// The same, made by a fire of its feed's schedule.
+    #[must_use]
+    pub fn made_by(self, fire: Option<Fired>) -> Self {
+        Self { fire, ..self }
     }
 
     /// The event that goes with the acceptance.
@@ -235,6 +244,11 @@ impl Job {
     /// The file as it was when the job was accepted.
     pub fn file(&self) -> FileIdentity {
         self.file
+    }
+
+    /// The fire that made it, if one did.
+    pub fn fire(&self) -> Option<&Fired> {
+        self.fire.as_ref()
     }
 
     /// Counts the remote runs that may have been started, from 1.
@@ -580,6 +594,8 @@ pub struct Arrival {
     pub file: FileIdentity,
     /// When its job is to be given up.
     pub deadline_at: DateTime<Utc>,
+    /// It is taken once by each fire, however often the same file was taken before; without a fire that is as nothing.
+    pub once: bool,
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`sandbox`] | one technology each |
 //! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
-//! | 0 ground | [`job`], [`feed`], [`schedule`], [`fault`], [`retry`], [`name`], [`wire`] | pure |
+//! | 0 ground | [`job`], [`feed`], [`schedule`], [`fault`], [`fire`], [`retry`], [`name`], [`wire`] | pure |
 //!
 //! What is true everywhere:
 //! * Ground never waits, reads no clock and draws no randomness.
@@ -58,6 +58,7 @@ pub mod demo;
 pub mod engine;
 pub mod fault;
 pub mod feed;
+pub mod fire;
 mod folder;
 pub mod http;
 pub mod inbox;

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::fault::{Fault, Origin};
 use crate::feed::{Name, SourcePath};
+use crate::fire::{FireRow, FireState};
 use crate::job::{
     Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Sha256,
     Want,
@@ -23,8 +24,10 @@ use crate::metrics::Metrics;
 use crate::wire::BlobReference;
 
 mod scan;
+mod schedules;
 
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
+pub use schedules::Schedules;
 
 /// All ports, as one type parameter.
 pub trait World: Send + Sync + 'static {
@@ -111,7 +114,7 @@ pub trait Permit: Clone + Send + Sync + 'static {
 /// Made for several nodes: a job belongs to one node at a time, every write names the node and the revision it follows
 /// on, and one that no longer fits changes nothing. Each write of a job and its event are one transaction. Calls are
 /// bounded in time by the adapter.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Schedules {
     /// Whether other nodes may work on it at the same time. One that is a single process's needs no beats.
     fn is_shared(&self) -> bool;
 
@@ -192,12 +195,17 @@ pub trait Store: Send + Sync + 'static {
     /// Makes jobs of arrivals. An arrival that is known (the same feed, path and file in the same site, however long
     /// ago) makes no second job. The first `ours` of the new ones are the node's, the others free for adoption. Answers
     /// in the order of the arrivals.
+    ///
+    /// With a fire they are that one's: its row is entered if it is not there yet, and stands as it is to stand after
+    /// the jobs, all in one transaction, also if there are no arrivals. If it is there and not open, nothing is accepted
+    /// ([`Accepted::Over`]).
     fn accept(
         &self,
         node: &Node,
         arrivals: &[Arrival],
         ours: usize,
         now: DateTime<Utc>,
+        fire: Option<Firing<'_>>,
     ) -> impl Future<Output = Result<Vec<Accepted>, StoreError>> + Send;
 
     /// Lets jobs of the node begin remote runs at an endpoint, as far as `limit` runs over all nodes allow it. Answers
@@ -361,6 +369,20 @@ pub enum Accepted {
     Free(Box<Job>),
     /// This job has it already.
     Known(JobId),
+    /// Nothing was accepted: the fire that it was for is not open. For what is taken [`once`](Arrival::once), also if
+    /// the fire has other jobs than its row says that was given: another call came before.
+    Over,
+}
+
+/// The fire that arrivals are for.
+#[derive(Clone, Copy, Debug)]
+pub struct Firing<'a> {
+    /// Whose it is.
+    pub feed: &'a Name,
+    /// The fire, as it was read or made.
+    pub row: &'a FireRow,
+    /// How it is to stand after these arrivals: open, if more are to come.
+    pub then: FireState,
 }
 
 /// A job as it is to stand, with the event that made it so.

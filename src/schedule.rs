@@ -12,7 +12,7 @@ pub use chrono_tz::Tz;
 use sha2::{Digest, Sha256};
 
 pub use self::calendar::{Affected, Calendar, DstGap, DstRepeat};
-pub use self::late::{Absence, CatchUp, Rest, Run, Skip};
+pub use self::late::{Absence, CatchUp, Rest, Run};
 use crate::name::{Name, distance};
 
 mod calendar;

@@ -15,10 +15,12 @@ use secrecy::SecretString;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::feed::Name;
+use crate::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Admitted, Adopted, Ask, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId,
-    Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, Clock, Committed, Firing, FolderId, JobPage, JobQuery, Node,
+    NodeId, Pause, Peer, Reservation, Reserved, Schedules, Store, StoreError, Transition, Unowned,
+    Wished,
 };
 
 mod duplicates;
@@ -276,8 +278,9 @@ impl<C: Clock> Store for AnyStore<C> {
         arrivals: &[Arrival],
         ours: usize,
         now: DateTime<Utc>,
+        fire: Option<Firing<'_>>,
     ) -> Result<Vec<Accepted>, StoreError> {
-        either!(self, store => store.accept(node, arrivals, ours, now))
+        either!(self, store => store.accept(node, arrivals, ours, now, fire))
     }
 
     async fn commit(
@@ -313,6 +316,98 @@ impl<C: Clock> Store for AnyStore<C> {
     }
 }
 
+impl<C: Clock> Schedules for AnyStore<C> {
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        either!(self, store => store.now())
+    }
+
+    async fn schedule(
+        &self,
+        node: &Node,
+        feed: &Name,
+        rules: &str,
+    ) -> Result<Timetable, StoreError> {
+        either!(self, store => store.schedule(node, feed, rules))
+    }
+
+    async fn enter(
+        &self,
+        node: &Node,
+        feed: &Name,
+        rows: &[FireRow],
+    ) -> Result<Vec<bool>, StoreError> {
+        either!(self, store => store.enter(node, feed, rows))
+    }
+
+    async fn close_fire(
+        &self,
+        node: &Node,
+        fire: FireId,
+        then: FireState,
+    ) -> Result<(), StoreError> {
+        either!(self, store => store.close_fire(node, fire, then))
+    }
+
+    async fn reopen(
+        &self,
+        node: &Node,
+        feed: &Name,
+        nominals: &[DateTime<Utc>],
+    ) -> Result<u64, StoreError> {
+        either!(self, store => store.reopen(node, feed, nominals))
+    }
+
+    async fn outcomes(
+        &self,
+        site: &str,
+        feed: &Name,
+        limit: usize,
+    ) -> Result<Vec<FireOutcome>, StoreError> {
+        either!(self, store => store.outcomes(site, feed, limit))
+    }
+
+    async fn run_now(
+        &self,
+        site: &str,
+        feed: &Name,
+        key: Option<&str>,
+        by: &str,
+    ) -> Result<(FireRow, bool), StoreError> {
+        either!(self, store => store.run_now(site, feed, key, by))
+    }
+
+    async fn pause_feed(
+        &self,
+        site: &str,
+        feed: &Name,
+        pause: &FeedPause,
+    ) -> Result<(), StoreError> {
+        either!(self, store => store.pause_feed(site, feed, pause))
+    }
+
+    async fn resume_feed(&self, site: &str, feed: &Name) -> Result<bool, StoreError> {
+        either!(self, store => store.resume_feed(site, feed))
+    }
+
+    async fn answer_resume(&self, node: &Node, feed: &Name) -> Result<(), StoreError> {
+        either!(self, store => store.answer_resume(node, feed))
+    }
+
+    async fn feeds(&self, site: &str) -> Result<Vec<FeedState>, StoreError> {
+        either!(self, store => store.feeds(site))
+    }
+
+    async fn fires(
+        &self,
+        site: &str,
+        feed: &Name,
+        before: Option<FireId>,
+        limit: usize,
+    ) -> Result<Vec<FireRow>, StoreError> {
+        either!(self, store => store.fires(site, feed, before, limit))
+    }
+}
+
 /// Why a node that is fenced off, or that the store doesn't know, gets nothing: others take its jobs, or what it owned
 /// would never be anybody's again.
 fn forgotten(node: NodeId) -> String {
@@ -322,7 +417,7 @@ fn forgotten(node: NodeId) -> String {
     )
 }
 
-/// Gives jobs their ids. Those of one process rise, however fast they are made and wherever the clock jumps.
+/// Gives jobs and manual fires their ids. Those of one process rise, however fast they are made and wherever the clock jumps.
 #[derive(Debug)]
 struct Ids(Mutex<ContextV7>);
 
@@ -334,10 +429,28 @@ impl Default for Ids {
 
 impl Ids {
     fn next(&self, now: DateTime<Utc>) -> JobId {
+        JobId::new(self.uuid(now))
+    }
+
+    fn next_fire(&self, now: DateTime<Utc>) -> FireId {
+        FireId::new(self.uuid(now))
+    }
+
+    fn uuid(&self, now: DateTime<Utc>) -> Uuid {
         let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
         let time = Timestamp::from_unix(&self.0, seconds, now.timestamp_subsec_nanos());
-        JobId::new(Uuid::new_v7(time))
+        Uuid::new_v7(time)
     }
+}
+
+/// The open fires of a feed that are read at once.
+const OPEN_MAX: usize = 100;
+
+/// What makes an arrival unique in its site.
+fn arrival_key(arrival: &Arrival) -> (&str, &[u8], u64, u64, i64) {
+    let file = arrival.file;
+    let (feed, path) = (arrival.feed.as_str(), arrival.path.as_bytes());
+    (feed, path, file.inode, file.size_bytes, file.mtime_ns)
 }
 
 /// A limit as SQL counts.

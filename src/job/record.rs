@@ -9,6 +9,7 @@ use super::{
     Redirect, RemoteId, RunResult, Scored, State, Submitted, Uploaded,
 };
 use crate::fault::FaultRecord;
+use crate::fire::Fired;
 use crate::name::{Name, SourcePath};
 
 /// A job as a store keeps it: flat, a field a column.
@@ -19,6 +20,7 @@ pub struct Record {
     pub feed: Name,
     pub path: SourcePath,
     pub file: FileIdentity,
+    pub fire: Option<Fired>,
     pub phase: Phase,
     pub generation: u32,
     pub revision: u64,
@@ -64,6 +66,7 @@ impl Job {
             feed: self.feed.clone(),
             path: self.path.clone(),
             file: self.file,
+            fire: self.fire.clone(),
             phase: self.phase(),
             generation: self.generation,
             revision: self.revision,
@@ -161,6 +164,7 @@ impl Job {
             feed: record.feed,
             path: record.path,
             file: record.file,
+            fire: record.fire,
             generation: record.generation,
             revision: record.revision,
             attempts: record.attempts,

@@ -9,6 +9,7 @@ pub(crate) fn queued(path: &str) -> Job {
         path: SourcePath::new(std::path::Path::new(path)).unwrap(),
         file: FileIdentity { inode: 7, size_bytes: 3, mtime_ns: 5 },
         deadline_at: at(1_000_000),
+        once: false,
     };
     Job::accepted(
         JobId::new(Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001)),

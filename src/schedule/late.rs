@@ -4,9 +4,9 @@
 //! step, and the others are summed up from their first and their last without walking over them.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
 
 use super::{Fire, Missed, Schedule};
+use crate::fire::Reason;
 
 /// What is done with fires that are due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct CatchUp {
     /// Those to run, oldest first.
     pub run: Vec<Run>,
     /// Those that don't run, oldest first, at most [`CatchUp::TOLD`].
-    pub skipped: Vec<(Fire, Skip)>,
+    pub skipped: Vec<(Fire, Reason)>,
     /// Those that don't run and are older than all in `skipped`, oldest first.
     pub rest: Vec<Rest>,
 }
@@ -38,7 +38,7 @@ pub struct Rest {
     /// How many; `None` when they are too many to count.
     pub count: Option<u64>,
     /// Why.
-    pub reason: Skip,
+    pub reason: Reason,
 }
 
 /// Why nobody ran the fires that are due.
@@ -48,42 +48,6 @@ pub enum Absence {
     Away,
     /// The schedule was paused: `on_resume` tells what becomes of them.
     Paused,
-}
-
-/// Why a fire did not run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Skip {
-    /// It came during a pause.
-    Paused,
-    /// The run of an earlier fire was not over.
-    Overlap,
-    /// It was missed and is not to be made up for, or is too old to be.
-    Late,
-    /// A later fire was missed too, and runs for both.
-    Superseded,
-    /// More fires were missed than `max_catchup` lets run.
-    TooMany,
-    /// As many fires as may were waiting already.
-    QueueFull,
-}
-
-impl Skip {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Paused, Self::Overlap, Self::Late, Self::Superseded, Self::TooMany, Self::QueueFull];
-
-    /// Its name in stores, metrics and answers.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Paused => "paused",
-            Self::Overlap => "overlap",
-            Self::Late => "late",
-            Self::Superseded => "superseded",
-            Self::TooMany => "too_many",
-            Self::QueueFull => "queue_full",
-        }
-    }
 }
 
 impl CatchUp {
@@ -104,12 +68,12 @@ impl Schedule {
         };
         let window = TimeDelta::from_std(self.catchup_window).unwrap_or(TimeDelta::MAX);
         let surplus = match policy {
-            Missed::None if absence == Absence::Paused => Skip::Paused,
-            Missed::None => Skip::Late,
-            Missed::Last => Skip::Superseded,
-            Missed::All => Skip::TooMany,
+            Missed::None if absence == Absence::Paused => Reason::Paused,
+            Missed::None => Reason::Late,
+            Missed::Last => Reason::Superseded,
+            Missed::All => Reason::TooMany,
         };
-        let beyond_window = if policy == Missed::None { surplus } else { Skip::Late };
+        let beyond_window = if policy == Missed::None { surplus } else { Reason::Late };
         let may_run = match policy {
             Missed::None => 0,
             Missed::Last => 1,
@@ -159,7 +123,7 @@ impl Schedule {
     }
 
     /// The sum of the fires after `after` and before `end`.
-    fn rest(&self, after: DateTime<Utc>, end: DateTime<Utc>, reason: Skip) -> Option<Rest> {
+    fn rest(&self, after: DateTime<Utc>, end: DateTime<Utc>, reason: Reason) -> Option<Rest> {
         let first = self.calendar.next(after).filter(|at| *at < end)?;
         let last = self.calendar.previous(end)?;
         let counted = self.fires(after).take_while(|fire| fire.nominal < end).take(COUNTED + 1);

@@ -1,3 +1,4 @@
+use crate::fire::Reason;
 use std::collections::BTreeSet;
 use std::iter::successors;
 
@@ -458,7 +459,7 @@ fn ran(decided: &CatchUp) -> Vec<String> {
 }
 
 fn skipped(decided: &CatchUp) -> Vec<String> {
-    let shown = |(fire, skip): &(Fire, Skip)| {
+    let shown = |(fire, skip): &(Fire, Reason)| {
         format!("{} {}", fire.nominal.format("%d %H:%M"), skip.name())
     };
     decided.skipped.iter().map(shown).collect()
@@ -552,7 +553,7 @@ fn a_year_of_missed_seconds_ends_in_a_few_runs_and_a_sum() {
         let (first, end) = (decided.rest[0], *decided.rest.last().unwrap());
         assert_eq!(first.first, last + TimeDelta::seconds(1));
         assert_eq!(end.last, decided.skipped[0].0.nominal - TimeDelta::seconds(1));
-        assert_eq!((first.count, first.reason), (None, Skip::Late));
+        assert_eq!((first.count, first.reason), (None, Reason::Late));
         assert_eq!(decided.rest.len(), if missed == Missed::None { 1 } else { 2 });
         // And then it goes on.
         let after = schedule.catch_up(now, Absence::Away, now + TimeDelta::seconds(1));
@@ -566,7 +567,7 @@ fn a_sum_counts_what_can_be_counted_and_no_fire_twice() {
     let (last, now) = (utc("2027-01-01T00:00:00Z"), utc("2027-01-03T00:00:00Z"));
     let decided = schedule.catch_up(last, Absence::Away, now);
     let counts: Vec<_> = decided.rest.iter().map(|rest| (rest.count, rest.reason)).collect();
-    assert_eq!(counts, [(Some(1439), Skip::Late), (Some(1441 - 1010), Skip::TooMany)]);
+    assert_eq!(counts, [(Some(1439), Reason::Late), (Some(1441 - 1010), Reason::TooMany)]);
     assert_eq!(decided.rest[1].first, utc("2027-01-02T00:00:00Z"));
 }
 

@@ -5,6 +5,7 @@
 //! simulation can repeat a run from its seed. Clones share the data, as the connections to a database do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,15 +16,25 @@ use uuid::Uuid;
 use super::duplicates::{Holder, Recognised, recognise};
 use super::quota::{Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
+use crate::fire::{FeedPause, FireId};
 use crate::job::{Arrival, Event, Job, JobId, Phase, Sha256, Want};
 use crate::ports::{
-    Accepted, Admitted, Adopted, Ask, Committed, Earlier, FolderId, JobPage, JobQuery, Node,
-    NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, Committed, Earlier, Firing, FolderId, JobPage, JobQuery,
+    Node, NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned,
+    Wished,
 };
 
+mod fires;
+
+use fires::Entry;
+
 /// A store in memory.
-#[derive(Clone, Debug, Default)]
-pub struct ModelStore(Arc<Mutex<Tables>>);
+#[derive(Clone, Default)]
+pub struct ModelStore {
+    tables: Arc<Mutex<Tables>>,
+    /// What its callers told, if there is none.
+    clock: Option<Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>>,
+}
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -46,7 +57,12 @@ struct Tables {
     contents: HashMap<(String, Sha256), (JobId, DateTime<Utc>)>,
     pauses: BTreeMap<Name, Pause>,
     last_pause: u64,
-    /// The latest time that a caller told: the model has no clock of its own.
+    fires: BTreeMap<FireId, Entry>,
+    last_fire: u64,
+    /// A feed's rules, and since when they hold.
+    schedules: BTreeMap<(String, Name), (String, DateTime<Utc>)>,
+    feed_pauses: BTreeMap<(String, Name), FeedPause>,
+    /// The latest time that a caller told.
     told: DateTime<Utc>,
 }
 
@@ -72,14 +88,25 @@ struct Row {
 type ArrivalKey = (String, Name, SourcePath, u64, u64, i64);
 
 impl ModelStore {
-    /// An empty one.
+    /// An empty one, whose clock stands at the latest time that a caller told.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// An empty one with a clock.
+    pub fn with_clock(now: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        Self { clock: Some(Arc::new(now)), ..Self::default() }
+    }
+
     fn tables(&self) -> MutexGuard<'_, Tables> {
         // A caller that panicked holding the lock is a failed test already.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ModelStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelStore").field("tables", &self.tables).finish_non_exhaustive()
     }
 }
 
@@ -246,12 +273,22 @@ impl Store for ModelStore {
         arrivals: &[Arrival],
         mut ours: usize,
         now: DateTime<Utc>,
+        fire: Option<Firing<'_>>,
     ) -> Result<Vec<Accepted>, StoreError> {
         let mut tables = self.tables();
         tables.require(node, "accept arrivals")?;
         tables.told = tables.told.max(now);
+        if let Some(fire) = fire
+            && !tables.begin_fire(node, &fire, arrivals)
+        {
+            return Ok(vec![Accepted::Over; arrivals.len()]);
+        }
+        let fired = fire.map(|fire| fire.row.fired());
+        // What is taken once by the fire, in this call.
+        let mut once = BTreeMap::new();
         let mut answers = Vec::with_capacity(arrivals.len());
         for arrival in arrivals {
+            let is_once = arrival.once && fired.is_some();
             let key = (
                 node.site.clone(),
                 arrival.feed.clone(),
@@ -260,13 +297,19 @@ impl Store for ModelStore {
                 arrival.file.size_bytes,
                 arrival.file.mtime_ns,
             );
-            if let Some(known) = tables.arrivals.get(&key) {
+            let known = if is_once { once.get(&key) } else { tables.arrivals.get(&key) };
+            if let Some(known) = known {
                 answers.push(Accepted::Known(*known));
                 continue;
             }
             tables.last_job += 1;
             let job = Job::accepted(counted_id(tables.last_job), arrival, now);
-            tables.arrivals.insert(key, job.id());
+            let job = job.made_by(fired.clone());
+            if is_once {
+                once.insert(key, job.id());
+            } else {
+                tables.arrivals.insert(key, job.id());
+            }
             tables.events.insert(job.id(), vec![(node.id, job.accepted_event())]);
             let owner = (ours > 0).then_some(node.id);
             ours = ours.saturating_sub(1);
@@ -275,6 +318,12 @@ impl Store for ModelStore {
             tables.jobs.insert(job.id(), row);
             let job = Box::new(job);
             answers.push(if owner.is_some() { Accepted::New(job) } else { Accepted::Free(job) });
+        }
+        if let Some(fire) = fire {
+            let made = |answer: &&Accepted| matches!(answer, Accepted::New(_) | Accepted::Free(_));
+            let made = answers.iter().filter(made).count() as u64;
+            let now = self.now_in(&tables);
+            tables.move_fire(&fire, made, now);
         }
         Ok(answers)
     }

@@ -20,15 +20,16 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, QueryBuilder, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
-use super::{Ids, Migrate, row, signed};
+use super::{Ids, Migrate, arrival_key, row, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Admitted, Adopted, Ask, Clock, Committed, FolderId, JobPage, JobQuery, Node, NodeId,
-    Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, Clock, Committed, Firing, FolderId, JobPage, JobQuery, Node,
+    NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod content;
+mod fires;
 mod names;
 mod nodes;
 mod rows;
@@ -358,18 +359,30 @@ impl<C: Clock> Store for PostgresStore<C> {
         arrivals: &[Arrival],
         ours: usize,
         now: DateTime<Utc>,
+        fire: Option<Firing<'_>>,
     ) -> Result<Vec<Accepted>, StoreError> {
         const ATTEMPTED: &str = "accept arrivals";
+        let fired = fire.map(|fire| fire.row.fired());
+        let is_once = |arrival: &'_ Arrival| arrival.once && fired.is_some();
         // One of each, in the order of what makes them unique; ids rise in the order of the call.
         let mut new = BTreeMap::new();
         for arrival in arrivals {
-            let candidate = || (arrival, Job::accepted(self.ids.next(now), arrival, now));
-            new.entry(arrival_key(arrival)).or_insert_with(candidate);
+            let job = || Job::accepted(self.ids.next(now), arrival, now).made_by(fired.clone());
+            let candidate = || (arrival, job());
+            new.entry((arrival_key(arrival), is_once(arrival))).or_insert_with(candidate);
         }
         let new: Vec<_> = new.into_values().collect();
         self.bounded(ATTEMPTED, arrivals.len(), async {
             let mut session = self.session().await?;
-            let row = rows::accepted(query(ACCEPT), node, &new).bind(signed(ours));
+            // Without a fire a single statement is a transaction by itself.
+            if let Some(fire) = &fire {
+                session.begin().await?;
+                if !session.begin_fire(node, fire, arrivals, ATTEMPTED).await? {
+                    session.roll_back().await?;
+                    return Ok(vec![Accepted::Over; arrivals.len()]);
+                }
+            }
+            let row = rows::accepted(query(ACCEPT), node, &new, fired.as_ref()).bind(signed(ours));
             let row = row.fetch_one(session.on()).await?;
             if !row.try_get("known")? {
                 session.require(node, ATTEMPTED).await?;
@@ -388,20 +401,27 @@ impl<C: Clock> Store for PostgresStore<C> {
                 let ids = ids.fetch_all(session.on()).await?;
                 for (arrival, row) in known.zip(ids) {
                     let id: Uuid = row.try_get(0)?;
-                    answers.insert(arrival_key(arrival), Accepted::Known(JobId::new(id)));
+                    let key = (arrival_key(arrival), is_once(arrival));
+                    answers.insert(key, Accepted::Known(JobId::new(id)));
                 }
             }
-            session.done();
+            if let Some(fire) = &fire {
+                session.move_fire(fire, new.iter().map(|(_, job)| job)).await?;
+                session.commit().await?;
+            } else {
+                session.done();
+            }
             for (arrival, job) in new {
                 let accepted = if is(&ours, &job) { Accepted::New } else { Accepted::Free };
-                answers.insert(arrival_key(arrival), accepted(Box::new(job)));
+                answers.insert((arrival_key(arrival), is_once(arrival)), accepted(Box::new(job)));
             }
             let answer = |arrival| {
-                let answer = answers.get_mut(&arrival_key(arrival))?;
+                let answer = answers.get_mut(&(arrival_key(arrival), is_once(arrival)))?;
                 // Whoever comes second in one call finds the first one's job.
                 let again = match answer {
                     Accepted::New(job) | Accepted::Free(job) => Accepted::Known(job.id()),
                     Accepted::Known(id) => Accepted::Known(*id),
+                    Accepted::Over => Accepted::Over,
                 };
                 Some(std::mem::replace(answer, again))
             };
@@ -634,13 +654,6 @@ impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Refused(error)
     }
-}
-
-/// What makes an arrival unique in its site.
-fn arrival_key(arrival: &Arrival) -> (&str, &[u8], u64, u64, i64) {
-    let file = arrival.file;
-    let (feed, path) = (arrival.feed.as_str(), arrival.path.as_bytes());
-    (feed, path, file.inode, file.size_bytes, file.mtime_ns)
 }
 
 fn filter(sql: &mut QueryBuilder<Postgres>, wanted: &JobQuery) {

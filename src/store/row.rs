@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::feed::Name;
+use crate::fire::{FeedPause, FeedState, FireOutcome, FireRow};
 use crate::job::{CancelReason, Corrupt, Event, Job, JobId, Want};
 use crate::ports::{Adopted, JobPage, NodeId, Pause, Peer};
 
@@ -203,6 +205,7 @@ macro_rules! record {
                 size_bytes: column!("size_bytes", number),
                 mtime_ns: column!("mtime_ns"),
             },
+            fire: column!(optional "fire", from_json),
             phase: column!("phase", Phase::parse),
             generation: column!("generation", $count),
             revision: column!("revision", number),
@@ -241,6 +244,123 @@ macro_rules! record {
     }};
 }
 pub(super) use record;
+
+/// What is read of a fire.
+macro_rules! fire_columns {
+    () => {
+        "id, nominal, kind, window_start, window_end, state, reason, jobs, missed, key, note, created_at, started_at, \
+         ended_at"
+    };
+}
+pub(super) use fire_columns;
+
+/// A row as a fire, whatever the database: those differ in what they make of an id and of a time.
+macro_rules! fire {
+    ($row:ident, id: $id:expr, time: $time:expr) => {{
+        macro_rules! column {
+            ($name:literal) => {
+                $row.try_get($name).ok()?
+            };
+            (optional $name:literal) => {
+                match $row.try_get($name).ok()? {
+                    Some(value) => Some($time(value)?),
+                    None => None,
+                }
+            };
+        }
+        let count = |bits: i64| bits.cast_unsigned();
+        let reason: Option<&str> = column!("reason");
+        Some($crate::fire::FireRow {
+            id: $id(column!("id"))?,
+            nominal: $time(column!("nominal"))?,
+            kind: $crate::fire::FireKind::parse(column!("kind"))?,
+            window: $time(column!("window_start"))?..$time(column!("window_end"))?,
+            state: $crate::fire::FireState::parse(column!("state"), reason)?,
+            jobs: count(column!("jobs")),
+            missed: count(column!("missed")),
+            key: column!("key"),
+            note: column!("note"),
+            created_at: $time(column!("created_at"))?,
+            started_at: column!(optional "started_at"),
+            ended_at: column!(optional "ended_at"),
+        })
+    }};
+}
+pub(super) use fire;
+
+/// Rows of fires of a feed.
+pub(super) fn fires(feed: &Name, rows: impl Iterator<Item = Option<FireRow>>) -> Vec<FireRow> {
+    let read = |row: Option<FireRow>| {
+        if row.is_none() {
+            tracing::error!(feed = %feed, "a fire in the store can't be read");
+        }
+        row
+    };
+    rows.filter_map(read).collect()
+}
+
+/// A row of a pause, if there is one: by whom, why, since when, until when, whether it was ended.
+pub(super) type PauseRow<T> = (Option<String>, Option<String>, Option<T>, Option<T>, Option<bool>);
+
+/// A feed's pause.
+pub(super) fn feed_pause<T>(
+    (by, why, since, until, ended): PauseRow<T>,
+    time: impl Fn(T) -> Option<DateTime<Utc>>,
+) -> Option<FeedPause> {
+    let until = until.and_then(&time);
+    Some(FeedPause { by: by?, why: why?, since: time(since?)?, until, ended: ended? })
+}
+
+/// Rows of feeds: name, pause, open fires.
+pub(super) fn feeds(
+    rows: impl Iterator<Item = (String, Option<FeedPause>, i64)>,
+) -> Vec<FeedState> {
+    let read = |(feed, pause, open_fires): (String, Option<FeedPause>, i64)| {
+        let feed = Name::try_from(feed).ok()?;
+        Some(FeedState { feed, pause, open_fires: open_fires.cast_unsigned() })
+    };
+    let mut feeds: Vec<_> = rows.filter_map(read).collect();
+    // A database's order of texts may be that of a language.
+    feeds.sort_unstable_by(|a, b| a.feed.cmp(&b.feed));
+    feeds
+}
+
+/// Of each fire whether some job failed or was cancelled, and whether some job lives.
+pub(super) fn outcomes(rows: Vec<(bool, bool)>) -> Vec<FireOutcome> {
+    let outcome = |row| match row {
+        (true, _) => FireOutcome::Failed,
+        (false, true) => FireOutcome::Running,
+        (false, false) => FireOutcome::Succeeded,
+    };
+    rows.into_iter().map(outcome).collect()
+}
+
+/// Asks of the last fires that ran and made jobs, the newest first, whether some job failed or was cancelled, and
+/// whether some job lives. The jobs are looked for between the first and the last: in the history along its index, and
+/// no further. The parts differ between databases: site, feed, limit, and a job's fire's id.
+macro_rules! outcomes_sql {
+    ($site:literal, $feed:literal, $limit:literal, $of_fire:literal) => {
+        concat!(
+            "SELECT EXISTS (SELECT 1 FROM job_history j WHERE j.feed = ",
+            $feed,
+            " AND j.id BETWEEN f.first_job AND f.last_job AND j.phase IN ('failed', 'cancelled') AND ",
+            $of_fire,
+            ") OR EXISTS (SELECT 1 FROM job j \
+               WHERE j.id BETWEEN f.first_job AND f.last_job AND j.phase IN ('failed', 'cancelled') AND ",
+            $of_fire,
+            "), EXISTS (SELECT 1 FROM job j WHERE j.id BETWEEN f.first_job AND f.last_job AND ",
+            $of_fire,
+            ") FROM (SELECT id, nominal, first_job, last_job FROM fire WHERE site = ",
+            $site,
+            " AND feed = ",
+            $feed,
+            " AND state = 'ran' AND jobs > 0 ORDER BY nominal DESC, id DESC LIMIT ",
+            $limit,
+            ") AS f ORDER BY f.nominal DESC, f.id DESC"
+        )
+    };
+}
+pub(super) use outcomes_sql;
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("texts and numbers under string keys are always JSON")

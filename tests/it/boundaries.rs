@@ -19,14 +19,16 @@ use scoreline::daemon::{Daemon, RealWorld, Settings};
 use scoreline::engine::Stop;
 use scoreline::fault::Fault;
 use scoreline::feed::{Name, SourcePath};
+use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
 use scoreline::inbox::FolderInbox;
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox,
-    JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus,
-    Reservation, Reserved, Scan, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store,
-    StoreError, Submission, SubmitAnswer, Transition, Unowned, Why, Wished, World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, Firing, FolderId,
+    Inbox, JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed,
+    RemoteStatus, Reservation, Reserved, Scan, Schedules, Scorer, Settled, Settlement, SourcePlace,
+    StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned, Why, Wished,
+    World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -297,8 +299,9 @@ impl Store for MinedPart {
         arrivals: &[Arrival],
         ours: usize,
         now: DateTime<Utc>,
+        fire: Option<Firing<'_>>,
     ) -> Result<Vec<Accepted>, StoreError> {
-        self.bomb.around("accept", self.real.store().accept(node, arrivals, ours, now)).await
+        self.bomb.around("accept", self.real.store().accept(node, arrivals, ours, now, fire)).await
     }
     async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
         self.bomb.around("fence", self.real.store().fence(node, beats)).await
@@ -377,6 +380,87 @@ impl Store for MinedPart {
     }
     async fn ping(&self) -> Result<(), StoreError> {
         self.real.store().ping().await
+    }
+}
+
+impl Schedules for MinedPart {
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.real.store().now().await
+    }
+    async fn schedule(
+        &self,
+        node: &Node,
+        feed: &Name,
+        rules: &str,
+    ) -> Result<Timetable, StoreError> {
+        self.real.store().schedule(node, feed, rules).await
+    }
+    async fn enter(
+        &self,
+        node: &Node,
+        feed: &Name,
+        rows: &[FireRow],
+    ) -> Result<Vec<bool>, StoreError> {
+        self.bomb.around("enter", self.real.store().enter(node, feed, rows)).await
+    }
+    async fn close_fire(
+        &self,
+        node: &Node,
+        fire: FireId,
+        then: FireState,
+    ) -> Result<(), StoreError> {
+        self.bomb.around("close_fire", self.real.store().close_fire(node, fire, then)).await
+    }
+    async fn reopen(
+        &self,
+        node: &Node,
+        feed: &Name,
+        nominals: &[DateTime<Utc>],
+    ) -> Result<u64, StoreError> {
+        self.bomb.around("reopen", self.real.store().reopen(node, feed, nominals)).await
+    }
+    async fn outcomes(
+        &self,
+        site: &str,
+        feed: &Name,
+        limit: usize,
+    ) -> Result<Vec<FireOutcome>, StoreError> {
+        self.real.store().outcomes(site, feed, limit).await
+    }
+    async fn run_now(
+        &self,
+        site: &str,
+        feed: &Name,
+        key: Option<&str>,
+        by: &str,
+    ) -> Result<(FireRow, bool), StoreError> {
+        self.real.store().run_now(site, feed, key, by).await
+    }
+    async fn pause_feed(
+        &self,
+        site: &str,
+        feed: &Name,
+        pause: &FeedPause,
+    ) -> Result<(), StoreError> {
+        self.real.store().pause_feed(site, feed, pause).await
+    }
+    async fn resume_feed(&self, site: &str, feed: &Name) -> Result<bool, StoreError> {
+        self.real.store().resume_feed(site, feed).await
+    }
+    async fn answer_resume(&self, node: &Node, feed: &Name) -> Result<(), StoreError> {
+        self.bomb.around("answer_resume", self.real.store().answer_resume(node, feed)).await
+    }
+    async fn feeds(&self, site: &str) -> Result<Vec<FeedState>, StoreError> {
+        self.real.store().feeds(site).await
+    }
+    async fn fires(
+        &self,
+        site: &str,
+        feed: &Name,
+        before: Option<FireId>,
+        limit: usize,
+    ) -> Result<Vec<FireRow>, StoreError> {
+        self.real.store().fires(site, feed, before, limit).await
     }
 }
 

@@ -127,6 +127,12 @@ fn resident_kib() -> u64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn five_nodes_and_10_000_times_make_10_000_fires_and_10_000_jobs() {
+    crate::store::fires::race(10_000).await;
+}
+
 /// The real program.
 fn serve(rig: &Rig) -> Child {
     let file = rig.path("scoreline.toml");

@@ -142,7 +142,8 @@ impl Setting {
 fn job(number: u128, path: &SourcePath, file: FileIdentity) -> Job {
     let clock = FakeClock::new();
     let feed = Name::try_from("churn".to_owned()).unwrap();
-    let arrival = Arrival { feed, path: path.clone(), file, deadline_at: clock.now() };
+    let deadline_at = clock.now();
+    let arrival = Arrival { feed, path: path.clone(), file, deadline_at, once: false };
     Job::accepted(JobId::new(Uuid::from_u128(number)), &arrival, clock.now())
 }
 

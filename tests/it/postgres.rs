@@ -30,7 +30,7 @@ async fn a_daemon_works_with_a_server_and_leaves_the_jobs_of_others_alone() {
         let store = settings.open(SystemClock).await.unwrap();
         let node = store.register("x", "default", TERM).await.unwrap();
         store.gone(&node).await.unwrap();
-        let accepted = store.accept(&node, &[arrival_in("f", path)], 1, at(0)).await.unwrap();
+        let accepted = store.accept(&node, &[arrival_in("f", path)], 1, at(0), None).await.unwrap();
         let [Accepted::New(job)] = &accepted[..] else { panic!("{accepted:?}") };
         owners.push((job.id(), node.id));
     }

@@ -38,6 +38,7 @@ pub(crate) fn arrival_in(feed: &str, path: impl AsRef<[u8]>) -> Arrival {
         path: SourcePath::new(Path::new(OsStr::from_bytes(path.as_ref()))).unwrap(),
         file: FileIdentity { inode: 7, size_bytes: 3, mtime_ns: 5 },
         deadline_at: at(1_000_000),
+        once: false,
     }
 }
 
@@ -56,7 +57,8 @@ pub(crate) fn try_step(job: &Job, outcome: Outcome) -> Option<Transition> {
 
 /// The transition that takes a job back to the queue, in its next generation: a retry, from wherever it stands.
 pub(crate) fn again(job: &Job) -> Transition {
-    let mut record = Job::accepted(job.id(), &arrival_of(job), job.created_at()).record();
+    let record = Job::accepted(job.id(), &arrival_of(job), job.created_at());
+    let mut record = record.made_by(job.fire().cloned()).record();
     record.generation = job.generation() + 1;
     record.revision = job.revision() + 1;
     let again = Job::restore(record).expect("a queued job makes sense");
@@ -76,6 +78,7 @@ fn arrival_of(job: &Job) -> Arrival {
         path: job.path().clone(),
         file: job.file(),
         deadline_at: job.deadline_at(),
+        once: false,
     }
 }
 

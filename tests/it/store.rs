@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use chrono::DateTime;
 use scoreline::clock::SystemClock;
+use scoreline::feed::Name;
 use scoreline::job::{
     Arrival, Content, FileIdentity, Job, JobId, Outcome, Phase, RemoteId, Sha256, Want,
 };
 use scoreline::ports::{
-    Accepted, Admitted, Ask, Committed, Earlier, JobQuery, Node, NodeId, Reservation, Reserved,
-    Same, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Ask, Clock, Committed, Earlier, JobQuery, Node, NodeId, Reservation,
+    Reserved, Same, Store, StoreError, Transition, Unowned, Wished,
 };
 use scoreline::store::{Migrate, ModelStore, PostgresStore, Settings, SqliteStore};
 
@@ -40,6 +41,7 @@ macro_rules! every_store {
 
 mod against_the_model;
 mod duplicates;
+pub(crate) mod fires;
 mod nodes;
 mod postgres_alone;
 mod postgres_nodes;
@@ -61,7 +63,7 @@ impl Database for Memory {
     type Store = ModelStore;
 
     fn fresh() -> Self {
-        Self(ModelStore::new())
+        Self(ModelStore::with_clock(|| SystemClock.now()))
     }
 
     async fn open(&self) -> ModelStore {
@@ -181,7 +183,7 @@ async fn jobs_of_one_call_have_rising_ids_and_the_answers_their_order(database: 
     let (store, node) = begin(database).await;
     let known = job(&store, &node, "5").await;
     let arrivals: Vec<_> = (0..10).map(|n| arrival(n.to_string())).collect();
-    let answers = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
+    let answers = store.accept(&node, &arrivals, usize::MAX, at(0), None).await.unwrap();
     assert_eq!(answers[5], Accepted::Known(known.id()));
     let mut last = known.id();
     for (arrival, answer) in arrivals.iter().zip(&answers) {
@@ -197,7 +199,7 @@ async fn ids_rise_although_the_clock_goes_back(database: &impl Database) {
     let mut last = None;
     for (n, seconds) in [0, 10, -1000, 10, 11].into_iter().enumerate() {
         let arrivals = [arrival(n.to_string())];
-        let answers = store.accept(&node, &arrivals, usize::MAX, at(seconds)).await.unwrap();
+        let answers = store.accept(&node, &arrivals, usize::MAX, at(seconds), None).await.unwrap();
         let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
         assert_eq!(job.created_at(), at(seconds));
         assert!(Some(job.id()) > last);
@@ -480,7 +482,7 @@ async fn a_mixed_lot<S: Store>(store: &S, node: &Node) -> Vec<Job> {
         let path = ["dir_%/A_b%", "50%/Ünit", "x_/ünit.a_B", "plain"][n % 4];
         let arrival = arrival_in(feed, format!("{path}{way}"));
         let now = at(i64::try_from(n).unwrap());
-        let answers = store.accept(node, &[arrival], usize::MAX, now).await.unwrap();
+        let answers = store.accept(node, &[arrival], usize::MAX, now, None).await.unwrap();
         let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
         lot.push(walk(store, node, job, outcomes).await);
     }
@@ -577,12 +579,14 @@ async fn a_large_batch_is_written_whole(database: &impl Database) {
     const ROWS: usize = 10_000;
     let (store, node) = begin(database).await;
     let arrivals: Vec<_> = (0..ROWS).map(|n| arrival(n.to_string())).collect();
-    let jobs = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
+    let jobs = store.accept(&node, &arrivals, usize::MAX, at(0), None).await.unwrap();
     let transitions: Vec<_> = jobs
         .iter()
         .map(|accepted| match accepted {
             Accepted::New(job) => step(job, uploaded()),
-            known @ (Accepted::Free(_) | Accepted::Known(_)) => panic!("{known:?} is ours and new"),
+            known @ (Accepted::Free(_) | Accepted::Known(_) | Accepted::Over) => {
+                panic!("{known:?} is ours and new")
+            }
         })
         .collect();
     let committed = store.commit(&node, &transitions).await.unwrap();
@@ -596,7 +600,7 @@ async fn a_large_batch_is_written_whole(database: &impl Database) {
 async fn nothing_to_do_is_done(database: &impl Database) {
     let (store, node) = begin(database).await;
     store.ping().await.unwrap();
-    assert_eq!(store.accept(&node, &[], usize::MAX, at(0)).await.unwrap(), []);
+    assert_eq!(store.accept(&node, &[], usize::MAX, at(0), None).await.unwrap(), []);
     assert_eq!(store.commit(&node, &[]).await.unwrap(), []);
     assert_eq!(store.reserve(&node, &[]).await.unwrap(), []);
     assert_eq!(store.load(&[]).await.unwrap(), []);
@@ -644,13 +648,15 @@ async fn accept<const N: usize>(
     node: &Node,
     arrivals: &[Arrival; N],
 ) -> [Accepted; N] {
-    store.accept(node, arrivals, usize::MAX, at(0)).await.unwrap().try_into().unwrap()
+    store.accept(node, arrivals, usize::MAX, at(0), None).await.unwrap().try_into().unwrap()
 }
 
 async fn jobs<const N: usize>(store: &impl Store, node: &Node, paths: [&str; N]) -> [Job; N] {
     accept(store, node, &paths.map(arrival)).await.map(|accepted| match accepted {
         Accepted::New(job) => *job,
-        known @ (Accepted::Free(_) | Accepted::Known(_)) => panic!("{known:?} is ours and new"),
+        known @ (Accepted::Free(_) | Accepted::Known(_) | Accepted::Over) => {
+            panic!("{known:?} is ours and new")
+        }
     })
 }
 
@@ -698,7 +704,7 @@ async fn everything(store: &impl Store) -> Vec<Job> {
 fn id_of(accepted: Accepted) -> JobId {
     match accepted {
         Accepted::New(job) | Accepted::Free(job) => job.id(),
-        known @ Accepted::Known(_) => panic!("{known:?} is new"),
+        known @ (Accepted::Known(_) | Accepted::Over) => panic!("{known:?} is new"),
     }
 }
 

@@ -10,13 +10,14 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use scoreline::fault::{Fault, Origin};
 use scoreline::feed::{Feed, Name, SourcePath, candidate};
+use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, FolderId, Inbox,
-    JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation,
-    Reserved, Scan, Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition,
-    Unowned, Why, Wished, World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, Firing, FolderId,
+    Inbox, JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation,
+    Reserved, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store, StoreError,
+    Transition, Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -339,11 +340,12 @@ impl Store for Life {
         arrivals: &[Arrival],
         ours: usize,
         now: DateTime<Utc>,
+        fire: Option<Firing<'_>>,
     ) -> Result<Vec<Accepted>, StoreError> {
         if self.made(Mistake::ArrivalsAreDropped) && self.land.state().rng.below(4) == 0 {
             return Ok(arrivals.iter().map(|_| Accepted::Known(NOBODY)).collect());
         }
-        self.on_store(self.land.store.accept(node, arrivals, ours, now)).await
+        self.on_store(self.land.store.accept(node, arrivals, ours, now, fire)).await
     }
     async fn admit(
         &self,
@@ -444,6 +446,87 @@ impl Store for Life {
     }
     async fn ping(&self) -> Result<(), StoreError> {
         self.on_store(self.land.store.ping()).await
+    }
+}
+
+impl Schedules for Life {
+    async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        self.on_store(self.land.store.now()).await
+    }
+    async fn schedule(
+        &self,
+        node: &Node,
+        feed: &Name,
+        rules: &str,
+    ) -> Result<Timetable, StoreError> {
+        self.on_store(self.land.store.schedule(node, feed, rules)).await
+    }
+    async fn enter(
+        &self,
+        node: &Node,
+        feed: &Name,
+        rows: &[FireRow],
+    ) -> Result<Vec<bool>, StoreError> {
+        self.on_store(self.land.store.enter(node, feed, rows)).await
+    }
+    async fn close_fire(
+        &self,
+        node: &Node,
+        fire: FireId,
+        then: FireState,
+    ) -> Result<(), StoreError> {
+        self.on_store(self.land.store.close_fire(node, fire, then)).await
+    }
+    async fn reopen(
+        &self,
+        node: &Node,
+        feed: &Name,
+        nominals: &[DateTime<Utc>],
+    ) -> Result<u64, StoreError> {
+        self.on_store(self.land.store.reopen(node, feed, nominals)).await
+    }
+    async fn outcomes(
+        &self,
+        site: &str,
+        feed: &Name,
+        limit: usize,
+    ) -> Result<Vec<FireOutcome>, StoreError> {
+        self.on_store(self.land.store.outcomes(site, feed, limit)).await
+    }
+    async fn run_now(
+        &self,
+        site: &str,
+        feed: &Name,
+        key: Option<&str>,
+        by: &str,
+    ) -> Result<(FireRow, bool), StoreError> {
+        self.on_store(self.land.store.run_now(site, feed, key, by)).await
+    }
+    async fn pause_feed(
+        &self,
+        site: &str,
+        feed: &Name,
+        pause: &FeedPause,
+    ) -> Result<(), StoreError> {
+        self.on_store(self.land.store.pause_feed(site, feed, pause)).await
+    }
+    async fn resume_feed(&self, site: &str, feed: &Name) -> Result<bool, StoreError> {
+        self.on_store(self.land.store.resume_feed(site, feed)).await
+    }
+    async fn answer_resume(&self, node: &Node, feed: &Name) -> Result<(), StoreError> {
+        self.on_store(self.land.store.answer_resume(node, feed)).await
+    }
+    async fn feeds(&self, site: &str) -> Result<Vec<FeedState>, StoreError> {
+        self.on_store(self.land.store.feeds(site)).await
+    }
+    async fn fires(
+        &self,
+        site: &str,
+        feed: &Name,
+        before: Option<FireId>,
+        limit: usize,
+    ) -> Result<Vec<FireRow>, StoreError> {
+        self.on_store(self.land.store.fires(site, feed, before, limit)).await
     }
 }
 

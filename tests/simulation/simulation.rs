@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use scoreline::feed::{
-    Delivery, Duplicates, Feed, Filter, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
+    Delivery, Duplicates, Feed, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
 };
 use scoreline::job::Phase;
 use scoreline::ports::{Clock, NodeId, Store};

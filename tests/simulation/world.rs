@@ -169,13 +169,17 @@ impl Land {
             service: Service::default(),
             time_a_byte: Duration::ZERO,
         };
+        let clock = SimClock::new();
         Self {
             state: Mutex::new(state),
-            store: ModelStore::new(),
+            store: ModelStore::with_clock({
+                let clock = clock.clone();
+                move || clock.now()
+            }),
             dropped: tokio::sync::Notify::new(),
             died: tokio::sync::Notify::new(),
             feed: Arc::new(feed),
-            clock: SimClock::new(),
+            clock,
             elsewhere: setup.elsewhere,
             in_flight: setup.in_flight,
             calls: setup.calls,

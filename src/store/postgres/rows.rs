@@ -13,6 +13,7 @@ use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
 use crate::feed::Name;
+use crate::fire::Fired;
 use crate::job::{Arrival, Corrupt, Event, Job, JobId, Phase, Record};
 use crate::ports::{Node, Transition};
 use crate::store::row::{self, Unreadable, cancel_reason_name, is_done, json};
@@ -25,7 +26,7 @@ macro_rules! columns {
         "id, feed, path, inode, size_bytes, mtime_ns, phase, generation, revision, attempts, created_at, updated_at, \
          finished_at, deadline_at, held_code, held_message, error_class, error_code, error_message, input_blob, \
          input_bytes, sha256, remote_id, redirects::text, results::text, outputs::text, cancel_reason, ended_at, \
-         source_settled, source_moved_to, duplicate_of"
+         source_settled, source_moved_to, duplicate_of, fire::text"
     };
 }
 pub(super) use columns;
@@ -51,7 +52,9 @@ macro_rules! origin {
             $prefix,
             "mtime_ns, ",
             $prefix,
-            "created_at"
+            "created_at, ",
+            $prefix,
+            "fire"
         )
     };
 }
@@ -286,26 +289,29 @@ pub(super) fn events<'q>(
         .bind(all(transitions, |t| t.event.detail.as_deref().map(text)))
 }
 
-/// Makes jobs of the arrivals that are new, the first $18 owned by the node and the others by nobody, and answers their
+/// Makes jobs of the arrivals that are new, the first $20 owned by the node and the others by nobody, and answers their
 /// ids, and whether the node is known. $1 is the node, which must not be fenced off meanwhile, $2 its site. Arrivals come in the order of their keys: two
-/// nodes that accept the same ones wait for each other in one direction alone.
+/// nodes that accept the same ones wait for each other in one direction alone. Those that are taken once by the fire $19
+/// are new whatever came before, and leave nothing behind that could tell the next fire of them.
 pub(super) const ACCEPT: &str = "WITH me AS ( \
        SELECT id FROM node WHERE id = $1 AND NOT fenced FOR KEY SHARE \
      ), input AS ( \
        SELECT * FROM unnest($3::text[], $4::bytea[], $5::bigint[], $6::bigint[], $7::bigint[], $8::uuid[], \
          $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::bigint[], $14::timestamptz[], \
-         $15::timestamptz[], $16::timestamptz[], $17::text[]) \
+         $15::timestamptz[], $16::timestamptz[], $17::text[], $18::boolean[]) \
        AS i (feed, path, inode, size_bytes, mtime_ns, id, name, phase, generation, revision, attempts, created_at, \
-         updated_at, deadline_at, outcome) \
-     ), new AS ( \
+         updated_at, deadline_at, outcome, once) \
+     ), arrived AS ( \
        INSERT INTO arrival (site, feed, path, inode, size_bytes, mtime_ns, job_id) \
-       SELECT $2, feed, path, inode, size_bytes, mtime_ns, id FROM input WHERE EXISTS (SELECT FROM me) \
+       SELECT $2, feed, path, inode, size_bytes, mtime_ns, id FROM input WHERE EXISTS (SELECT FROM me) AND NOT once \
        ON CONFLICT DO NOTHING RETURNING job_id \
+     ), new AS ( \
+       SELECT job_id FROM arrived UNION ALL SELECT id FROM input WHERE once AND EXISTS (SELECT FROM me) \
      ), made AS ( \
        INSERT INTO job (site, feed, path, inode, size_bytes, mtime_ns, id, name, phase, generation, revision, \
-         attempts, created_at, updated_at, deadline_at, node) \
+         attempts, created_at, updated_at, deadline_at, fire, node) \
        SELECT $2, feed, path, inode, size_bytes, mtime_ns, id, name, phase, generation, revision, attempts, \
-         created_at, updated_at, deadline_at, CASE WHEN row_number() OVER (ORDER BY id) <= $18 THEN $1 END \
+         created_at, updated_at, deadline_at, $19::json, CASE WHEN row_number() OVER (ORDER BY id) <= $20 THEN $1 END \
        FROM input JOIN new ON input.id = new.job_id RETURNING id, node \
      ), noted AS ( \
        INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome) \
@@ -314,11 +320,12 @@ pub(super) const ACCEPT: &str = "WITH me AS ( \
      ) SELECT ARRAY(SELECT id FROM made WHERE node IS NOT NULL) AS ours, \
        ARRAY(SELECT id FROM made WHERE node IS NULL) AS free, EXISTS (SELECT FROM me) AS known";
 
-/// Binds $1 to $17 of [`ACCEPT`].
+/// Binds $1 to $19 of [`ACCEPT`].
 pub(super) fn accepted<'q>(
     statement: Statement<'q>,
     node: &Node,
     arrivals: &'q [(&'q Arrival, Job)],
+    fired: Option<&Fired>,
 ) -> Statement<'q> {
     let jobs: Vec<(Record, Event)> =
         arrivals.iter().map(|(_, job)| (job.record(), job.accepted_event())).collect();
@@ -333,6 +340,8 @@ pub(super) fn accepted<'q>(
         .bind(all(&jobs, |(r, _)| r.updated_at))
         .bind(all(&jobs, |(r, _)| r.deadline_at))
         .bind(all(&jobs, |(_, event)| event.outcome.clone()))
+        .bind(all(arrivals, |(a, _)| a.once && fired.is_some()))
+        .bind(fired.map(json))
 }
 
 /// The jobs that arrivals became, in their order; null for one that is not known. $1 is the site.
@@ -366,7 +375,7 @@ pub(super) fn text(text: &str) -> Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
-fn owned(given: &str) -> String {
+pub(super) fn owned(given: &str) -> String {
     text(given).into_owned()
 }
 

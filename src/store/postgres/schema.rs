@@ -84,5 +84,6 @@ const MIGRATIONS: &Known = &[
     (2, "nodes", include_str!("../../../migrations/postgres/0002_nodes.sql")),
     (3, "folders", include_str!("../../../migrations/postgres/0003_folders.sql")),
     (4, "pauses", include_str!("../../../migrations/postgres/0004_pauses.sql")),
+    (5, "schedules", include_str!("../../../migrations/postgres/0005_schedules.sql")),
     (6, "content", include_str!("../../../migrations/postgres/0006_content.sql")),
 ];

@@ -17,6 +17,7 @@ fn arrivals(prefix: &str, count: usize) -> Vec<Arrival> {
         path: path(n),
         file: sample.file(),
         deadline_at: sample.deadline_at(),
+        once: false,
     };
     (0..count).map(arrival).collect()
 }
@@ -26,7 +27,8 @@ async fn a_full_disk_is_waited_for_and_writes_nothing_by_halves() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, node) = open(dir.path()).await;
     let now = queued("a").created_at();
-    let before = store.accept(&node, &arrivals("before", 3), usize::MAX, now).await.unwrap().len();
+    let before =
+        store.accept(&node, &arrivals("before", 3), usize::MAX, now, None).await.unwrap().len();
     // The disk fills up: the file may not grow, whichever connection writes.
     let full = |store: &mut SqliteStore<_>, pages: &str| {
         let options = writable(dir.path()).pragma("max_page_count", pages.to_owned());
@@ -36,7 +38,7 @@ async fn a_full_disk_is_waited_for_and_writes_nothing_by_halves() {
     full(&mut store, "1");
     for _ in 0..3 {
         let error =
-            store.accept(&node, &arrivals("during", 500), usize::MAX, now).await.unwrap_err();
+            store.accept(&node, &arrivals("during", 500), usize::MAX, now, None).await.unwrap_err();
         assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
         let text = error.to_string();
         assert!(text.contains("accept arrivals") && text.contains("full"), "{text}");
@@ -44,7 +46,7 @@ async fn a_full_disk_is_waited_for_and_writes_nothing_by_halves() {
         assert_eq!(store.list(&all).await.unwrap().jobs.len(), before);
     }
     full(&mut store, "1000000");
-    let after = store.accept(&node, &arrivals("during", 500), usize::MAX, now).await.unwrap();
+    let after = store.accept(&node, &arrivals("during", 500), usize::MAX, now, None).await.unwrap();
     assert!(after.iter().all(|accepted| matches!(accepted, Accepted::New(_))));
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::MutexGuard;
 use super::rows::{by_arrival, by_event, columns, job};
 use super::{Failure, refusal};
 use crate::feed::Name;
+use crate::fire::Fired;
 use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
 use crate::ports::{
     Accepted, Adopted, Committed, Node, NodeId, Reservation, Reserved, StoreError, Transition,
@@ -42,6 +43,12 @@ impl<'s> Write<'s> {
 
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
         query("COMMIT").execute(&mut self.connection).await?;
+        *self.slot = Some(self.connection);
+        Ok(())
+    }
+
+    pub(super) async fn roll_back(mut self) -> Result<(), sqlx::Error> {
+        query("ROLLBACK").execute(&mut self.connection).await?;
         *self.slot = Some(self.connection);
         Ok(())
     }
@@ -122,11 +129,13 @@ impl<'s> Write<'s> {
         owner: Option<NodeId>,
         id: JobId,
         now: DateTime<Utc>,
+        fired: Option<Fired>,
     ) -> Result<Accepted, Failure> {
         let sql = "INSERT INTO arrival (site, feed, path, inode, size_bytes, mtime_ns, job_id) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
         let new = by_arrival(query(sql), node, arrival).bind(id.to_string());
-        if new.execute(self.on()).await?.rows_affected() == 0 {
+        let once = arrival.once && fired.is_some();
+        if !once && new.execute(self.on()).await?.rows_affected() == 0 {
             let sql = "SELECT job_id FROM arrival WHERE site = ?1 AND feed = ?2 AND path = ?3 \
                        AND inode = ?4 AND size_bytes = ?5 AND mtime_ns = ?6";
             let row = by_arrival(query(sql), node, arrival).fetch_one(self.on()).await?;
@@ -137,11 +146,11 @@ impl<'s> Write<'s> {
             })?;
             return Ok(Accepted::Known(known));
         }
-        let job = Job::accepted(id, arrival, now);
+        let job = Job::accepted(id, arrival, now).made_by(fired);
         let record = job.record();
         let sql = "INSERT INTO job (site, feed, path, inode, size_bytes, mtime_ns, id, name, node, phase, generation, \
-                   revision, attempts, created_at, updated_at, deadline_at) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+                   revision, attempts, created_at, updated_at, deadline_at, fire) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
         by_arrival(query(sql), node, arrival)
             .bind(id.to_string())
             .bind(arrival.path.file_name().to_string_lossy().into_owned())
@@ -153,6 +162,7 @@ impl<'s> Write<'s> {
             .bind(record.created_at.timestamp_micros())
             .bind(record.updated_at.timestamp_micros())
             .bind(record.deadline_at.timestamp_micros())
+            .bind(record.fire.as_ref().map(json))
             .execute(self.on())
             .await?;
         self.note(node, id, &job.accepted_event()).await?;

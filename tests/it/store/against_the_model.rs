@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use scoreline::feed::Name;
-use scoreline::ports::FolderId;
+use scoreline::fire::{FeedPause, FireId, FireKind, FireRow, FireState, Reason};
+use scoreline::ports::{Firing, FolderId};
 
 use super::*;
 
@@ -26,6 +26,15 @@ enum Call {
     Wish { job: usize, want: usize, generation: Option<u32> },
     Pause { endpoint: u8 },
     Folder { feed: u8, seen: Option<u8> },
+    Enter { node: usize, fires: Vec<usize>, skipped: Option<usize> },
+    AcceptFor { node: usize, fire: usize, read: bool, inputs: Vec<(u8, bool)>, then: usize },
+    CloseFire { node: usize, fire: usize, then: usize },
+    Reopen { node: usize, times: Vec<i64> },
+    RunNow { key: Option<u8> },
+    PauseFeed { until: Option<bool> },
+    ResumeFeed,
+    AnswerResume(usize),
+    Schedule { node: usize, rules: u8 },
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +50,8 @@ fn call() -> impl Strategy<Value = Call> {
     use prop::option::of;
     let node = || 0..5_usize;
     let job = || 0..8_usize;
+    let fire = || 0..8_usize;
+    let inputs = || vec((0..12_u8, any::<bool>()), 0..3);
     let run = prop_oneof![3 => Just(None), 2 => (0..2_u8).prop_map(Some)];
     let write = (job(), 0..10_usize, run, of(0..3_usize))
         .prop_map(|(job, outcome, run, answers)| Write { job, outcome, run, answers });
@@ -63,6 +74,19 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(job, want, generation)| Call::Wish { job, want, generation }),
         1 => (0..3_u8).prop_map(|endpoint| Call::Pause { endpoint }),
         1 => (0..2_u8, of(0..3_u8)).prop_map(|(feed, seen)| Call::Folder { feed, seen }),
+        2 => (node(), vec(fire(), 0..3), of(0..7_usize))
+            .prop_map(|(node, fires, skipped)| Call::Enter { node, fires, skipped }),
+        6 => (node(), fire(), any::<bool>(), inputs(), 0..4_usize).prop_map(
+            |(node, fire, read, inputs, then)| Call::AcceptFor { node, fire, read, inputs, then }
+        ),
+        2 => (node(), fire(), 0..4_usize)
+            .prop_map(|(node, fire, then)| Call::CloseFire { node, fire, then }),
+        1 => (node(), vec(0..6_i64, 0..4)).prop_map(|(node, times)| Call::Reopen { node, times }),
+        2 => of(0..2_u8).prop_map(|key| Call::RunNow { key }),
+        1 => of(any::<bool>()).prop_map(|until| Call::PauseFeed { until }),
+        1 => Just(Call::ResumeFeed),
+        1 => node().prop_map(Call::AnswerResume),
+        1 => (node(), 0..2_u8).prop_map(|(node, rules)| Call::Schedule { node, rules }),
     ]
 }
 
@@ -73,6 +97,8 @@ struct Side<S> {
     /// In the order of their acceptance: the two sides give different ids.
     jobs: Vec<JobId>,
     last: Vec<Transition>,
+    /// In the order in which they were asked for.
+    manual: Vec<FireRow>,
 }
 
 impl<S: Store> Side<S> {
@@ -81,7 +107,7 @@ impl<S: Store> Side<S> {
         for label in ["a", "b"] {
             nodes.push(store.register(label, "site", TERM).await.unwrap());
         }
-        Self { store, nodes, jobs: vec![], last: vec![] }
+        Self { store, nodes, jobs: vec![], last: vec![], manual: vec![] }
     }
 
     /// Makes the call and says in words what came of it.
@@ -118,25 +144,66 @@ impl<S: Store> Side<S> {
             }
             Call::Accept { node: n, paths, ours } => {
                 let arrivals: Vec<_> = paths.iter().map(|path| arrival([b'a' + path])).collect();
-                let answers = match self.store.accept(node(n), &arrivals, *ours, at(0)).await {
-                    Ok(answers) => answers,
+                let answers = self.store.accept(node(n), &arrivals, *ours, at(0), None).await;
+                self.accepted(answers)
+            }
+            Call::Enter { node: n, fires, skipped } => {
+                let mut rows: Vec<_> = fires.iter().map(|fire| self.due(*fire)).collect();
+                if let Some(reason) = skipped {
+                    rows = rows.into_iter().map(|row| row.skipped(Reason::ALL[*reason])).collect();
+                }
+                told(self.store.enter(node(n), &name("churn"), &rows).await)
+            }
+            Call::AcceptFor { node: n, fire, read, inputs, then } => {
+                let mut row = self.due(*fire);
+                if *read {
+                    let all = self.store.fires("site", &name("churn"), None, 99).await.unwrap();
+                    row = all.into_iter().find(|there| there.id == row.id).unwrap_or(row);
+                }
+                let input =
+                    |(path, once): &(u8, bool)| Arrival { once: *once, ..arrival([b'a' + path]) };
+                let inputs: Vec<_> = inputs.iter().map(input).collect();
+                let (feed, then) = (name("churn"), then_of(*then));
+                let fire = Some(Firing { feed: &feed, row: &row, then });
+                let answers = self.store.accept(node(n), &inputs, 9, at(0), fire).await;
+                self.accepted(answers)
+            }
+            Call::CloseFire { node: n, fire, then } => {
+                let id = self.due(*fire).id;
+                told(self.store.close_fire(node(n), id, then_of(*then)).await)
+            }
+            Call::Reopen { node: n, times } => {
+                let times: Vec<_> = times.iter().copied().map(at).collect();
+                told(self.store.reopen(node(n), &name("churn"), &times).await)
+            }
+            Call::RunNow { key } => {
+                let key = key.map(|key| key.to_string());
+                let feed = name("churn");
+                let asked = self.store.run_now("site", &feed, key.as_deref(), "me");
+                let (row, new) = asked.await.unwrap();
+                if new {
+                    self.manual.push(row.clone());
+                }
+                format!("{} {new}", self.show_fire(&row))
+            }
+            Call::PauseFeed { until } => {
+                // Long ago, or not for long.
+                let until = until.map(|over| at(if over { -900_000_000 } else { 900_000_000 }));
+                let (by, why) = ("me".to_owned(), "why".to_owned());
+                let pause = FeedPause { by, why, since: at(0), until, ended: false };
+                told(self.store.pause_feed("site", &name("churn"), &pause).await)
+            }
+            Call::ResumeFeed => told(self.store.resume_feed("site", &name("churn")).await),
+            Call::AnswerResume(n) => told(self.store.answer_resume(node(n), &name("churn")).await),
+            Call::Schedule { node: n, rules } => {
+                let rules = rules.to_string();
+                let shown = match self.store.schedule(node(n), &name("churn"), &rules).await {
+                    Ok(shown) => shown,
                     Err(error) => return error.to_string(),
                 };
-                let mut shown = Vec::new();
-                for answer in answers {
-                    shown.push(match answer {
-                        Accepted::New(job) => {
-                            self.jobs.push(job.id());
-                            self.show(&[*job])
-                        }
-                        Accepted::Free(job) => {
-                            self.jobs.push(job.id());
-                            format!("free {}", self.show(&[*job]))
-                        }
-                        Accepted::Known(id) => format!("known {:?}", self.index(id)),
-                    });
-                }
-                shown.concat()
+                let open: String = shown.open.iter().map(|row| self.show_fire(row)).collect();
+                let now = if shown.since == shown.now { "new" } else { "held" };
+                format!("{now} {:?} {:?} {} {open}", shown.last, shown.pause, shown.live)
             }
             Call::Admit { node: n, endpoint, jobs, same, limit } => {
                 let jobs = jobs.iter().filter_map(|n| self.jobs.get(*n).copied());
@@ -193,6 +260,49 @@ impl<S: Store> Side<S> {
         }
     }
 
+    /// A fire of the schedule, or one that was asked for.
+    fn due(&self, n: usize) -> FireRow {
+        if let Some(row) = n.checked_sub(6).and_then(|n| self.manual.get(n)) {
+            return row.clone();
+        }
+        let time = at(i64::try_from(n).unwrap());
+        FireRow::due("site", &name("churn"), FireKind::Scheduled, time, at(-1)..time, time)
+    }
+
+    fn accepted(&mut self, answers: Result<Vec<Accepted>, StoreError>) -> String {
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => return error.to_string(),
+        };
+        let mut shown = Vec::new();
+        for answer in answers {
+            shown.push(match answer {
+                Accepted::New(job) => {
+                    self.jobs.push(job.id());
+                    self.show(&[*job])
+                }
+                Accepted::Free(job) => {
+                    self.jobs.push(job.id());
+                    format!("free {}", self.show(&[*job]))
+                }
+                Accepted::Known(id) => format!("known {:?}", self.index(id)),
+                Accepted::Over => "over".to_owned(),
+            });
+        }
+        shown.concat()
+    }
+
+    /// All but what the stores choose.
+    fn show_fire(&self, row: &FireRow) -> String {
+        let at_all = (row.started_at.is_some(), row.ended_at.is_some());
+        let mut row = FireRow { started_at: None, ended_at: None, ..row.clone() };
+        if let Some(n) = self.manual.iter().position(|there| there.id == row.id) {
+            row = FireRow { id: no_fire(), window: at(0)..at(0), ..row };
+            (row.nominal, row.created_at) = (at(i64::try_from(n).unwrap()), at(0));
+        }
+        format!("{row:?} {at_all:?}\n")
+    }
+
     async fn transition(&self, write: &Write) -> Option<Transition> {
         let (job, _) = load(&self.store, *self.jobs.get(write.job)?).await?;
         let outcomes = [
@@ -223,6 +333,10 @@ impl<S: Store> Side<S> {
         let show = |job: &Job| {
             let mut record = job.record();
             (record.id, record.updated_at) = (self.jobs[0], at(0));
+            if let Some(fire) = record.fire.as_mut().filter(|fire| fire.kind == FireKind::Manual) {
+                fire.id = no_fire();
+                (fire.nominal, fire.window_start, fire.window_end) = (at(0), at(0), at(0));
+            }
             format!("{:?} {record:?}\n", self.index(job.id()))
                 .replace(&self.jobs[0].to_string(), "")
         };
@@ -248,6 +362,10 @@ impl<S: Store> Side<S> {
             let wishes = wishes.into_iter().map(|(id, at, want)| (self.index(id), at, want));
             shown.push(format!("{:?}", wishes.collect::<Vec<_>>()));
         }
+        let fires = self.store.fires("site", &name("churn"), None, 99).await.unwrap();
+        shown.extend(fires.iter().map(|row| self.show_fire(row)));
+        let outcomes = self.store.outcomes("site", &name("churn"), 99).await.unwrap();
+        shown.push(format!("{outcomes:?} {:?}", self.store.feeds("site").await.unwrap()));
         let unowned = self.store.unowned(&self.nodes[0], &[name("churn")]).await.unwrap();
         shown.push(format!("{unowned:?}"));
         let waiting = self.store.waiting(&self.nodes[0], &name("churn")).await.unwrap();
@@ -257,6 +375,20 @@ impl<S: Store> Side<S> {
         shown.push(format!("{:?}", pauses.collect::<Vec<_>>()));
         shown
     }
+}
+
+fn then_of(n: usize) -> FireState {
+    let waits = FireState::Open(Some(Reason::NoInput));
+    [FireState::Ran, FireState::Open(None), waits, FireState::Skipped(Reason::Paused)][n]
+}
+
+fn no_fire() -> FireId {
+    FireId::new(uuid::Uuid::nil())
+}
+
+/// What came of a call, in words.
+fn told<T: std::fmt::Debug>(result: Result<T, StoreError>) -> String {
+    result.map_or_else(|error| error.to_string(), |told| format!("{told:?}"))
 }
 
 fn endpoint_of(n: u8) -> Name {
@@ -277,7 +409,7 @@ fn walk_beside_the_model<D: Database>(cases: u32) {
         runtime.block_on(async {
             let database = D::fresh();
             let mut side = Side::new(database.open().await).await;
-            let mut model = Side::new(ModelStore::new()).await;
+            let mut model = Side::new(ModelStore::with_clock(|| SystemClock.now())).await;
             for call in calls {
                 let (theirs, ours) = (model.perform(&call).await, side.perform(&call).await);
                 prop_assert_eq!(theirs, ours, "{:?}", call);

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use scoreline::feed::Name;
 use scoreline::ports::{FolderId, Peer};
 
 use super::*;
@@ -99,7 +98,7 @@ async fn adoption_leaves_what_is_done(database: &impl Database) {
 async fn two_nodes_never_adopt_the_same_job(database: &impl Database) {
     let (store, node) = begin(database).await;
     let arrivals: Vec<_> = (0..40).map(|n| arrival(n.to_string())).collect();
-    store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
+    store.accept(&node, &arrivals, usize::MAX, at(0), None).await.unwrap();
     let (a, b) = (store.register("a", "site", TERM).await, store.register("b", "site", TERM).await);
     let (a, b) = (a.unwrap(), b.unwrap());
     fence(&store, &node).await;
@@ -163,7 +162,7 @@ async fn a_forgotten_node_gets_no_jobs(database: &impl Database) {
     let (store, node) = begin(database).await;
     let free = job(&store, &node, "a").await;
     store.retire(&node).await.unwrap();
-    let late = store.accept(&node, &[arrival("b")], 1, at(0)).await;
+    let late = store.accept(&node, &[arrival("b")], 1, at(0), None).await;
     assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
     let late = store.adopt(&node, &[name("churn")], 1).await;
     assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
@@ -223,7 +222,7 @@ async fn a_fenced_node_neither_beats_nor_accepts_nor_adopts(database: &impl Data
     assert!(!store.beat(&node).await.unwrap());
     let feeds = [name("churn")];
     let late = [
-        store.accept(&node, &[arrival("new")], 1, at(0)).await.map(|_| ()),
+        store.accept(&node, &[arrival("new")], 1, at(0), None).await.map(|_| ()),
         store.adopt(&node, &feeds, 10).await.map(|_| ()),
         store.claim(&node, &feeds).await.map(|_| ()),
     ];
@@ -350,17 +349,19 @@ async fn the_rest_of_a_call_is_free_for_others(database: &impl Database) {
     let known = job(&store, &node, "known").await;
     // In another order than their names.
     let paths = ["e", "known", "d", "c", "d", "b", "a"].map(arrival);
-    let answers = store.accept(&node, &paths, 2, at(0)).await.unwrap();
+    let answers = store.accept(&node, &paths, 2, at(0), None).await.unwrap();
     let kinds = answers.iter().map(|answer| match answer {
         Accepted::New(_) => "ours",
         Accepted::Free(_) => "free",
         Accepted::Known(_) => "known",
+        Accepted::Over => "over",
     });
     let kinds: Vec<_> = kinds.collect();
     assert_eq!(kinds, ["ours", "known", "ours", "free", "known", "free", "free"]);
     let ids = answers.iter().map(|answer| match answer {
         Accepted::New(job) | Accepted::Free(job) => job.id(),
         Accepted::Known(id) => *id,
+        Accepted::Over => unreachable!("there is no fire"),
     });
     let ids: Vec<_> = ids.collect();
     assert_eq!(ids[4], ids[2], "whoever comes second in one call finds the first one's job");
@@ -372,7 +373,7 @@ async fn the_rest_of_a_call_is_free_for_others(database: &impl Database) {
     let other = store.register("b", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &other, 2).await, [ids[3], ids[5]]);
     assert_eq!(adopt(&store, &node, 2).await, [ids[6]]);
-    let all = store.accept(&node, &[arrival("z")], 0, at(0)).await.unwrap();
+    let all = store.accept(&node, &[arrival("z")], 0, at(0), None).await.unwrap();
     assert!(matches!(all[..], [Accepted::Free(_)]), "{all:?}");
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use scoreline::fire::{FeedPause, FireKind, FireRow, FireState, Reason};
 use scoreline::job::Event;
-use scoreline::ports::Clock;
+use scoreline::ports::{Clock, Firing, Schedules};
 use scoreline::store::{Server as ServerSettings, Settings};
 use secrecy::ExposeSecret as _;
 use sqlx::{Row as _, query_scalar};
@@ -21,7 +22,14 @@ async fn a_fresh_database_is_migrated_once_however_many_nodes_begin() {
     let ran = [ran.0, ran.1, ran.2, ran.3, ran.4].map(Result::unwrap);
     assert_eq!(
         ran.concat(),
-        ["0001 jobs", "0002 nodes", "0003 folders", "0004 pauses", "0006 content"]
+        [
+            "0001 jobs",
+            "0002 nodes",
+            "0003 folders",
+            "0004 pauses",
+            "0005 schedules",
+            "0006 content"
+        ]
     );
     let (a, b) = tokio::join!(connect(&database), connect(&database));
     let (a, b) = tokio::join!(a.register("a", "site", TERM), b.register("b", "site", TERM));
@@ -184,7 +192,7 @@ async fn a_server_that_is_stopped_is_unavailable_until_it_is_back() {
     let node = store.register("a", "site", TERM).await.unwrap();
     let before = job(&store, &node, "a").await;
     server.stop();
-    unavailable(store.accept(&node, &[arrival("b")], usize::MAX, at(0)).await);
+    unavailable(store.accept(&node, &[arrival("b")], usize::MAX, at(0), None).await);
     unavailable(store.ping().await);
     let refused = PostgresStore::connect(database.url(), 1, Migrate::Yes, SystemClock).await;
     unavailable(refused);
@@ -273,7 +281,7 @@ async fn two_processes_never_adopt_the_same_job() {
     let free = one.register("free", "site", TERM).await.unwrap();
     for (n, owner) in [&dead, &free].into_iter().enumerate() {
         let arrivals: Vec<_> = (0..JOBS / 2).map(|i| arrival(format!("{n}-{i}"))).collect();
-        one.accept(owner, &arrivals, usize::MAX, at(0)).await.unwrap();
+        one.accept(owner, &arrivals, usize::MAX, at(0), None).await.unwrap();
     }
     one.retire(&free).await.unwrap();
     fence(&one, &dead).await;
@@ -310,7 +318,7 @@ async fn of_an_adoption_and_a_late_write_at_once_one_wins() {
         let me = two.register("me", "site", TERM).await.unwrap();
         let arrivals: Vec<_> = (0..JOBS).map(|n| arrival(format!("{round}-{n}"))).collect();
         let mut transitions = Vec::new();
-        for answer in one.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap() {
+        for answer in one.accept(&node, &arrivals, usize::MAX, at(0), None).await.unwrap() {
             let Accepted::New(job) = answer else { panic!("{answer:?}") };
             transitions.push(step(&job, uploaded()));
         }
@@ -356,8 +364,8 @@ async fn what_two_processes_accept_at_once_becomes_one_job_each() {
         back.reverse();
         let node = one.register("x", "site", TERM).await.unwrap();
         let (a, b) = tokio::join!(
-            async { one.accept(&node, &forth, usize::MAX, at(0)).await.unwrap() },
-            async { two.accept(&node, &back, usize::MAX, at(0)).await.unwrap() },
+            async { one.accept(&node, &forth, usize::MAX, at(0), None).await.unwrap() },
+            async { two.accept(&node, &back, usize::MAX, at(0), None).await.unwrap() },
         );
         let mut new = 0;
         for (arrival, answer) in forth.iter().zip(&a).chain(back.iter().zip(&b)) {
@@ -367,7 +375,7 @@ async fn what_two_processes_accept_at_once_becomes_one_job_each() {
                     job.id()
                 }
                 Accepted::Known(id) => *id,
-                Accepted::Free(_) => panic!("{answer:?}"),
+                Accepted::Free(_) | Accepted::Over => panic!("{answer:?}"),
             };
             assert_eq!(*jobs.entry(arrival.path.clone()).or_insert(id), id);
         }
@@ -410,7 +418,7 @@ async fn what_is_accepted_while_its_node_retires_is_lost_to_nobody() {
         let node = one.register("a", "site", TERM).await.unwrap();
         let arrivals: Vec<_> = (0..20).map(|n| arrival(format!("{round}-{n}"))).collect();
         let (accepted, retired) =
-            tokio::join!(one.accept(&node, &arrivals, usize::MAX, at(0)), two.retire(&node));
+            tokio::join!(one.accept(&node, &arrivals, usize::MAX, at(0), None), two.retire(&node));
         retired.unwrap();
         match accepted {
             Ok(accepted) => {
@@ -447,6 +455,14 @@ async fn characters_that_postgres_cannot_hold_stop_nothing() {
     let events: Vec<Event> = store.events(a.id()).await.unwrap();
     assert!(!format!("{events:?}").contains("\\0"), "{events:?}");
     assert_eq!(load(&store, b.id()).await.unwrap().0, batch[1].job);
+    for new in [true, false] {
+        let asked = store.run_now("site", &name("churn"), Some("k\0"), "me\0").await.unwrap();
+        assert_eq!((asked.0.note.as_deref(), asked.1), (Some("me\u{fffd}"), new));
+    }
+    store.schedule(&node, &name("churn"), "\0").await.unwrap();
+    let since = at(0);
+    let pause = FeedPause { by: "\0".into(), why: "\0".into(), since, until: None, ended: false };
+    store.pause_feed("site", &name("churn"), &pause).await.unwrap();
 }
 
 #[tokio::test]
@@ -535,7 +551,8 @@ async fn the_schema_explains_every_column_that_people_query() {
     connect(&database).await;
     let silent: Vec<String> = query_scalar(
         "SELECT c.relname || '.' || a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid \
-         WHERE c.oid IN ('job'::regclass, 'job_history'::regclass, 'job_event'::regclass) \
+         WHERE c.oid IN ('job'::regclass, 'job_history'::regclass, 'job_event'::regclass, 'fire'::regclass, \
+           'schedule'::regclass, 'feed_pause'::regclass) \
            AND a.attnum > 0 AND col_description(c.oid, a.attnum) IS NULL",
     )
     .fetch_all(&mut database.connection().await)
@@ -566,7 +583,7 @@ async fn transitions_need_no_index_entries() {
     let store = connect(&database).await;
     let node = store.register("a", "site", TERM).await.unwrap();
     let arrivals: Vec<_> = (0..JOBS).map(|n| arrival(n.to_string())).collect();
-    let accepted = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
+    let accepted = store.accept(&node, &arrivals, usize::MAX, at(0), None).await.unwrap();
     let mut jobs: Vec<Job> = Vec::new();
     for answer in accepted {
         let Accepted::New(job) = answer else { panic!("{answer:?}") };
@@ -606,6 +623,9 @@ async fn a_long_history_is_never_walked_through() {
     let node = store.register("a", "site", TERM).await.unwrap();
     let done = job(&store, &node, "done").await;
     walk(&store, &node, &done, [permanent(), settled()]).await;
+    let churn = name("churn");
+    let due = |n| FireRow::due("site", &churn, FireKind::Scheduled, at(n), at(n)..at(n), at(n));
+    store.enter(&node, &churn, &[due(-1).skipped(Reason::Paused)]).await.unwrap();
     database
         .by_hand(
             "CREATE TEMP TABLE many AS SELECT h.* FROM job_history h, generate_series(1, 200000);
@@ -613,24 +633,28 @@ async fn a_long_history_is_never_walked_through() {
              INSERT INTO job_history SELECT * FROM many;
              INSERT INTO job_event SELECT id, 1, created_at, 1, 1, 'queued', 'queued', 'accepted' FROM many;
              INSERT INTO arrival SELECT site, feed, path, -row_number() OVER (), size_bytes, mtime_ns, id FROM many;
+             CREATE TEMP TABLE fires AS SELECT f.*, n FROM fire f, generate_series(1, 200000) AS n;
+             UPDATE fires SET id = gen_random_uuid(), nominal = nominal - n * interval '1 minute';
+             ALTER TABLE fires DROP COLUMN n;
+             INSERT INTO fire SELECT * FROM fires;
              ANALYZE;",
         )
         .await;
     store.close().await;
     let mut connection = alone_in(&database).await;
     let sql = "SELECT relname || ': ' || seq_scan FROM pg_stat_user_tables \
-               WHERE relname IN ('job_history', 'job_event', 'arrival') ORDER BY 1";
+               WHERE relname IN ('job_history', 'job_event', 'arrival', 'fire') ORDER BY 1";
     let before: Vec<String> = query_scalar(sql).fetch_all(&mut connection).await.unwrap();
-    assert_eq!(before.len(), 3);
+    assert_eq!(before.len(), 4);
     let store = connect(&database).await;
 
     // One by one and many together, new and known, on the way, done, and repeated; often enough for generic plans.
     for (round, size) in [1, 1, 500, 1, 500, 1, 1, 500, 500, 500, 500, 5000].into_iter().enumerate()
     {
         let arrivals: Vec<_> = (0..size).map(|n| arrival(format!("{round}-{n}"))).collect();
-        let accepted = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
+        let accepted = store.accept(&node, &arrivals, usize::MAX, at(0), None).await.unwrap();
         assert!(accepted.iter().all(|a| matches!(a, Accepted::New(_))));
-        let known = store.accept(&node, &arrivals, usize::MAX, at(0)).await.unwrap();
+        let known = store.accept(&node, &arrivals, usize::MAX, at(0), None).await.unwrap();
         assert!(known.iter().all(|a| matches!(a, Accepted::Known(_))));
         let mut transitions: Vec<Transition> = Vec::new();
         for answer in accepted {
@@ -654,6 +678,23 @@ async fn a_long_history_is_never_walked_through() {
         adopt(&store, &other, 1000).await;
         store.retire(&other).await.unwrap();
         store.events(done.id()).await.unwrap();
+        // A schedule with as long a past.
+        let row = due(i64::try_from(round).unwrap());
+        let input = [Arrival { once: true, ..arrival("model") }];
+        let fire = Some(Firing { feed: &churn, row: &row, then: FireState::Ran });
+        let answers = store.accept(&node, &input, 1, at(0), fire).await.unwrap();
+        let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
+        walk(&store, &node, job, [permanent(), settled()]).await;
+        store.close_fire(&node, row.id, FireState::Ran).await.unwrap();
+        store.reopen(&node, &churn, &[at(-1)]).await.unwrap();
+        store.schedule(&node, &churn, "rules").await.unwrap();
+        store.run_now("site", &churn, Some("k"), "me").await.unwrap();
+        store.feeds("site").await.unwrap();
+        let outcomes = store.outcomes("site", &churn, 5).await.unwrap();
+        assert_eq!(outcomes.len(), (round + 1).min(5));
+        for before in [None, Some(row.id)] {
+            store.fires("site", &churn, before, 50).await.unwrap();
+        }
         for feed in [None, Some(name("churn"))] {
             store.list(&JobQuery { feed, limit: 50, ..JobQuery::default() }).await.unwrap();
         }

@@ -62,7 +62,7 @@ async fn runs_never_exceed_the_limit_however_many_ask_at_once() {
         nodes.push(tokio::spawn(async move {
             let node = store.register("x", "site", TERM).await.unwrap();
             let arrivals: Vec<_> = (0..JOBS).map(|i| arrival(format!("{n}-{i}"))).collect();
-            let accepted = store.accept(&node, &arrivals, JOBS, at(0)).await.unwrap();
+            let accepted = store.accept(&node, &arrivals, JOBS, at(0), None).await.unwrap();
             let mut queued: HashMap<JobId, Job> = HashMap::new();
             for answer in accepted {
                 let Accepted::New(job) = answer else { panic!("{answer:?}") };
@@ -168,7 +168,7 @@ async fn what_a_node_gets_while_it_is_fenced_off_is_lost_to_nobody() {
         let me = two.register("me", "site", TERM).await.unwrap();
         let arrivals: Vec<_> = (0..20).map(|n| arrival(format!("{round}-{n}"))).collect();
         let (accepted, claimed, fenced) = tokio::join!(
-            one.accept(&node, &arrivals, 10, at(0)),
+            one.accept(&node, &arrivals, 10, at(0), None),
             one.claim(&node, &feeds),
             two.fence(node.id, None)
         );
@@ -372,13 +372,18 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
         .by_hand(
             "DROP TABLE content, remote_run, waiting, scanner, pause; DROP INDEX job_want; \
              ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms; \
+             DROP TABLE fire, schedule, feed_pause; DROP INDEX job_fire; ALTER TABLE job DROP COLUMN fire; \
+             ALTER TABLE job_history DROP COLUMN fire; \
              DELETE FROM _sqlx_migrations WHERE version > 1",
         )
         .await;
     let old = PostgresStore::connect(database.url(), 2, Migrate::Check, SystemClock).await;
     assert!(old.unwrap_err().to_string().contains("scoreline migrate"));
     let ran = PostgresStore::migrate(&database.url(), SystemClock).await.unwrap();
-    assert_eq!(ran, ["0002 nodes", "0003 folders", "0004 pauses", "0006 content"]);
+    assert_eq!(
+        ran,
+        ["0002 nodes", "0003 folders", "0004 pauses", "0005 schedules", "0006 content"]
+    );
     let store = connect(&database).await;
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
     store.wish(done.id(), &Want::Retry, None).await.unwrap();

@@ -13,7 +13,14 @@ async fn a_fresh_folder_is_made_and_migrated_once() {
     let dir = root.path().join("deep/state");
     assert_eq!(
         SqliteStore::migrate(&dir).await.unwrap(),
-        ["0001 jobs", "0002 nodes", "0003 folders", "0004 pauses", "0006 content"]
+        [
+            "0001 jobs",
+            "0002 nodes",
+            "0003 folders",
+            "0004 pauses",
+            "0005 schedules",
+            "0006 content"
+        ]
     );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
     let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
@@ -218,6 +225,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
         dir.path(),
         "DROP TABLE content; DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
          ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms;
+         DROP TABLE fire; DROP TABLE schedule; DROP TABLE feed_pause; DROP INDEX job_fire;
+         ALTER TABLE job DROP COLUMN fire; ALTER TABLE job_history DROP COLUMN fire;
          DELETE FROM _sqlx_migrations WHERE version > 1",
     )
     .await;
@@ -230,7 +239,10 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     check(Migrate::Yes).await.expect("a daemon would migrate it by itself");
     assert!(unusable(check(Migrate::Check).await).contains("scoreline migrate"));
     let ran = SqliteStore::migrate(dir.path()).await.unwrap();
-    assert_eq!(ran, ["0002 nodes", "0003 folders", "0004 pauses", "0006 content"]);
+    assert_eq!(
+        ran,
+        ["0002 nodes", "0003 folders", "0004 pauses", "0005 schedules", "0006 content"]
+    );
     check(Migrate::Check).await.unwrap();
     let store = open(dir.path()).await.unwrap();
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);
