@@ -12,7 +12,6 @@ use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::reader::{Findings, Given, Reader};
-use self::schedule::Takes;
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
@@ -501,11 +500,8 @@ fn read_feed(
             Err(message) => feed.error(&format!("outputs.{output}"), message),
         }
     }
-    let (schedule, takes) = schedule::read(feed, name);
-    let watch = match takes {
-        Takes::Folder => read_watch(feed, schedule.is_some()).map(Some),
-        Takes::Elsewhere => Some(None),
-    };
+    let schedule = schedule::read(feed, name);
+    let watch = read_watch(feed);
     let deliver = read_delivery(feed);
     let source = read_source(feed);
     let duplicates = read_duplicates(feed);
@@ -521,7 +517,7 @@ fn read_feed(
         input,
         parameters,
         outputs,
-        watch: watch?,
+        watch: Some(watch?),
         schedule,
         deliver: deliver?,
         source: source?,
@@ -544,11 +540,8 @@ fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, St
     Err(format!("[{table}.{text}] is not in the config: {there}"))
 }
 
-fn read_watch(feed: &mut Reader<'_>, has_schedule: bool) -> Option<Watch> {
-    let or =
-        if has_schedule { ", or tell the schedule what to take, by file or blobs" } else { "" };
-    let hint =
-        format!("add [{}] with the folder that files are dropped into{or}", feed.key("watch"));
+fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
+    let hint = format!("add [{}] with the folder that files are dropped into", feed.key("watch"));
     feed.demand("watch", &hint);
     let mut watch = feed.table_if("watch")?;
     watch.demand("folder", "name the folder that files are dropped into");

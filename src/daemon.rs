@@ -3,7 +3,7 @@
 //! Only this file spawns tasks that live as long as the daemon. Each is `run(self, stop)`, and one that ends before it
 //! was asked to takes the daemon down with a non-zero exit: a daemon that half works looks healthy and isn't.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, EndpointConfig, Token};
 use crate::engine::{Engine, Pulse, Rules, Stop};
 use crate::feed::Name;
+use crate::fire::Scanned;
 use crate::http::Http;
 use crate::inbox::FolderInbox;
 use crate::intake::Intake;
@@ -296,7 +297,7 @@ impl<W: World> Work<W> {
         let Joined { tenure, adopted, folders } = joined;
         let stop = Stop { soft: stop.soft.child_token(), hard: stop.hard.child_token() };
         let (sender, receiver) = mpsc::channel(INCOMING_MAX);
-        let (scans, scanned) = watch::channel(BTreeSet::new());
+        let (scans, scanned) = watch::channel(Scanned::new());
         let mut services: JoinSet<(&'static str, Result<Ended, StoreError>)> = JoinSet::new();
         let (world, rules, pulse) = (self.world.clone(), self.rules.clone(), self.pulse.clone());
         let engine = Engine::new(world.clone(), rules, tenure.clone(), adopted, receiver, pulse);

@@ -4,6 +4,7 @@
 //! makes a scheduled one unique is its feed and its nominal time, and its identity is made of these alone: all nodes
 //! give it the same one without asking, and whatever is repeated after a lost answer meets the same row.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -352,6 +353,9 @@ impl FeedPause {
         !self.ended && self.until.is_none_or(|until| at < until)
     }
 }
+
+/// The feeds whose folders a node scans, each with what the store has to tell of it.
+pub type Scanned = BTreeMap<Name, Option<FeedState>>;
 
 /// A feed of which the store has something to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]

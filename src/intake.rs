@@ -6,7 +6,6 @@
 //! Files are taken as the jobs before them leave room, so that a heap of them is neither in memory nor in the store at
 //! once; the folder is looked at at its own times meanwhile, and not anew for each portion.
 
-use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +14,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::engine::{Incoming, Stop, Tenure};
 use crate::feed::{Feed, Name, Watch};
+use crate::fire::{FeedState, FireId, FireRow, FireState, Scanned};
 use crate::job::Arrival;
 use crate::metrics::INBOX_STATES;
-use crate::ports::{Accepted, Clock, Inbox, Scan, Store, WatchMode, World};
+use crate::ports::{Accepted, Clock, Firing, Inbox, Scan, Store, WatchMode, World};
+
+mod fires;
+
+use fires::{Fires, Gate};
 
 /// The intake of one feed with a drop folder.
 pub struct Intake<W: World> {
@@ -25,7 +29,7 @@ pub struct Intake<W: World> {
     feed: Arc<Feed>,
     tenure: Tenure<W::Clock>,
     watch: Watch,
-    scans: watch::Receiver<BTreeSet<Name>>,
+    scans: watch::Receiver<Scanned>,
     engine: mpsc::Sender<Incoming>,
 }
 
@@ -35,7 +39,7 @@ impl<W: World> Intake<W> {
         world: Arc<W>,
         feed: Arc<Feed>,
         tenure: Tenure<W::Clock>,
-        scans: watch::Receiver<BTreeSet<Name>>,
+        scans: watch::Receiver<Scanned>,
         engine: mpsc::Sender<Incoming>,
     ) -> Option<Self> {
         let watch = feed.watch.clone()?;
@@ -49,11 +53,14 @@ impl<W: World> Intake<W> {
         let clock = world.clock();
         let mut troubled: Option<Duration> = None;
         let mut pace = Pace::new(self.feed.name.clone(), &self.watch);
+        let mut fires = Fires::new(self.feed.clone());
         loop {
-            if !self.scans.borrow_and_update().contains(&self.feed.name) {
+            let state = self.scans.borrow_and_update().get(&self.feed.name).cloned();
+            let Some(state) = state else {
                 // Another node shows what is in the folder.
                 self.show(&Scan::default());
                 pace = Pace::new(self.feed.name.clone(), &self.watch);
+                fires = Fires::new(self.feed.clone());
                 tokio::select! {
                     biased;
                     () = stop.soft.cancelled() => return,
@@ -64,13 +71,13 @@ impl<W: World> Intake<W> {
                     },
                 }
                 continue;
-            }
+            };
             let began = clock.boot();
             let done = tokio::select! {
                 biased;
                 // A share that went away may never answer; what is half done is mended by the next look.
                 () = stop.hard.cancelled() => return,
-                done = self.step(inbox, &mut pace, began) => done,
+                done = self.step(inbox, &mut pace, &mut fires, state.as_ref(), began) => done,
             };
             match done {
                 Ok(()) if troubled.take().is_some() => {
@@ -94,6 +101,7 @@ impl<W: World> Intake<W> {
                 tokio::select! {
                     biased;
                     () = stop.soft.cancelled() => return,
+                    Ok(()) = self.scans.changed() => continue,
                     () = inbox.changed() => pace.hint(),
                     () = wait(pace.next()) => continue,
                 }
@@ -108,8 +116,18 @@ impl<W: World> Intake<W> {
     }
 
     /// A look at the folder when it is time for one, else a portion of what the last one found.
-    async fn step(&self, inbox: &W::Inbox, pace: &mut Pace, began: Duration) -> Result<(), String> {
+    async fn step(
+        &self,
+        inbox: &W::Inbox,
+        pace: &mut Pace,
+        fires: &mut Fires,
+        state: Option<&FeedState>,
+        began: Duration,
+    ) -> Result<(), String> {
         let clock = self.world.clock();
+        let gate = fires.gate(&*self.world, &self.tenure.node, state).await;
+        let gate = gate.map_err(|error| error.to_string())?;
+        pace.gate(&gate, fires.next_ask(), began);
         if pace.look_at <= began {
             let scan = inbox.scan().await.map_err(|fault| fault.to_string())?;
             self.show(&scan);
@@ -124,6 +142,16 @@ impl<W: World> Intake<W> {
                 held = scan.denied, known = scan.known, ignored = scan.ignored, backlog = scan.backlog,
                 ?took, "looked at the drop folder");
         }
+        let fire = match &gate {
+            Gate::Shut => return Ok(()),
+            Gate::Open => None,
+            Gate::For(row) if pace.has_all(clock.boot()) => {
+                let taken = fires.taken(&*self.world, &self.tenure.node, row).await;
+                pace.ask_at = fires.next_ask();
+                return taken.map_err(|error| error.to_string());
+            }
+            Gate::For(row) => Some(row.as_ref()),
+        };
         if pace.backlog == 0 || pace.take_at > clock.boot() {
             return Ok(());
         }
@@ -136,7 +164,7 @@ impl<W: World> Intake<W> {
         pace.has_room();
         let portion = usize::try_from(room).unwrap_or(PORTION).min(PORTION);
         let scan = inbox.more(portion).await.map_err(|fault| fault.to_string())?;
-        self.accept(inbox, &scan).await?;
+        self.accept(inbox, &scan, fire).await?;
         // What was ready has a job by now.
         self.show(&Scan { ready: Vec::new(), ..scan.clone() });
         pace.took(&scan, clock.boot());
@@ -144,7 +172,13 @@ impl<W: World> Intake<W> {
     }
 
     /// Makes jobs of the files that are ready.
-    async fn accept(&self, inbox: &W::Inbox, scan: &Scan) -> Result<(), String> {
+    async fn accept(
+        &self,
+        inbox: &W::Inbox,
+        scan: &Scan,
+        fire: Option<&FireRow>,
+    ) -> Result<(), String> {
+        let firing = |row| Firing { feed: &self.feed.name, row, then: FireState::Open(None) };
         for ready in scan.ready.chunks(ACCEPT_MAX) {
             let now = self.world.clock().now();
             let arrivals: Vec<_> = ready
@@ -160,11 +194,14 @@ impl<W: World> Intake<W> {
             // Of a heap of files each node gets its share; a single one is begun here and now.
             let ours = arrivals.len().div_ceil(self.tenure.lease.living()).max(ALWAYS_OURS);
             let store = self.world.store();
-            let accepted = store.accept(&self.tenure.node, &arrivals, ours, now, None).await;
+            let accepted =
+                store.accept(&self.tenure.node, &arrivals, ours, now, fire.map(firing)).await;
             let (mut jobs, mut known) = (Vec::new(), Vec::new());
             for (arrival, accepted) in arrivals.iter().zip(accepted.map_err(|e| e.to_string())?) {
                 let free = matches!(accepted, Accepted::Free(_));
-                inbox.accepted(&arrival.path, arrival.file);
+                if accepted != Accepted::Over {
+                    inbox.accepted(&arrival.path, arrival.file);
+                }
                 match accepted {
                     Accepted::New(job) | Accepted::Free(job) => {
                         tracing::info!(job.id = %job.id(), feed = %self.feed.name, name = %job.path(),
@@ -182,8 +219,8 @@ impl<W: World> Intake<W> {
                         jobs.push(*job);
                     }
                     Accepted::Known(id) => known.push(id),
-                    // It is the folder's, and no fire's.
-                    Accepted::Over => {}
+                    // The fire is over: what comes now is the next one's.
+                    Accepted::Over => return Ok(()),
                 }
             }
             // The engine is gone only when the daemon ends; the jobs are in the store.
@@ -221,6 +258,15 @@ struct Pace {
     take_at: Duration,
     /// The last wait for room.
     full_for: Duration,
+    settle: Duration,
+    /// How many files settle still, as the last look found.
+    settling: usize,
+    /// Nothing may be taken.
+    shut: bool,
+    /// When it is to be asked again what may be taken.
+    ask_at: Option<Duration>,
+    /// The fire that inputs are taken for, since when, and whether a look was begun since then.
+    fire: Option<(FireId, Duration, bool)>,
     slow: bool,
 }
 
@@ -236,13 +282,41 @@ impl Pace {
             backlog: 0,
             take_at: Duration::ZERO,
             full_for: Duration::ZERO,
+            settle: watch.settle,
+            settling: 0,
+            shut: false,
+            ask_at: None,
+            fire: None,
             slow: false,
         }
     }
 
     /// What comes next.
     fn next(&self) -> Duration {
-        if self.backlog > 0 { self.look_at.min(self.take_at) } else { self.look_at }
+        let take_at = if self.backlog > 0 && !self.shut { self.take_at } else { Duration::MAX };
+        self.look_at.min(take_at).min(self.ask_at.unwrap_or(Duration::MAX))
+    }
+
+    /// What may be taken from here on. For a fire the folder is looked at anew.
+    fn gate(&mut self, gate: &Gate, ask_at: Option<Duration>, now: Duration) {
+        self.shut = *gate == Gate::Shut;
+        self.ask_at = ask_at;
+        let fire = if let Gate::For(row) = gate { Some(row.id) } else { None };
+        if fire != self.fire.map(|(id, ..)| id) {
+            self.fire = fire.map(|id| (id, now, false));
+            if fire.is_some() {
+                self.look_at = self.look_at.min(now);
+            }
+        }
+    }
+
+    /// Whether everything has been taken that was there for the fire. What settled then still belongs to it; a file that
+    /// is written for ever does not keep it open.
+    fn has_all(&self, now: Duration) -> bool {
+        self.fire.is_some_and(|(_, since, looked)| {
+            let settled = self.settling == 0 || now > since + self.settle * 2 + SETTLE_GRACE;
+            looked && self.backlog == 0 && settled
+        })
     }
 
     /// Something may have changed.
@@ -263,6 +337,10 @@ impl Pace {
         self.look_at = ended + again.min(interval_now);
         self.look_at = self.look_at.max(self.look_not_before);
         self.backlog = scan.backlog;
+        self.settling = scan.settling;
+        if let Some((_, since, looked)) = &mut self.fire {
+            *looked |= began >= *since;
+        }
         let took = ended.saturating_sub(began);
         if self.slow != (took > interval) {
             self.slow = !self.slow;
@@ -278,6 +356,9 @@ impl Pace {
 
     fn took(&mut self, scan: &Scan, now: Duration) {
         self.backlog = scan.backlog;
+        self.settling = scan.settling;
+        // A fire that has taken all is told so at once.
+        self.ask_at = self.fire.map(|_| now);
         if let Some(again) = scan.again_after {
             if again.is_zero() {
                 // The rest is for another look.
@@ -318,6 +399,8 @@ fn spread(interval: Duration, feed: &Name, round: u64) -> Duration {
     interval / 1000 * (750 + thousandths)
 }
 
+/// What a fire waits longer than twice the time of settling.
+const SETTLE_GRACE: Duration = Duration::from_secs(1);
 /// Files that are taken at once, at most.
 const PORTION: usize = 1000;
 /// How soon it is asked again whether there is room.

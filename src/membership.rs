@@ -14,8 +14,9 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::engine::{Incoming, Lease, Stop, Tenure};
 use crate::feed::Name;
+use crate::fire::Scanned;
 use crate::job::Job;
-use crate::ports::{Clock, Store, StoreError, World};
+use crate::ports::{Clock, Schedules, Store, StoreError, World};
 
 mod folders;
 mod others;
@@ -46,7 +47,7 @@ struct Rounds<W: World> {
     /// The feeds whose folders are right.
     feeds: watch::Receiver<Vec<Name>>,
     engine: mpsc::Sender<Incoming>,
-    scans: watch::Sender<BTreeSet<Name>>,
+    scans: watch::Sender<Scanned>,
     last_pause: Option<u64>,
     last_owned: Duration,
 }
@@ -141,7 +142,7 @@ impl<W: World> Membership<W> {
         tenure: Tenure<W::Clock>,
         folders: Folders,
         engine: mpsc::Sender<Incoming>,
-        scans: watch::Sender<BTreeSet<Name>>,
+        scans: watch::Sender<Scanned>,
     ) -> Self {
         let last_owned = world.clock().boot();
         let (right, feeds) = watch::channel(folders.right());
@@ -202,14 +203,21 @@ impl<W: World> Rounds<W> {
         }
         let feeds = self.feeds.borrow_and_update().clone();
         // What is ours stays ours: nothing is asked for, and nothing written, while we have it all.
-        if feeds.iter().collect::<BTreeSet<_>>() != self.scans.borrow().iter().collect() {
-            let scans: BTreeSet<_> = store.claim(&node, &feeds).await?.into_iter().collect();
-            self.scans.send_if_modified(|told| {
-                let changed = *told != scans;
-                *told = scans;
-                changed
-            });
+        let mut scans: Vec<_> = self.scans.borrow().keys().cloned().collect();
+        if feeds.iter().collect::<BTreeSet<_>>() != scans.iter().collect() {
+            scans = store.claim(&node, &feeds).await?;
         }
+        let states = store.feeds(&node.site).await?;
+        let state = |feed: Name| {
+            let state = states.iter().find(|state| state.feed == feed).cloned();
+            (feed, state)
+        };
+        let scans: Scanned = scans.into_iter().map(state).collect();
+        self.scans.send_if_modified(|told| {
+            let changed = *told != scans;
+            *told = scans;
+            changed
+        });
         let wishes = store.wishes(&node).await?;
         if !wishes.is_empty() {
             self.tell(Incoming::Wishes(wishes)).await;

@@ -10,6 +10,7 @@ use prometheus::{
 
 use crate::fault::Class;
 use crate::feed::Name;
+use crate::fire::Reason;
 use crate::job::{Action, Phase};
 
 /// The daemon's metrics.
@@ -28,6 +29,10 @@ pub struct Metrics {
     pub inbox_files: IntGaugeVec,
     pub inbox_oldest_file_age_seconds: GaugeVec,
     pub last_success_timestamp_seconds: GaugeVec,
+    pub schedule_next_fire_timestamp_seconds: GaugeVec,
+    pub schedule_fires_total: IntCounterVec,
+    pub expected_file_missing: IntGaugeVec,
+    pub feed_paused: IntGaugeVec,
     pub state_dir_free_bytes: IntGauge,
     pub jobs_unowned: IntGauge,
     pub node_lease_margin_seconds: Gauge,
@@ -99,6 +104,22 @@ impl Metrics {
                 "When a job of the feed last succeeded, in seconds since 1970; 0 for never since the start.",
                 &["feed"],
             ),
+            schedule_next_fire_timestamp_seconds: make.seconds_by(
+                "schedule_next_fire_timestamp_seconds",
+                "When the feed's schedule fires next, in seconds since 1970.",
+                &["feed"],
+            ),
+            schedule_fires_total: make.counters(
+                "schedule_fires_total",
+                "Fires of the feed's schedule that this node decided about: ran, or why not.",
+                &["feed", "result"],
+            ),
+            expected_file_missing: make.gauges(
+                "expected_file_missing",
+                "1 while nothing has come by the time that schedule.expect_by names.",
+                &["feed"],
+            ),
+            feed_paused: make.gauges("feed_paused", "1 while the feed is paused.", &["feed"]),
             state_dir_free_bytes: make.gauge("state_dir_free_bytes", "Free space where the state is kept."),
             jobs_unowned: make.gauge("jobs_unowned", "Jobs of the site that no living node has; every node shows the same."),
             node_lease_margin_seconds: make.seconds(
@@ -189,6 +210,12 @@ impl Metrics {
             self.jobs_held.with_label_values(&[feed]);
             self.inbox_oldest_file_age_seconds.with_label_values(&[feed]);
             self.last_success_timestamp_seconds.with_label_values(&[feed]);
+            self.schedule_next_fire_timestamp_seconds.with_label_values(&[feed]);
+            self.expected_file_missing.with_label_values(&[feed]);
+            self.feed_paused.with_label_values(&[feed]);
+            for result in Reason::ALL.map(Reason::name).into_iter().chain(["ran"]) {
+                self.schedule_fires_total.with_label_values(&[feed, result]);
+            }
             self.uploaded_bytes_total.with_label_values(&[feed]);
             self.downloaded_bytes_total.with_label_values(&[feed]);
             self.inbox_scan_duration_seconds.with_label_values(&[feed]);

@@ -4,7 +4,6 @@
 //! what happens. A fire is known by its *nominal* time, an instant of the calendar; the time it is *due* may be later by
 //! the jitter, which is drawn from the feed's name and the nominal time and so is the same on every node, always.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Months, NaiveTime, TimeDelta, Utc};
@@ -43,8 +42,6 @@ pub struct Schedule {
     pub max_queued: u32,
     /// The schedule pauses itself after so many failed runs, one after the other.
     pub pause_after_failures: Option<u32>,
-    /// What a fire takes.
-    pub take: Take,
     /// When something must have come, or somebody is told.
     pub expect_by: Option<ExpectBy>,
 }
@@ -82,17 +79,6 @@ pub enum Overlap {
     CancelRunning,
     /// Both run.
     Allow,
-}
-
-/// What a fire takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Take {
-    /// What is ready in the feed's folder.
-    Ready,
-    /// This file, as it is then.
-    File(PathBuf),
-    /// The blobs of the feed's storage whose names begin like this; it ends with a slash.
-    Blobs(String),
 }
 
 /// When something must have come.

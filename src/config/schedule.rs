@@ -5,41 +5,17 @@ use std::time::Duration;
 use chrono::NaiveTime;
 
 use super::reader::Reader;
-use crate::blobs;
 use crate::feed::Name;
 use crate::retry::Span;
-use crate::schedule::{
-    self, Calendar, DstGap, DstRepeat, ExpectBy, Missed, Overlap, Schedule, Take, Tz,
-};
+use crate::schedule::{self, Calendar, DstGap, DstRepeat, ExpectBy, Missed, Overlap, Schedule, Tz};
 
-/// Where a feed's inputs come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Takes {
-    /// Its drop folder.
-    Folder,
-    /// What its schedule names.
-    Elsewhere,
-}
-
-/// Reads `schedule` of a feed, if it has one, before its `watch` is read.
-pub(super) fn read(feed: &mut Reader<'_>, name: &Name) -> (Option<Schedule>, Takes) {
-    if !feed.has("schedule") {
-        // Asked for all the same: so it is among the keys that are known.
-        feed.table_if("schedule");
-        return (None, Takes::Folder);
-    }
-    let (has_watch, watch) = (feed.has("watch"), feed.key("watch"));
-    let Some(mut table) = feed.table_if("schedule") else { return (None, Takes::Folder) };
-    let elsewhere = ["file", "blobs"].into_iter().find(|key| table.has(key));
+/// Reads `schedule` of a feed, if it has one.
+pub(super) fn read(feed: &mut Reader<'_>, name: &Name) -> Option<Schedule> {
+    let mut table = feed.table_if("schedule")?;
     let schedule = read_table(&mut table, name);
-    if let Some(key) = elsewhere.filter(|_| has_watch) {
-        table.error(key, format!("is what to take, and so is [{watch}]: leave one of them out"));
-    }
     let shown = table.finish();
     feed.include("schedule", shown);
-    // A folder that must not be there is read too, for its own mistakes.
-    let takes = if elsewhere.is_some() && !has_watch { Takes::Elsewhere } else { Takes::Folder };
-    (schedule, takes)
+    schedule
 }
 
 fn read_table(table: &mut Reader<'_>, name: &Name) -> Option<Schedule> {
@@ -73,7 +49,6 @@ fn read_table(table: &mut Reader<'_>, name: &Name) -> Option<Schedule> {
     let max_queued = table.number("max_queued", 10, 1);
     let pause_after_failures = table.number_if("pause_after_failures", 1);
     let expect_by = table.parsed("expect_by", expectation);
-    let take = read_take(table);
     let calendar = Calendar::new(&cron?, timezone?, gap, repeat)
         .map_err(|error| table.error("cron", error))
         .ok()?;
@@ -93,7 +68,6 @@ fn read_table(table: &mut Reader<'_>, name: &Name) -> Option<Schedule> {
         overlap,
         max_queued,
         pause_after_failures,
-        take: take?,
         expect_by,
     })
 }
@@ -101,27 +75,6 @@ fn read_table(table: &mut Reader<'_>, name: &Name) -> Option<Schedule> {
 fn policy(table: &mut Reader<'_>, key: &'static str, default: (&str, Missed)) -> Missed {
     let words = [("none", Missed::None), ("last", Missed::Last), ("all", Missed::All)];
     table.word_or(key, default, &words)
-}
-
-fn read_take(table: &mut Reader<'_>) -> Option<Take> {
-    let (has_file, has_blobs) = (table.has("file"), table.has("blobs"));
-    let file = table.path("file");
-    let blobs = table.parsed("blobs", |text| match blobs::check_prefix(text) {
-        Ok(prefix) if prefix.is_empty() => {
-            Err("would take every blob there is: write what their names begin with, like \"in/\""
-                .to_owned())
-        }
-        checked => checked,
-    });
-    match (has_file, has_blobs) {
-        (true, true) => {
-            table.error("blobs", "is what to take, and so is file: leave one of them out");
-            None
-        }
-        (true, false) => file.map(Take::File),
-        (false, true) => blobs.map(Take::Blobs),
-        (false, false) => Some(Take::Ready),
-    }
 }
 
 fn expectation(text: &str) -> Result<ExpectBy, String> {

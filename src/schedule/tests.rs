@@ -36,7 +36,6 @@ fn schedule(cron: &str, timezone: Tz) -> Schedule {
         overlap: Overlap::QueueOne,
         max_queued: 10,
         pause_after_failures: None,
-        take: Take::Ready,
         expect_by: None,
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
 use scoreline::feed::{OnConflict, SourceEnd};
 use scoreline::retry::Span;
-use scoreline::schedule::{ExpectBy, Missed, Overlap, Take};
+use scoreline::schedule::{ExpectBy, Missed, Overlap};
 use scoreline::store::Migrate;
 use secrecy::ExposeSecret;
 use toml::{Table, Value};
@@ -345,34 +345,25 @@ fn a_schedule_is_read_with_all_its_keys() {
     let small = schedule(&scheduled("cron = \"@daily\""));
     assert_eq!(small.calendar.timezone().name(), "UTC");
     assert_eq!((small.missed, small.on_resume), (Missed::Last, Missed::None));
-    assert_eq!((small.overlap, small.take), (Overlap::QueueOne, Take::Ready));
+    assert_eq!(small.overlap, Overlap::QueueOne);
     assert_eq!((small.max_catchup, small.max_queued, small.pause_after_failures), (10, 10, None));
     assert_eq!(small.catchup_window, Duration::from_hours(24));
 
     let lines = "cron = \"30 2 * * *\"\ntimezone = \"Europe/Berlin\"\ndst_gap = \"skip\"\ndst_repeat = \"both\"\n\
                  jitter = \"5m\"\nmissed = \"all\"\ncatchup_window = \"7d\"\nmax_catchup = 3\non_resume = \"last\"\n\
-                 overlap = \"cancel_running\"\nmax_queued = 2\npause_after_failures = 5\nexpect_by = \"06:00\"\n\
-                 file = \"../today.csv\"";
-    let full = schedule(&scheduled_without_folder(lines));
+                 overlap = \"cancel_running\"\nmax_queued = 2\npause_after_failures = 5\nexpect_by = \"06:00\"";
+    let full = schedule(&scheduled(lines));
     assert_eq!((full.missed, full.on_resume), (Missed::All, Missed::Last));
     assert_eq!(full.overlap, Overlap::CancelRunning);
     assert_eq!((full.max_catchup, full.max_queued, full.pause_after_failures), (3, 2, Some(5)));
-    assert_eq!(
-        full.take,
-        Take::File("/srv/today.csv".into()),
-        "it counts from the config's folder"
-    );
     assert_eq!(full.jitter, Duration::from_mins(5));
     let begin = "2027-03-27T12:00:00Z".parse().unwrap();
     let days: Vec<_> = full.preview(2, begin).iter().map(|shown| shown.local.to_string()).collect();
     assert_eq!(days, ["2027-03-29 02:30:00 CEST", "2027-03-30 02:30:00 CEST"]);
     assert_eq!(full.expected_by(begin).unwrap().to_rfc3339(), "2027-03-28T04:00:00+00:00");
 
-    let blobs = schedule(&scheduled_without_folder(
-        "cron = \"@daily\"\nblobs = \"in/a\"\nexpect_by = \"4h\"",
-    ));
-    assert_eq!(blobs.take, Take::Blobs("in/a/".into()));
-    assert_eq!(blobs.expect_by, Some(ExpectBy::After(Duration::from_hours(4))));
+    let after = schedule(&scheduled("cron = \"@daily\"\nexpect_by = \"4h\""));
+    assert_eq!(after.expect_by, Some(ExpectBy::After(Duration::from_hours(4))));
 }
 
 #[test]
@@ -390,18 +381,10 @@ fn a_schedule_that_is_wrong_is_told_with_its_cure() {
         "cron = \"@daily\"\nmax_catchup = 0\npause_after_failures = 0\njitter = \"some\"",
         "cron = \"@daily\"\nexpect_by = \"6 o'clock\"",
         "cron = \"@daily\"\nfile = \"/today.csv\"",
-        "cron = \"@daily\"\nblobs = \"in/\"",
     ] {
         all += &told(&scheduled(lines), &[]);
     }
-    for lines in [
-        "cron = \"@daily\"",
-        "cron = \"@daily\"\nfile = \"/today.csv\"\nblobs = \"in/\"",
-        "cron = \"@daily\"\nblobs = \"\"",
-        "cron = \"@daily\"\nblobs = \"a/../b\"",
-    ] {
-        all += &told(&scheduled_without_folder(lines), &[]);
-    }
+    all += &told(&scheduled_without_folder("cron = \"@daily\""), &[]);
     all += &told(&with("outputs = { output1", "schedule = \"@daily\"\noutputs = { output1"), &[]);
     insta::assert_snapshot!(all);
 }

@@ -22,6 +22,7 @@ mod rig;
 mod rights;
 mod samples;
 mod sandbox;
+mod schedules;
 mod site;
 mod soak;
 mod store;

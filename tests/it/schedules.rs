@@ -1,0 +1,163 @@
+//! Feeds that fire at set times, and feeds that are paused.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use scoreline::fire::{FeedPause, FireKind, FireRow, FireState, Reason};
+use scoreline::job::Phase;
+use scoreline::ports::{Schedules, World};
+
+use crate::rig::{Rig, Running, eventually};
+use crate::samples::name;
+
+const INPUT: &str = "Col2\nThis is a good day\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_feed_with_a_schedule_takes_what_is_ready_when_it_fires_and_nothing_before() {
+    let rig = Rig::new().await.feed("schedule.cron = \"0 0 1 1 *\"");
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", INPUT);
+    is_ready(&daemon, 1).await;
+    assert_eq!(daemon.jobs().await.len(), 0);
+    let (fire, new) =
+        daemon.world.store().run_now("default", &name("f"), None, "me").await.unwrap();
+    assert!(new);
+    let jobs = daemon.until_ended(1).await;
+    assert_eq!(jobs[0].phase, Phase::Succeeded);
+    let fired = jobs[0].fire.as_ref().unwrap();
+    assert_eq!((fired.id, fired.kind), (fire.id, FireKind::Manual));
+    let row = ended(&daemon, |rows| rows.iter().find(|row| row.id == fire.id).cloned()).await;
+    assert_eq!((row.state, row.jobs), (FireState::Ran, 1));
+    rig.drop_file("b.csv", INPUT);
+    is_ready(&daemon, 1).await;
+    assert_eq!(daemon.jobs().await.len(), 1, "it is the next fire's");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_that_fires_all_the_time_takes_each_file_once() {
+    let rig =
+        Rig::new().await.feed("schedule.cron = \"* * * * * *\"\nschedule.overlap = \"allow\"");
+    let daemon = rig.start().await;
+    for n in 0..6 {
+        rig.drop_file(&format!("{n}.csv"), &format!("Col2\nNumber {n}\n"));
+        daemon.until_ended(n + 1).await;
+    }
+    rig.started_once_each(6);
+    let jobs = daemon.jobs().await;
+    let fires: BTreeSet<_> =
+        jobs.iter().map(|job| job.fire.as_ref().unwrap().nominal.clone()).collect();
+    assert!(fires.len() > 1, "{fires:?}");
+    let rows = ended(&daemon, |rows| {
+        let done = rows.iter().all(|row| row.jobs == 0 || row.state == FireState::Ran);
+        done.then(|| rows.to_vec())
+    })
+    .await;
+    assert_eq!(rows.iter().map(|row| row.jobs).sum::<u64>(), 6);
+    let nominals: BTreeSet<_> = rows.iter().map(|row| row.nominal).collect();
+    assert_eq!(nominals.len(), rows.len(), "none fired twice");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_feed_takes_nothing_until_it_is_resumed_or_somebody_asks() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    let store = daemon.world.store();
+    store.pause_feed("default", &name("f"), &pause(&daemon).await).await.unwrap();
+    is_paused(&daemon, 1.0).await;
+    rig.drop_file("a.csv", INPUT);
+    is_ready(&daemon, 1).await;
+    assert_eq!(daemon.jobs().await.len(), 0);
+    store.run_now("default", &name("f"), Some("once"), "me").await.unwrap();
+    daemon.until_ended(1).await;
+    let (_, new) = store.run_now("default", &name("f"), Some("once"), "me").await.unwrap();
+    assert!(!new, "the same key is the same fire");
+    rig.drop_file("b.csv", "Col2\nAnother day\n");
+    is_ready(&daemon, 1).await;
+    assert_eq!(daemon.jobs().await.len(), 1);
+    assert!(store.resume_feed("default", &name("f")).await.unwrap());
+    daemon.until_ended(2).await;
+    is_paused(&daemon, 0.0).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fires_of_a_pause_are_told_and_not_made_up_for_unless_the_config_says_so() {
+    for (on_resume, made_up) in [("none", false), ("last", true)] {
+        let rig = Rig::new().await.feed(&format!(
+            "schedule.cron = \"*/2 * * * * *\"\nschedule.on_resume = {on_resume:?}"
+        ));
+        let daemon = rig.start().await;
+        let store = daemon.world.store();
+        let pause = pause(&daemon).await;
+        let since = pause.since;
+        store.pause_feed("default", &name("f"), &pause).await.unwrap();
+        let is_paused_skip = |row: &FireRow| row.state == FireState::Skipped(Reason::Paused);
+        let skipped = ended(&daemon, |rows| {
+            let skipped: Vec<_> = rows.iter().filter(|row| is_paused_skip(row)).cloned().collect();
+            (skipped.len() >= 2).then_some(skipped)
+        })
+        .await;
+        store.resume_feed("default", &name("f")).await.unwrap();
+        let resumed = store.now().await.unwrap();
+        let rows = ended(&daemon, |rows| {
+            let ran = rows.iter().any(|row| row.state == FireState::Ran && row.nominal > resumed);
+            ran.then(|| rows.to_vec())
+        })
+        .await;
+        let of_the_pause = rows.iter().filter(|row| row.nominal > since && row.nominal <= resumed);
+        let ran = of_the_pause.filter(|row| row.state == FireState::Ran).count();
+        assert!(ran <= 1, "the last one at most: {rows:#?}");
+        if made_up {
+            assert_eq!(ran, 1, "{rows:#?}");
+        } else {
+            let stay =
+                |row: &&FireRow| rows.iter().any(|now| now.id == row.id && is_paused_skip(now));
+            assert_eq!(skipped.iter().filter(stay).count(), skipped.len(), "{rows:#?}");
+        }
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_expects_a_file_is_told_that_none_came() {
+    let rig =
+        Rig::new().await.feed("schedule.cron = \"*/2 * * * * *\"\nschedule.expect_by = \"100ms\"");
+    let daemon = rig.start().await;
+    let missing = || async { daemon.metric("scoreline_expected_file_missing{feed=\"f\"}").await };
+    eventually("it is missed", || async { missing().await == Some(1.0) }).await;
+    rig.drop_file("a.csv", INPUT);
+    daemon.until_ended(1).await;
+    daemon.stop().await;
+}
+
+async fn pause(daemon: &Running) -> FeedPause {
+    let since = daemon.world.store().now().await.unwrap();
+    FeedPause { by: "me".into(), why: "holidays".into(), since, until: None, ended: false }
+}
+
+async fn is_ready(daemon: &Running, files: u32) {
+    let ready = "scoreline_inbox_files{feed=\"f\",state=\"ready\"}";
+    eventually("it is ready", || async { daemon.metric(ready).await == Some(f64::from(files)) })
+        .await;
+}
+
+async fn is_paused(daemon: &Running, value: f64) {
+    let paused = "scoreline_feed_paused{feed=\"f\"}";
+    eventually("the node knows", || async { daemon.metric(paused).await == Some(value) }).await;
+}
+
+/// The fires, newest first, when they are as wanted.
+async fn ended<T>(daemon: &Running, wanted: impl Fn(&[FireRow]) -> Option<T>) -> T {
+    let found = RefCell::new(None);
+    eventually("the fires are as wanted", || async {
+        let rows = daemon.world.store().fires("default", &name("f"), None, 1000).await.unwrap();
+        let now = wanted(&rows);
+        let is_wanted = now.is_some();
+        found.replace(now);
+        is_wanted
+    })
+    .await;
+    found.into_inner().unwrap()
+}
