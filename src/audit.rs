@@ -24,9 +24,10 @@ use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::fault::Origin;
-use crate::feed::{Feed, Name, OnConflict};
+use crate::feed::{Feed, Name, OnConflict, SourcePath};
+use crate::fire::FireId;
 use crate::folder::{off_thread, source_of_report};
-use crate::job::{Job, JobId, Phase};
+use crate::job::{FileIdentity, Job, JobId, Phase};
 use crate::ports::{Clock, JobQuery, Store, StoreError};
 
 mod finding;
@@ -220,9 +221,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
     /// Two jobs whose files look the same by a hash.
     async fn compare(&self, books: &mut Books, job: &Job, other: JobId) -> Result<(), AuditError> {
         for (other, _) in self.store.load(&[other]).await? {
-            let same =
-                (other.feed(), other.path(), other.file()) == (job.feed(), job.path(), job.file());
-            if same {
+            if what_is_unique(&other) == what_is_unique(job) {
                 let finding = Finding {
                     kind: Kind::AcceptedTwice,
                     feed: Some(job.feed().clone()),
@@ -477,7 +476,7 @@ impl Books {
 
     /// The job that has the same file already, by a hash.
     fn meet_identity(&mut self, job: &Job) -> Option<JobId> {
-        let key = hash(&(job.feed(), job.path(), job.file()));
+        let key = hash(&what_is_unique(job));
         self.identities.insert(key, job.id()).filter(|other| *other != job.id())
     }
 
@@ -521,6 +520,11 @@ fn add(report: &mut Report, only: Option<&Name>, finding: Finding) {
 
 fn page_before(before: Option<JobId>) -> JobQuery {
     JobQuery { before, limit: PAGE, ..JobQuery::default() }
+}
+
+/// What no two jobs have in common: a file is accepted once, or once by each fire of a schedule.
+fn what_is_unique(job: &Job) -> (&Name, &SourcePath, FileIdentity, Option<FireId>) {
+    (job.feed(), job.path(), job.file(), job.fire().map(|fire| fire.id))
 }
 
 fn hash(value: &impl Hash) -> u64 {
