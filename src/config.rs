@@ -15,8 +15,8 @@ use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
-    Delivery, DoneMarker, Duplicates, Feed, Filter, Name, OnConflict, OnDuplicate, Order, Ready,
-    Sameness, SourceEnd, SourceRules, Template, Watch, Zero,
+    Delivery, Duplicates, Feed, Name, OnConflict, OnDuplicate, Sameness, SourceEnd, SourceRules,
+    Template, Watch,
 };
 use crate::retry::{Backoff, Policy, Span};
 use crate::scoring::ServiceUrl;
@@ -24,6 +24,7 @@ use crate::store::{self, Migrate};
 
 mod reader;
 mod schedule;
+mod watch;
 
 /// A checked config.
 #[derive(Clone, Debug)]
@@ -501,7 +502,7 @@ fn read_feed(
         }
     }
     let schedule = schedule::read(feed, name);
-    let watch = read_watch(feed);
+    let watch = watch::read(feed);
     let deliver = read_delivery(feed);
     let source = read_source(feed);
     let duplicates = read_duplicates(feed);
@@ -538,80 +539,6 @@ fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, St
         format!("there is {}", names.join(", "))
     };
     Err(format!("[{table}.{text}] is not in the config: {there}"))
-}
-
-fn read_watch(feed: &mut Reader<'_>) -> Option<Watch> {
-    let hint = format!("add [{}] with the folder that files are dropped into", feed.key("watch"));
-    feed.demand("watch", &hint);
-    let mut watch = feed.table_if("watch")?;
-    watch.demand("folder", "name the folder that files are dropped into");
-    let folder = watch.path("folder");
-    let (include, exclude) = (watch.texts("include", &["*.csv"]), watch.texts("exclude", &[]));
-    for (key, globs) in [("include", &include), ("exclude", &exclude)] {
-        if let Err(message) = Filter::new(globs, &[]) {
-            watch.error(key, message);
-        }
-    }
-    let filter = Filter::new(&include, &exclude).ok();
-    let recursive = watch.flag("recursive", false);
-    let default = Watch::new(PathBuf::new());
-    let rules = watch.texts("ready", &["settle", "no_writer"]);
-    let marker = watch.text("done_marker", "{name}.done");
-    let marker = DoneMarker::parse(&marker).map_err(|message| watch.error("done_marker", message));
-    let ready = marker.ok().and_then(|marker| {
-        Ready::new(&rules, &marker).map_err(|message| watch.error("ready", message)).ok()
-    });
-    let settle = watch.span("settle", default.settle);
-    let settle_warn = watch.span("settle_warn", default.settle_warn);
-    let zero = match watch.text("zero", "reject").as_str() {
-        "reject" => Zero::Reject,
-        "ignore" => Zero::Ignore,
-        "accept" => {
-            watch.error(
-                "zero",
-                "\"accept\" is not in this version yet: write \"reject\" or \"ignore\"",
-            );
-            Zero::Reject
-        }
-        other => {
-            watch.error(
-                "zero",
-                format!(
-                    "{other:?} is nothing to do with an empty file: write \"reject\" or \"ignore\""
-                ),
-            );
-            Zero::Reject
-        }
-    };
-    let zero_grace = watch.span("zero_grace", default.zero_grace);
-    let order = watch.text("order", "mtime");
-    let order = Order::parse(&order).map_err(|message| watch.error("order", message)).ok();
-    let max_waiting = u64::from(watch.number("max_waiting", 1000, 1));
-    let (rescan, poll) = (watch.span("rescan", default.rescan), watch.span("poll", default.poll));
-    for (key, time) in [("rescan", rescan), ("poll", poll)] {
-        if time < Duration::from_millis(100) {
-            watch.error(key, "is too short: write at least \"100ms\"");
-        }
-    }
-    let events = watch.flag("events", true);
-    let shown = watch.finish();
-    feed.include("watch", shown);
-    let (folder, filter, ready, order) = (folder?, filter?, ready?, order?);
-    Some(Watch {
-        folder,
-        filter,
-        recursive,
-        ready,
-        settle,
-        settle_warn,
-        zero,
-        zero_grace,
-        rescan,
-        poll,
-        events,
-        order,
-        max_waiting,
-    })
 }
 
 fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {

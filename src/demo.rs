@@ -138,6 +138,7 @@ fn write_config(file: &Path, home: &Home, remote: &str) -> anyhow::Result<()> {
          [feeds.demo]\nendpoint = \"sandbox\"\nstorage = \"sandbox\"\n\
          outputs = {{ output1 = \"{{stem}}.scores.csv\" }}\n\n\
          [feeds.demo.watch]\nfolder = {inbox}\nsettle = \"500ms\"\n\n\
+         [feeds.demo.duplicates]\nthen = \"rerun\"\n\n\
          [feeds.demo.deliver]\nfolder = {out}\n\n\
          [feeds.demo.source]\narchive = {archive}\nfailed = {failed}\n",
         state = quoted(&root.join("state")),

@@ -17,15 +17,16 @@ use crate::fault::{Fault, Origin};
 use crate::feed::{Name, SourcePath};
 use crate::fire::{FireRow, FireState};
 use crate::job::{
-    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Sha256,
-    Want,
+    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Want,
 };
 use crate::metrics::Metrics;
 use crate::wire::BlobReference;
 
+mod admission;
 mod scan;
 mod schedules;
 
+pub use admission::{Admitted, Ask, Earlier, Same};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 
@@ -396,42 +397,6 @@ pub struct Transition {
     pub run: Option<Name>,
     /// The wish that this answers: it is taken back from the store, if no other has come meanwhile.
     pub answers: Option<Want>,
-}
-
-/// A job that asks for a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// The job.
-    pub job: JobId,
-    /// What is to be scored once only, if anything is.
-    pub same: Option<Same>,
-}
-
-/// What makes two jobs duplicates of each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Same {
-    /// A digest of the feed, and of what its rules hold against what was scored before.
-    pub digest: Sha256,
-    /// From when on an earlier job counts.
-    pub since: DateTime<Utc>,
-}
-
-/// What came of asking for runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Admitted {
-    /// The jobs that may run, the first ones first.
-    pub runs: Vec<JobId>,
-    /// The jobs of which there is an earlier one.
-    pub duplicates: Vec<(JobId, Earlier)>,
-}
-
-/// An earlier job that is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Earlier {
-    /// It succeeded.
-    Scored(JobId),
-    /// It may still come to a bad end.
-    UnderWay(JobId),
 }
 
 /// What became of a transition.

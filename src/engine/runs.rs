@@ -12,7 +12,7 @@ use super::fair::Fair;
 use super::{Engine, STORE_RETRY, Stage};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OnDuplicate};
-use crate::job::{Job, JobId, Outcome, Wait};
+use crate::job::{DUPLICATE, Job, JobId, Outcome, Wait};
 use crate::ports::{Admitted, Ask, Clock, Earlier, Same, Store, StoreError, World};
 
 /// Who waits for a run at one endpoint.
@@ -161,7 +161,7 @@ impl<W: World> Engine<W> {
                 let outcome = match slot.feed.duplicates.then {
                     OnDuplicate::Fail => Outcome::Fault(Fault::permanent(
                         Origin::Inbox,
-                        "duplicate",
+                        DUPLICATE,
                         format!(
                             "job {of} has scored the same already; `scoreline jobs retry` scores this one all the same",
                         ),

@@ -325,8 +325,9 @@ pub(super) fn decide(
                 Overlap::QueueAll => usize::try_from(schedule.max_queued).unwrap_or(usize::MAX),
             };
             let free = !busy && waiting.is_empty();
-            // Those that are made up for follow on each other, however many they are.
-            if free || run.catch_up || waiting.len() < room {
+            // Those that are made up for follow on each other, however many they are, and take nobody's place.
+            let queued = waiting.iter().filter(|row| row.kind == FireKind::Scheduled).count();
+            if free || run.catch_up || queued < room {
                 waiting.push(row);
             } else {
                 let full = if room == 0 { Reason::Overlap } else { Reason::QueueFull };

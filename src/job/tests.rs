@@ -400,7 +400,7 @@ fn a_retry_resumes_where_the_job_ended() {
         ("failed when cancelling (deadline)", Phase::Uploaded, 2),
         ("cancelled when queued", Phase::Queued, 1),
         ("cancelled when running", Phase::Uploaded, 2),
-        ("skipped, settled", Phase::Uploaded, 1),
+        ("skipped, settled", Phase::Uploaded, 2),
     ] {
         let step = step(state(name), retry());
         let job = &step.job;

@@ -184,6 +184,7 @@ fn cancelled(job: &mut Job, state: State) -> (State, Option<String>) {
 
 /// Where a job goes on: where it stands, or where it ended.
 fn retried(job: &mut Job, state: State, turn: Turn, policy: &Policy) -> State {
+    let was_skipped = matches!(state, State::Skipped(..));
     let ended = match state {
         State::Failed(ended) | State::Cancelled(ended) | State::Skipped(ended, _) => ended,
         live @ (State::Queued
@@ -196,6 +197,11 @@ fn retried(job: &mut Job, state: State, turn: Turn, policy: &Policy) -> State {
         | State::Succeeded(_)) => return live,
     };
     let unconfirmed = is_unconfirmed(job);
+    // The one that repeats an earlier job never had a run. From its second generation on it is asked for, and is scored
+    // whatever came before it.
+    if was_skipped || job.error.as_ref().is_some_and(|error| error.code == DUPLICATE) {
+        job.generation = job.generation.saturating_add(1);
+    }
     job.attempts = 0;
     job.error = None;
     job.finished_at = None;
@@ -218,6 +224,9 @@ fn retried(job: &mut Job, state: State, turn: Turn, policy: &Policy) -> State {
         | State::Skipped(..)) => at,
     }
 }
+
+/// The code of the fault of a job whose input was scored before.
+pub const DUPLICATE: &str = "duplicate";
 
 /// A person has found out what became of the run.
 fn released(

@@ -141,7 +141,7 @@ async fn an_output_that_is_not_redirected_comes_by_the_services_own_link() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_name_again_is_another_job_with_an_output_and_a_source_of_its_own() {
-    let rig = Rig::new().await;
+    let rig = Rig::new().await.feed("duplicates.then = \"rerun\"");
     let daemon = rig.start().await;
     for (n, text) in ["first", "second of them", "second of them"].iter().enumerate() {
         rig.drop_file("same.csv", &input_of(&[text]));
@@ -157,6 +157,75 @@ async fn the_same_name_again_is_another_job_with_an_output_and_a_source_of_its_o
     assert_eq!(rig.files("out"), numbered("same.scores", "csv", scores_of));
     assert_eq!(rig.files("archive"), numbered("same", "csv", input_of));
     rig.started_once_each(3);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_scored_before_is_skipped_and_tells_of_the_earlier_job() {
+    for (by, skipped) in [
+        ("path+content", ["a.csv same"].as_slice()),
+        ("content", &["a.csv same", "b.csv same"]),
+        ("path", &["a.csv same", "a.csv other"]),
+        ("none", &[]),
+    ] {
+        let rig = Rig::new().await.feed(&format!("duplicates.by = {by:?}"));
+        let daemon = rig.start().await;
+        let drops = ["a.csv same", "a.csv same", "b.csv same", "a.csv other"];
+        for (n, dropped) in drops.iter().enumerate() {
+            let (name, text) = dropped.split_once(' ').unwrap();
+            rig.drop_file(name, &input_of(&[text]));
+            daemon.until_ended(n + 1).await;
+        }
+        // Newest first.
+        let jobs = daemon.jobs().await;
+        let mut told = Vec::new();
+        for (job, dropped) in jobs.iter().rev().zip(drops) {
+            if job.phase == Phase::Skipped {
+                told.push(dropped);
+                let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", job.id)).await;
+                assert!(
+                    events.contains(&format!("the same content as job {}", jobs[3].id)),
+                    "{events}"
+                );
+            } else {
+                assert_eq!(job.phase, Phase::Succeeded, "{by} {dropped}");
+            }
+        }
+        assert_eq!(told, skipped, "{by}");
+        assert_eq!(rig.files("archive").len(), 4, "each source is where it belongs");
+        assert_eq!(rig.files("out").len(), 4 - skipped.len());
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_job_keeps_nobody_from_scoring_the_same_again() {
+    let rig = Rig::new().await.feed("duplicates.by = \"content\"\nretry.max_attempts = 1");
+    rig.faults(&["run=fail:1"]);
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", &input_of(&["again"]));
+    let failed = daemon.until_ended(1).await;
+    assert_eq!(failed[0].phase, Phase::Failed);
+    rig.faults(&[]);
+    rig.drop_file("b.csv", &input_of(&["again"]));
+    let jobs = daemon.until_ended(2).await;
+    assert_eq!(jobs[0].phase, Phase::Succeeded, "{:?}", jobs[0].error);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_fail_a_duplicate_fails_and_a_retry_scores_it_all_the_same() {
+    let rig = Rig::new().await.feed("duplicates.then = \"fail\"");
+    let daemon = rig.start().await;
+    for n in 1..=2 {
+        rig.drop_file("a.csv", &input_of(&["again"]));
+        daemon.until_ended(n).await;
+    }
+    let jobs = daemon.jobs().await;
+    assert_eq!(jobs[0].error.as_ref().unwrap().code, "duplicate");
+    assert!(rig.files("failed").contains_key("a.csv.error.json"));
+    assert_eq!(daemon.post(&format!("/api/v1/jobs/{}/retry", jobs[0].id)).await, 202);
+    eventually("it is scored", || async { daemon.jobs().await[0].phase == Phase::Succeeded }).await;
     daemon.stop().await;
 }
 
