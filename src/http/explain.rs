@@ -361,7 +361,14 @@ async fn ended<W: World>(
         Kind::Outputs => job.outputs().iter().any(|output| output.path == path),
         _ => job.source_moved_to().is_some_and(|moved| moved == source),
     };
-    let job = newest(api, feed, &likely_names(inside), is_its).await?;
+    let names = likely_names(inside);
+    // An output may be called after its job.
+    let jobs: Vec<_> = names.iter().filter_map(|name| JobId::parse(name)).collect();
+    let mut jobs = api.world.store().load(&jobs).await?.into_iter().map(|(job, _)| job);
+    let job = match jobs.find(&is_its) {
+        Some(job) => Some(job),
+        None => newest(api, feed, &names, is_its).await?,
+    };
     let (state, what) = match (kind, report) {
         (Kind::Outputs, _) => ("output", "an output"),
         (Kind::Failed, Some(_)) => ("report", "the report"),
@@ -475,3 +482,22 @@ fn seconds_up(time: Duration) -> u64 {
 /// Pages of jobs that are looked through for one file.
 const PAGES: usize = 20;
 const FOLDERS_TOLD: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_input_may_have_been_called_is_tried_from_the_longest_to_the_shortest() {
+        for (path, names) in [
+            ("sub/a.scores.csv", &["a.scores.csv", "a.scores", "a"][..]),
+            ("a-12.csv", &["a-12.csv", "a-12", "a"]),
+            ("a-b", &["a-b"]),
+            (".a", &[".a"]),
+            ("-1", &["-1"]),
+        ] {
+            let path = SourcePath::new(Path::new(path)).unwrap();
+            assert_eq!(likely_names(&path), names, "{path}");
+        }
+    }
+}

@@ -15,13 +15,12 @@ use scoreline::config::{Config, Role, Token};
 use scoreline::daemon::{Daemon, RealWorld, Settings};
 use scoreline::engine::{Engine, Lease, Limits, Pulse, Rules, Stop, Tenure};
 use scoreline::feed::Name;
-use scoreline::fire::{FireKind, FireRow, FireState};
 use scoreline::http::{Http, Site};
 use scoreline::inbox::FolderInbox;
 use scoreline::job::{Job, JobId, Outcome, RemoteId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::outbox::FolderOutbox;
-use scoreline::ports::{Accepted, Clock, Committed, Firing, Node, Store, World};
+use scoreline::ports::{Accepted, Clock, Committed, Node, Store, World};
 use scoreline::sandbox;
 use scoreline::scoring::Scoring;
 use scoreline::store::ModelStore;
@@ -437,25 +436,6 @@ async fn a_job_is_shown_with_what_was_promised_and_its_events_tell_its_way() {
     let revisions: Vec<_> = events.iter().map(|e| e["revision"].as_u64().unwrap()).collect();
     assert!(revisions.is_sorted_by(|a, b| a < b), "{revisions:?}");
     daemon.stop().await;
-}
-
-#[tokio::test]
-async fn a_job_is_shown_with_the_fire_that_made_it() {
-    let desk = Desk::open(&[]).await;
-    let feed = arrival("a").feed;
-    let row = FireRow::due("default", &feed, FireKind::CatchUp, at(60), at(0)..at(60), at(61));
-    let fire = Some(Firing { feed: &feed, row: &row, then: FireState::Ran });
-    let accepted = desk.store.accept(&desk.node, &[arrival("a")], 1, at(62), fire).await.unwrap();
-    let [Accepted::New(job)] = &accepted[..] else { panic!("{accepted:?}") };
-    let shown = look(&format!("{}/api/v1/jobs/{}", desk.url, job.id())).await.json();
-    let expected = serde_json::json!({
-        "id": row.id.to_string(),
-        "kind": "catch_up",
-        "nominal": "2027-01-15T08:01:00.000Z",
-        "window_start": "2027-01-15T08:00:00.000Z",
-        "window_end": "2027-01-15T08:01:00.000Z",
-    });
-    assert_eq!(shown["fire"], expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

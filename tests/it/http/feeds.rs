@@ -9,17 +9,17 @@ use reqwest::Method;
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, Role};
 use scoreline::feed::Feed;
-use scoreline::fire::{FireKind, FireRow, Reason};
+use scoreline::fire::{FireKind, FireRow, FireState, Reason};
 use scoreline::http::Site;
 use scoreline::inbox::FolderInbox;
-use scoreline::job::Job;
-use scoreline::ports::{Clock, Inbox, Schedules, World};
+use scoreline::job::{Job, Outcome};
+use scoreline::ports::{Accepted, Clock, Committed, Firing, Inbox, Schedules, Store, World};
 use scoreline::sandbox;
 use serde_json::{Value, json};
 
 use super::{Answer, Desk, ask, ask_with, held, look};
 use crate::rig::Rig;
-use crate::samples::{name, uploaded};
+use crate::samples::{arrival, arrival_in, at, name, permanent, settled, step, uploaded};
 
 /// A desk over two feeds: "churn", which has a schedule and is looked at as if all files were still for long enough, and
 /// "later", whose files have to be still for an hour.
@@ -302,6 +302,25 @@ async fn fires_are_listed_newest_first_and_in_pages() {
 }
 
 #[tokio::test]
+async fn a_job_is_shown_with_the_fire_that_made_it() {
+    let desk = Desk::open(&[]).await;
+    let feed = arrival("a").feed;
+    let row = FireRow::due("default", &feed, FireKind::CatchUp, at(60), at(0)..at(60), at(61));
+    let fire = Some(Firing { feed: &feed, row: &row, then: FireState::Ran });
+    let accepted = desk.store.accept(&desk.node, &[arrival("a")], 1, at(62), fire).await.unwrap();
+    let [Accepted::New(job)] = &accepted[..] else { panic!("{accepted:?}") };
+    let shown = look(&format!("{}/api/v1/jobs/{}", desk.url, job.id())).await.json();
+    let expected = json!({
+        "id": row.id.to_string(),
+        "kind": "catch_up",
+        "nominal": "2027-01-15T08:01:00.000Z",
+        "window_start": "2027-01-15T08:00:00.000Z",
+        "window_end": "2027-01-15T08:01:00.000Z",
+    });
+    assert_eq!(shown["fire"], expected);
+}
+
+#[tokio::test]
 async fn what_holds_a_file_back_is_told_with_how_long() {
     let feeds = Feeds::open(&[]).await;
     let path = |folder: &str| feeds.rig.path(folder).display().to_string();
@@ -379,6 +398,39 @@ async fn a_file_that_has_a_job_is_told_its_newest_one() {
     let job = feeds.desk.job("x.csv", [uploaded()]).await;
     let told = feeds.explain(&work(&job)).await;
     assert_eq!((&told["state"], &told["job"]), (&json!("taken"), &json!(job.id())), "{told}");
+}
+
+#[tokio::test]
+async fn in_a_folder_that_feeds_share_a_file_leads_to_the_job_that_put_it_there() {
+    let feeds = Feeds::open(&[]).await;
+    let desk = &feeds.desk;
+    let failed = feeds.rig.path("failed/x-1.csv");
+    feeds.desk.job("x.csv", [permanent(), settled()]).await;
+    let arrivals = [arrival_in("later", "x.csv")];
+    let accepted =
+        desk.store.accept(&desk.node, &arrivals, 1, at(0), None).await.unwrap().remove(0);
+    let Accepted::New(mut job) = accepted else { panic!("{accepted:?}") };
+    for outcome in [permanent(), Outcome::Settled(Some(failed.clone()))] {
+        let transition = step(&job, outcome);
+        *job = transition.job.clone();
+        let committed = desk.store.commit(&desk.node, &[transition]).await.unwrap();
+        assert_eq!(committed, [Committed::Done]);
+    }
+    let told = feeds.explain(failed.to_str().unwrap()).await;
+    assert_eq!((&told["feed"], &told["state"]), (&json!("later"), &json!("failed")), "{told}");
+    assert_eq!(told["job"], json!(job.id()), "{told}");
+    assert!(told["text"].as_str().unwrap().contains("which is failed (bad: bad)"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_called_after_its_job_leads_to_it() {
+    let rig = Rig::new().await.feed("outputs.output1 = \"{job}.csv\"");
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", "Col2\nx\n");
+    let job = daemon.until_ended(1).await.remove(0);
+    let told = explain(&daemon.url, &job.outputs[0].path).await;
+    assert_eq!((&told["state"], &told["job"]), (&json!("output"), &json!(job.id)), "{told}");
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
