@@ -79,11 +79,22 @@ pub enum Command {
         #[command(subcommand)]
         command: JobsCommand,
     },
-    /// Show when feeds with a schedule take their inputs
+    /// Ask a running daemon about its feeds, pause them, run them now; show what they would take, and when
     Feeds {
+        /// The daemon to ask.
+        #[command(flatten)]
+        daemon: DaemonArgs,
         /// What about them.
         #[command(subcommand)]
         command: FeedsCommand,
+    },
+    /// Ask a running daemon why a file is not (yet) picked up, or what became of it
+    Explain {
+        /// The daemon to ask.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// The file, or where it was
+        path: PathBuf,
     },
     /// Ask a running daemon how the scoring services stand
     Endpoints {
@@ -264,8 +275,59 @@ pub struct Filters {
 /// `feeds`
 #[derive(Debug, Subcommand)]
 pub enum FeedsCommand {
-    /// Show the next fires of a feed's schedule, from the config alone
+    /// List them: what is in their folders, whether they are paused, when their schedules fire next
+    List,
+    /// Let a feed take nothing more until it is resumed; what it has taken goes on
+    Pause(PauseArgs),
+    /// End a feed's pause
+    Resume {
+        /// Its name in the config
+        #[arg(value_parser = feed_name)]
+        feed: Name,
+    },
+    /// Let a feed fire now
+    Run {
+        /// Its name in the config
+        #[arg(value_parser = feed_name)]
+        feed: Name,
+        /// Asked for again with the same key it is the same fire
+        #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
+        key: Option<String>,
+    },
+    /// List a feed's fires, newest first, and what became of them
+    Fires {
+        /// Its name in the config
+        #[arg(value_parser = feed_name)]
+        feed: Name,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+    /// Show the next fires of a feed's schedule, or what its folder would yield; from the config alone
     Preview(PreviewArgs),
+}
+
+/// `feeds pause`
+#[derive(Debug, Args)]
+pub struct PauseArgs {
+    /// Its name in the config
+    #[arg(value_parser = feed_name)]
+    pub feed: Name,
+    /// What others are to read
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub why: String,
+    /// Until this time, like 2026-11-23T02:00:00Z, or for so long, like 2h [default: until it is resumed]
+    #[arg(long, value_name = "TIME", value_parser = until)]
+    pub until: Option<Until>,
+}
+
+/// When something ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Until {
+    /// At this time.
+    At(DateTime<Utc>),
+    /// So long from now.
+    After(Duration),
 }
 
 /// `feeds preview`
@@ -280,6 +342,9 @@ pub struct PreviewArgs {
     /// Those after this time, like 2026-11-23T02:00:00Z [default: now]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub after: Option<DateTime<Utc>>,
+    /// Instead, the files that its folder would yield, in order, were they still for long enough; changes nothing there
+    #[arg(long, conflicts_with = "after")]
+    pub files: bool,
 }
 
 /// `endpoints` and `storage`
@@ -420,6 +485,19 @@ fn feed_name(text: &str) -> Result<Name, String> {
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let time = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc());
     time.map_err(|_| "write it like 2026-11-23T02:00:00Z".to_owned())
+}
+
+fn idempotency_key(text: &str) -> Result<String, String> {
+    // What a header can carry.
+    let carried = text.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let well = carried && !text.trim().is_empty() && text.len() <= 200;
+    well.then(|| text.to_owned())
+        .ok_or_else(|| "write up to 200 letters, digits and signs".to_owned())
+}
+
+fn until(text: &str) -> Result<Until, String> {
+    let either = time(text).map(Until::At).or_else(|_| span(text).map(Until::After));
+    either.map_err(|_| "write it like 2026-11-23T02:00:00Z, or like 2h".to_owned())
 }
 
 fn daemon_url(text: &str) -> Result<String, String> {

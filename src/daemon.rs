@@ -18,7 +18,7 @@ use crate::config::{Config, EndpointConfig, Token};
 use crate::engine::{Engine, Pulse, Rules, Stop};
 use crate::feed::Name;
 use crate::fire::Scanned;
-use crate::http::Http;
+use crate::http::{Http, Site};
 use crate::inbox::FolderInbox;
 use crate::intake::Intake;
 use crate::membership::{self, Ended, Joined, Membership};
@@ -179,8 +179,9 @@ impl<W: World> Daemon<W> {
             pulse: Arc::new(Pulse::default()),
         };
         let first = work.join().await?;
-        let http =
-            Http::bind(settings.listen, world.clone(), work.pulse.clone(), settings.tokens).await?;
+        let site = Site { name: work.site.clone(), feeds: work.rules.feeds.clone() };
+        let (listen, pulse) = (settings.listen, work.pulse.clone());
+        let http = Http::bind(listen, world.clone(), pulse, site, settings.tokens).await?;
         let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, name = %work.name, site = %work.site, jobs = adopted.len(),
             listen = %http.address()?, feeds = work.rules.feeds.len(), "ready");

@@ -4,6 +4,7 @@
 //! browser could reach it, under a name that resolves to loopback or from another origin, so `Host` and `Origin` are
 //! checked always. What changes anything needs the role *operate*, whatever it is.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +25,22 @@ use tokio::net::TcpListener;
 use crate::config::{Role, Token};
 use crate::engine::{Late, Pulse, Stop};
 use crate::fault::FaultRecord;
-use crate::feed::Name;
+use crate::feed::{Feed, Name};
 use crate::fire::{FireId, FireKind, Fired};
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
 use crate::ports::{Clock, JobQuery, Store, StoreError, World};
 
 mod asked;
+mod explain;
+mod feeds;
 mod sides;
 mod wishes;
 
 use asked::At;
+pub use explain::ExplainBody;
+pub use feeds::{
+    FeedBody, FeedFireBody, FeedsBody, FiresBody, InboxBody, PauseBody, ScheduleBody, UpcomingBody,
+};
 pub use sides::{EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
 
 /// The HTTP server.
@@ -45,7 +52,17 @@ pub struct Http<W: World> {
 struct Api<W: World> {
     world: Arc<W>,
     pulse: Arc<Pulse>,
+    site: Site,
     tokens: Vec<Token>,
+}
+
+/// What the config says of the feeds.
+#[derive(Clone, Debug, Default)]
+pub struct Site {
+    /// The nodes that see the same folders.
+    pub name: String,
+    /// Their feeds.
+    pub feeds: BTreeMap<Name, Arc<Feed>>,
 }
 
 impl<W: World> Http<W> {
@@ -54,13 +71,14 @@ impl<W: World> Http<W> {
         listen: SocketAddr,
         world: Arc<W>,
         pulse: Arc<Pulse>,
+        site: Site,
         tokens: Vec<Token>,
     ) -> Result<Self, std::io::Error> {
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             let told = format!("could not listen on {listen}: {error}; choose another http.listen");
             std::io::Error::new(error.kind(), told)
         })?;
-        Ok(Self { listener, api: Arc::new(Api { world, pulse, tokens }) })
+        Ok(Self { listener, api: Arc::new(Api { world, pulse, site, tokens }) })
     }
 
     /// Where it listens.
@@ -79,6 +97,12 @@ impl<W: World> Http<W> {
             .route("/api/v1/jobs/{id}/cancel", post(wishes::cancel::<W>))
             .route("/api/v1/jobs/{id}/retry", post(wishes::retry::<W>))
             .route("/api/v1/jobs/{id}/release", post(wishes::release::<W>))
+            .route("/api/v1/feeds", get(feeds::feeds::<W>))
+            .route("/api/v1/feeds/{feed}/pause", post(feeds::pause::<W>))
+            .route("/api/v1/feeds/{feed}/resume", post(feeds::resume::<W>))
+            .route("/api/v1/feeds/{feed}/run", post(feeds::run::<W>))
+            .route("/api/v1/feeds/{feed}/fires", get(feeds::fires::<W>))
+            .route("/api/v1/explain", get(explain::explain::<W>))
             .route("/api/v1/endpoints", get(sides::endpoints::<W>))
             .route("/api/v1/endpoints/{name}/resume", post(sides::resume_endpoint::<W>))
             .route("/api/v1/storages", get(sides::storages::<W>))
@@ -315,21 +339,13 @@ impl JobsParams {
                 Problem::bad(format!("{text:?} is no phase: write one of {}", all.join(", ")))
             })
         };
-        let since = |text: String| {
-            DateTime::parse_from_rfc3339(&text).map(|time| time.to_utc()).map_err(|_| {
-                Problem::bad(format!("{text:?} is no time: write it like 2026-11-23T02:00:00Z"))
-            })
-        };
-        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
-        if !(1..=PAGE_MAX).contains(&limit) {
-            return Err(Problem::bad(format!("limit must be from 1 to {PAGE_MAX}")));
-        }
+        let limit = page_limit(self.limit)?;
         Ok(JobQuery {
             feed: self.feed.map(Name::try_from).transpose().map_err(Problem::bad)?,
             phase: self.phase.map(phase).transpose()?,
             held: self.held,
             name: self.name,
-            since: self.since.map(since).transpose()?,
+            since: self.since.as_deref().map(instant).transpose()?,
             before: self.cursor.map(|text| job_id(&text)).transpose()?,
             limit,
         })
@@ -443,6 +459,21 @@ impl From<&Event> for EventBody {
             detail: event.detail.clone(),
         }
     }
+}
+
+/// How many are asked for.
+fn page_limit(limit: Option<usize>) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(PAGE_DEFAULT);
+    if (1..=PAGE_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::bad(format!("limit must be from 1 to {PAGE_MAX}")))
+}
+
+fn instant(text: &str) -> Result<DateTime<Utc>, Problem> {
+    DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|_| {
+        Problem::bad(format!("{text:?} is no time: write it like 2026-11-23T02:00:00Z"))
+    })
 }
 
 fn rfc3339(time: DateTime<Utc>) -> String {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, ReadBuf};
@@ -57,6 +58,16 @@ impl<C: Clock> FolderInbox<C> {
             Scanner::new(feed, Arc::clone(&watch), Arc::clone(&marker), moves_sources, clock);
         let scanner = Arc::new(scanner);
         Self { scanner, watch, marker, moves_sources, looking: Arc::default() }
+    }
+
+    /// The same folder for somebody who only looks, and sees it as if every file had been still for long enough. Nothing
+    /// in it is made, moved or removed.
+    pub fn read_only(feed: Name, watch: Watch, clock: C) -> Self {
+        let (settle, zero_grace) = (Duration::ZERO, Duration::ZERO);
+        let watch = Watch { settle, zero_grace, events: false, ..watch };
+        let inbox = Self::new(feed, watch, false, clock);
+        inbox.scanner.leave_all_as_it_is();
+        inbox
     }
 
     fn dropped(&self, job: JobId, path: &SourcePath, file: FileIdentity) -> Dropped {

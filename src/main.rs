@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
+use std::path::{Component, Path};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::Parser;
 use secrecy::SecretString;
 use serde::Serialize;
@@ -15,8 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use scoreline::audit::Audit;
 use scoreline::cli::{
     self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit,
-    FeedsCommand, Filters, JobsCommand, PreviewArgs, SandboxArgs, SelectArgs, SidesCommand,
-    TellError, environment, feeds, is_default_config, table, tell,
+    FeedsCommand, Filters, JobsCommand, PauseArgs, PreviewArgs, SandboxArgs, SelectArgs,
+    SidesCommand, TellError, Until, environment, feeds, is_default_config, table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
@@ -25,11 +27,12 @@ use scoreline::demo::demo;
 use scoreline::engine::Stop;
 use scoreline::feed::Name;
 use scoreline::http::{
-    EndpointBody, EndpointsBody, EventBody, HealthBody, JobBody, JobsBody, StorageBody,
-    StoragesBody,
+    EndpointBody, EndpointsBody, EventBody, ExplainBody, FeedBody, FeedFireBody, FeedsBody,
+    FiresBody, HealthBody, JobBody, JobsBody, StorageBody, StoragesBody,
 };
+use scoreline::inbox::FolderInbox;
 use scoreline::job::{JobId, Want};
-use scoreline::ports::{Clock as _, StoreError};
+use scoreline::ports::{Clock as _, Inbox as _, Scan, StoreError};
 use scoreline::sandbox::{self, Gateway, Sandbox};
 
 fn main() -> ExitCode {
@@ -73,7 +76,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
             sides::<EndpointBody>(&cli, daemon, command).await
         }
         Command::Storage { daemon, command } => sides::<StorageBody>(&cli, daemon, command).await,
-        Command::Feeds { command: FeedsCommand::Preview(args) } => preview(&cli, args),
+        Command::Feeds { daemon, command } => of_feeds(&cli, daemon, command).await,
+        Command::Explain { daemon, path } => explain(&cli, daemon, path).await,
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
@@ -277,15 +281,102 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
     Ok(Exit::Done)
 }
 
-fn preview(cli: &Cli, args: &PreviewArgs) -> anyhow::Result<Exit> {
+async fn of_feeds(cli: &Cli, daemon: &DaemonArgs, command: &FeedsCommand) -> anyhow::Result<Exit> {
+    if let FeedsCommand::Preview(args) = command {
+        return preview(cli, args).await;
+    }
+    let client = client(cli, daemon)?;
+    match command {
+        FeedsCommand::List => {
+            let all: FeedsBody = client.get("/api/v1/feeds", &[]).await?;
+            tell_either(cli, &all, |all| feeds::list(&all.feeds))?;
+        }
+        FeedsCommand::Pause(PauseArgs { feed, why, until }) => {
+            let until = until.map(|until| match until {
+                Until::At(time) => time,
+                Until::After(time) => {
+                    let time = TimeDelta::from_std(time).unwrap_or(TimeDelta::MAX);
+                    SystemClock.now().checked_add_signed(time).unwrap_or(DateTime::<Utc>::MAX_UTC)
+                }
+            });
+            let until = until.map(|until| until.to_rfc3339());
+            let body = serde_json::json!({ "why": why, "until": until });
+            let path = format!("/api/v1/feeds/{feed}/pause");
+            let paused: FeedBody = client.post(&path, &body, None).await?;
+            tell_either(cli, &paused, feeds::paused_or_not)?;
+        }
+        FeedsCommand::Resume { feed } => {
+            let path = format!("/api/v1/feeds/{feed}/resume");
+            let resumed: FeedBody = client.post_once(&path, None).await?;
+            tell_either(cli, &resumed, feeds::paused_or_not)?;
+        }
+        FeedsCommand::Run { feed, key } => {
+            let path = format!("/api/v1/feeds/{feed}/run");
+            let fire: FeedFireBody = client.post_once(&path, key.as_deref()).await?;
+            tell_either(cli, &fire, |fire| feeds::ran(feed.as_str(), fire))?;
+        }
+        FeedsCommand::Fires { feed, limit } => {
+            let path = format!("/api/v1/feeds/{feed}/fires");
+            let page: FiresBody = client.get(&path, &[("limit", limit.to_string())]).await?;
+            tell_either(cli, &page, |page| feeds::fires(&page.fires))?;
+            if !cli.json && page.next_cursor.is_some() {
+                complain("there are more: raise --limit");
+            }
+        }
+        FeedsCommand::Preview(_) => {}
+    }
+    Ok(Exit::Done)
+}
+
+async fn explain(cli: &Cli, daemon: &DaemonArgs, path: &Path) -> anyhow::Result<Exit> {
+    let whole = std::path::absolute(path)
+        .with_context(|| format!("{} could not be made absolute", path.display()))?;
+    // What ".." leads to depends on links; the config's folders are taken by their names where they can be.
+    let upwards = whole.components().any(|part| part == Component::ParentDir);
+    let whole = match (whole.parent(), whole.file_name()) {
+        (Some(folder), Some(name)) if upwards => folder
+            .canonicalize()
+            .with_context(|| format!("{} could not be looked up", folder.display()))?
+            .join(name),
+        _ => whole,
+    };
+    let Some(text) = whole.to_str() else {
+        complain(&format!("{} is no UTF-8 text, and can't be asked about", whole.display()));
+        return Ok(Exit::Usage);
+    };
+    let client = client(cli, daemon)?;
+    let body: ExplainBody = client.get("/api/v1/explain", &[("path", text.to_owned())]).await?;
+    tell_either(cli, &body, feeds::explained)?;
+    Ok(Exit::Done)
+}
+
+async fn preview(cli: &Cli, args: &PreviewArgs) -> anyhow::Result<Exit> {
     let config = load(cli)?;
     let Some(feed) = config.feeds.get(&args.feed) else {
         let names: Vec<_> = config.feeds.keys().map(Name::as_str).collect();
         complain(&format!("there is no feed {}: there is {}", args.feed, names.join(", ")));
         return Ok(Exit::Usage);
     };
+    if args.files {
+        let Some(watch) = &feed.watch else {
+            complain(&format!("feed {} has no drop folder", args.feed));
+            return Ok(Exit::Usage);
+        };
+        let inbox = FolderInbox::read_only(feed.name.clone(), watch.clone(), SystemClock);
+        let fault = |fault: scoreline::fault::Fault| anyhow::anyhow!("{fault}");
+        inbox.scan().await.map_err(fault)?;
+        let scan: Scan = inbox.more(args.count as usize).await.map_err(fault)?;
+        let found = feeds::Yield { feed, watch, scan };
+        if cli.json {
+            tell_json(&found.json())?;
+        } else {
+            tell(&found.shown())?;
+        }
+        return Ok(Exit::Done);
+    }
     let Some(schedule) = &feed.schedule else {
-        let what = "has no schedule: it takes its inputs as soon as they are ready";
+        let what =
+            "has no schedule: it takes its inputs as soon as they are ready; --files shows which";
         complain(&format!("feed {} {what}", args.feed));
         return Ok(Exit::Usage);
     };
@@ -297,6 +388,15 @@ fn preview(cli: &Cli, args: &PreviewArgs) -> anyhow::Result<Exit> {
         tell(&preview.shown())?;
     }
     Ok(Exit::Done)
+}
+
+/// A result as it came, or in words.
+fn tell_either<T: Serialize>(
+    cli: &Cli,
+    result: &T,
+    shown: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    if cli.json { tell_json(result) } else { Ok(tell(&shown(result))?) }
 }
 
 /// Wants something of the jobs that were named, or of all that the filters find.

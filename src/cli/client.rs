@@ -76,6 +76,19 @@ impl Client {
         self.answer(request).await
     }
 
+    /// Asks for something to be done, once for all that come with the same key.
+    pub async fn post_once<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        key: Option<&str>,
+    ) -> Result<T, ClientError> {
+        let mut request = self.http.post(format!("{}{path}", self.url));
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        self.answer(request).await
+    }
+
     async fn answer<T: DeserializeOwned>(
         &self,
         mut request: reqwest::RequestBuilder,

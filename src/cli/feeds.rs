@@ -1,11 +1,14 @@
-//! Schedules, for people and for programs.
+//! Feeds, their schedules and their fires, for people and for programs.
 
 use std::fmt::Write;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::table::table;
+use super::table::{printable, table};
+use crate::feed::{Feed, Watch};
+use crate::http::{ExplainBody, FeedBody, FeedFireBody};
+use crate::ports::Scan;
 use crate::schedule::{Affected, Schedule, tz_version};
 
 /// The next fires of a schedule, and what changes of the clocks do among them.
@@ -68,6 +71,162 @@ impl<'a> Preview<'a> {
             "left_out": self.left_out.iter().map(affected_json).collect::<Vec<_>>(),
         })
     }
+}
+
+/// What a feed's folder would yield.
+#[derive(Debug)]
+pub struct Yield<'a> {
+    /// Whose folder it is.
+    pub feed: &'a Feed,
+    /// The folder.
+    pub watch: &'a Watch,
+    /// What a look at it showed, with the first ones of those that are ready.
+    pub scan: Scan,
+}
+
+impl Yield<'_> {
+    /// For people.
+    pub fn shown(&self) -> String {
+        let (feed, folder, scan) = (&self.feed.name, self.watch.folder.display(), &self.scan);
+        let mut text = printable(&format!("feed {feed}: {folder}"));
+        text.push('\n');
+        let rows = scan.ready.iter().enumerate().map(|(n, (path, file))| {
+            vec![
+                (n + 1).to_string(),
+                DateTime::from_timestamp_nanos(file.mtime_ns)
+                    .to_rfc3339_opts(SecondsFormat::Secs, true),
+                file.size_bytes.to_string(),
+                path.to_string(),
+            ]
+        });
+        text += &table(&["", "WRITTEN", "BYTES", "NAME"], &rows.collect::<Vec<_>>());
+        for (count, what) in [
+            (scan.backlog, "more would come after these: raise --count"),
+            (scan.settling, "held back by the rules of watch.ready"),
+            (scan.denied, "can't be read"),
+            (scan.ignored, "not for this feed"),
+        ] {
+            if count > 0 {
+                let _ = writeln!(text, "{count} {what}");
+            }
+        }
+        if !self.feed.moves_sources() && !scan.ready.is_empty() {
+            text += "this feed leaves its inputs where they are: those that have a job already are among these\n";
+        }
+        text
+    }
+
+    /// For programs.
+    pub fn json(&self) -> Value {
+        let files = self.scan.ready.iter().map(|(path, file)| {
+            json!({
+                "name": path.to_string(),
+                "size_bytes": file.size_bytes,
+                "written": DateTime::from_timestamp_nanos(file.mtime_ns)
+                    .to_rfc3339_opts(SecondsFormat::Millis, true),
+            })
+        });
+        json!({
+            "feed": self.feed.name,
+            "folder": self.watch.folder.display().to_string(),
+            "files": files.collect::<Vec<_>>(),
+            "more": self.scan.backlog,
+            "held_back": self.scan.settling,
+            "denied": self.scan.denied,
+            "ignored": self.scan.ignored,
+        })
+    }
+}
+
+/// The feeds of a daemon, as a table.
+pub fn list(feeds: &[FeedBody]) -> String {
+    let rows: Vec<_> = feeds.iter().map(row).collect();
+    table(
+        &["NAME", "STATE", "READY", "SETTLING", "OLDEST", "NEXT FIRE", "LAST FIRE", "NOTE"],
+        &rows,
+    )
+}
+
+fn row(feed: &FeedBody) -> Vec<String> {
+    let none = || "-".to_owned();
+    let inbox = feed.inbox.as_ref();
+    let count = |of: fn(&crate::http::InboxBody) -> String| inbox.map_or_else(none, of);
+    let next = feed.schedule.as_ref().and_then(|schedule| schedule.next.first());
+    let open = match feed.open_fires {
+        0 => None,
+        1 => Some("1 open fire".to_owned()),
+        n => Some(format!("{n} open fires")),
+    };
+    let denied = inbox.filter(|inbox| inbox.denied > 0);
+    let notes = [
+        feed.paused.as_ref().map(pause_note),
+        open,
+        denied.map(|inbox| format!("{} can't be read", inbox.denied)),
+    ];
+    vec![
+        feed.name.clone(),
+        if feed.paused.is_some() { "paused" } else { "open" }.to_owned(),
+        count(|inbox| inbox.ready.to_string()),
+        count(|inbox| inbox.settling.to_string()),
+        count(|inbox| format!("{} s", inbox.oldest_seconds)),
+        next.map_or_else(none, |next| next.due.clone()),
+        feed.last_fire
+            .as_ref()
+            .map_or_else(none, |fire| format!("{} {}", fire.fire.nominal, stand(fire))),
+        notes.into_iter().flatten().collect::<Vec<_>>().join("; "),
+    ]
+}
+
+/// What a pause or a resume came to.
+pub fn paused_or_not(feed: &FeedBody) -> String {
+    let said =
+        feed.paused.as_ref().map_or("is not paused: it takes its inputs".to_owned(), pause_note);
+    printable(&format!("{}: {said}", feed.name)) + "\n"
+}
+
+fn pause_note(pause: &crate::http::PauseBody) -> String {
+    let until = pause.until.as_deref().unwrap_or("it is resumed");
+    let why = if pause.why.is_empty() { String::new() } else { format!(": {}", pause.why) };
+    format!("paused by {} until {until}{why}", pause.by)
+}
+
+/// A feed's fires, as a table.
+pub fn fires(fires: &[FeedFireBody]) -> String {
+    let rows = fires.iter().map(|fire| {
+        let missed = (fire.missed > 1).then(|| format!("for {} missed ones", fire.missed));
+        let key = fire.key.as_ref().map(|key| format!("key {key}"));
+        let notes = [missed, fire.note.clone(), key];
+        vec![
+            fire.fire.id.to_string(),
+            fire.fire.nominal.clone(),
+            fire.fire.kind.name().to_owned(),
+            stand(fire),
+            fire.jobs.to_string(),
+            fire.ended_at.clone().unwrap_or_else(|| "-".to_owned()),
+            notes.into_iter().flatten().collect::<Vec<_>>().join("; "),
+        ]
+    });
+    let heads = ["ID", "NOMINAL", "KIND", "STATE", "JOBS", "ENDED", "NOTE"];
+    table(&heads, &rows.collect::<Vec<_>>())
+}
+
+/// What came of asking for a run.
+pub fn ran(feed: &str, fire: &FeedFireBody) -> String {
+    format!("{feed}: fire {} of {}: {}\n", fire.fire.id, fire.fire.nominal, stand(fire))
+}
+
+fn stand(fire: &FeedFireBody) -> String {
+    let reason = fire.reason.as_ref();
+    fire.state.clone() + &reason.map_or(String::new(), |reason| format!(" ({reason})"))
+}
+
+/// What is with a file.
+pub fn explained(body: &ExplainBody) -> String {
+    let feed = body.feed.as_ref().map_or(String::new(), |feed| format!("feed {feed}, "));
+    printable(&format!("{}: {feed}{}", body.path, body.state))
+        + "\n"
+        + &printable(&body.text)
+        + "\n"
 }
 
 /// What `check` tells people about a schedule: its next fire, and which days of the coming 13 months are not like others.

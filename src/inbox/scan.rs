@@ -75,6 +75,11 @@ impl<C: Clock> Scanner<C> {
         Self { feed, watch, hints, marker, moves_sources, clock, memory, found, rounds }
     }
 
+    /// What the first look does beside looking isn't done.
+    pub(super) fn leave_all_as_it_is(&self) {
+        self.rounds.fetch_max(1, Ordering::Relaxed);
+    }
+
     /// The store has this file.
     pub(super) fn accepted(&self, path: &SourcePath, file: FileIdentity) {
         self.memory().accepted(Key::of(path), file);

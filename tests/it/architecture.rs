@@ -39,10 +39,11 @@ const FLOORS: [(&str, u32); 31] = [
 ];
 
 /// Neighbours that know each other, each for its reason.
-const NEIGHBOURS: [(&str, &str, &str); 19] = [
+const NEIGHBOURS: [(&str, &str, &str); 20] = [
     ("main", "daemon", "the program starts the daemon"),
     ("main", "demo", "the program starts the demo"),
     ("demo", "daemon", "the demo runs the real daemon"),
+    ("cli", "http", "what a daemon answers is shown to people"),
     ("http", "config", "tokens and roles are the config's"),
     ("intake", "engine", "accepted jobs are handed to the engine"),
     ("membership", "engine", "it keeps the lease, and brings what others wrote"),

@@ -17,6 +17,8 @@ use scoreline::store::{Migrate, SqliteStore};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+mod feeds;
+
 use crate::http::{Desk, hanging, held};
 use crate::rig::{Rig, eventually, files_in};
 use crate::rights::without_roots_rights;
@@ -190,7 +192,13 @@ async fn it_tells_its_version_and_its_commands() {
         "jobs cancel",
         "jobs retry",
         "jobs release",
+        "feeds list",
+        "feeds pause",
+        "feeds resume",
+        "feeds run",
+        "feeds fires",
         "feeds preview",
+        "explain",
         "endpoints list",
         "endpoints resume",
         "storage list",
@@ -222,6 +230,14 @@ async fn what_is_mistyped_is_told_with_the_right_word() {
         (&["jobs", "release", NOBODY], "--adopt <REMOTE_ID>|--not-started"),
         (&["jobs", "release", NOBODY, "--adopt", "a/b"], "no id of a remote run"),
         (&["jobs", "release", NOBODY, "--adopt", "a", "--not-started"], "cannot be used with"),
+        (&["feeds", "pause", "f", "--until", "soon"], "like 2026-11-23T02:00:00Z, or like 2h"),
+        (&["feeds", "run", "a/b"], "a-z"),
+        (&["feeds", "run", "f", "--key", "ü"], "up to 200 letters"),
+        (
+            &["feeds", "preview", "f", "--files", "--after", "2026-11-23T02:00:00Z"],
+            "cannot be used with",
+        ),
+        (&["explain"], "<PATH>"),
         (&["feeds", "preview"], "<FEED>"),
         (&["feeds", "preview", "f", "--count", "0"], "1..=1000"),
         (&["feeds", "preview", "f", "--after", "today"], "like 2026-11-23T02:00:00Z"),

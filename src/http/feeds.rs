@@ -1,0 +1,362 @@
+//! Feeds, their pauses and their fires, as HTTP tells of them: `GET /api/v1/feeds`, `…/{feed}/fires`, and `POST
+//! …/{feed}/pause`, `…/resume` and `…/run`.
+//!
+//! What is asked for is noted in the store, where the node that has the feed in hand finds it: so it comes back as 202,
+//! and the same from every node. Times are the database's: it alone decides what is over and what is to come.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::asked::{Asked, At, Nothing};
+use super::{Api, FireBody, Problem, instant, page_limit, rfc3339};
+use crate::feed::{Feed, Name};
+use crate::fire::{FeedPause, FeedState, FireId, FireRow, Reason};
+use crate::metrics::INBOX_STATES;
+use crate::ports::{Schedules, World};
+use crate::schedule::Schedule;
+
+/// `GET /api/v1/feeds`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FeedsBody {
+    /// By name.
+    pub feeds: Vec<FeedBody>,
+}
+
+/// A feed of the config, and how it stands.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FeedBody {
+    /// Its name in the config.
+    pub name: String,
+    /// The endpoint that scores.
+    pub endpoint: String,
+    /// The storage that its blobs go to.
+    pub storage: String,
+    /// Its drop folder, if it has one.
+    pub folder: Option<String>,
+    /// What is in the drop folder, as the node that was asked last saw it; nothing but zeros where another one looks.
+    pub inbox: Option<InboxBody>,
+    /// Its pause, if it is paused.
+    pub paused: Option<PauseBody>,
+    /// Its schedule, if it has one.
+    pub schedule: Option<ScheduleBody>,
+    /// Fires that have still to take inputs.
+    pub open_fires: u64,
+    /// The one with the newest nominal time.
+    pub last_fire: Option<FeedFireBody>,
+}
+
+/// What is in a drop folder.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct InboxBody {
+    /// Files that wait for their turn.
+    pub ready: u64,
+    /// Files that a rule holds back.
+    pub settling: u64,
+    /// Files and folders that can't be read.
+    pub denied: u64,
+    /// Files that are not for the feed.
+    pub ignored: u64,
+    /// How long the oldest file that is for the feed has been there without a job.
+    pub oldest_seconds: u64,
+}
+
+/// A feed's pause.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PauseBody {
+    /// Who paused it.
+    pub by: String,
+    /// Why.
+    pub why: String,
+    /// Since when.
+    pub since: String,
+    /// Until when; until somebody resumes it if there is none.
+    pub until: Option<String>,
+}
+
+/// A feed's schedule.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ScheduleBody {
+    /// Its cron expression.
+    pub cron: String,
+    /// The zone that it counts in.
+    pub timezone: String,
+    /// The fires that come next.
+    pub next: Vec<UpcomingBody>,
+    /// By when something must have come next, if the config says so.
+    pub expect_by: Option<String>,
+}
+
+/// A fire that is to come.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct UpcomingBody {
+    /// The time that it stands for.
+    pub nominal: String,
+    /// When it runs: the jitter later.
+    pub due: String,
+}
+
+/// `GET /api/v1/feeds/{feed}/fires`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FiresBody {
+    /// Newest first.
+    pub fires: Vec<FeedFireBody>,
+    /// The `cursor` of the next page, if there is one.
+    pub next_cursor: Option<String>,
+}
+
+/// A fire, and what became of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FeedFireBody {
+    /// Which one.
+    #[serde(flatten)]
+    pub fire: FireBody,
+    /// `open`, `ran` or `skipped`.
+    pub state: String,
+    /// Why it waits, or was skipped.
+    pub reason: Option<String>,
+    /// The jobs that it made.
+    pub jobs: u64,
+    /// How many nominal times it stands for.
+    pub missed: u64,
+    /// The `Idempotency-Key` that a manual one was asked for with.
+    pub key: Option<String>,
+    /// Who wanted it, and why.
+    pub note: Option<String>,
+    /// When it was entered.
+    pub created_at: String,
+    /// When it first took inputs, or looked for some.
+    pub started_at: Option<String>,
+    /// When it ran to its end, or was skipped.
+    pub ended_at: Option<String>,
+}
+
+impl From<&FireRow> for FeedFireBody {
+    fn from(row: &FireRow) -> Self {
+        Self {
+            fire: FireBody::from(&row.fired()),
+            state: row.state.name().to_owned(),
+            reason: row.state.reason().map(Reason::name).map(str::to_owned),
+            jobs: row.jobs,
+            missed: row.missed,
+            key: row.key.clone(),
+            note: row.note.clone(),
+            created_at: rfc3339(row.created_at),
+            started_at: row.started_at.map(rfc3339),
+            ended_at: row.ended_at.map(rfc3339),
+        }
+    }
+}
+
+pub(super) async fn feeds<W: World>(State(api): State<Arc<Api<W>>>) -> Result<Response, Problem> {
+    let store = api.world.store();
+    let (now, states) = (store.now().await?, store.feeds(&api.site.name).await?);
+    let mut feeds = Vec::with_capacity(api.site.feeds.len());
+    for feed in api.site.feeds.values() {
+        feeds.push(feed_body(&api, feed, &states, now).await?);
+    }
+    Ok(axum::Json(FeedsBody { feeds }).into_response())
+}
+
+/// The body of a pause.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PauseAsked {
+    #[serde(default)]
+    why: String,
+    until: Option<String>,
+}
+
+pub(super) async fn pause<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    At(name): At<Name>,
+    Asked(asked): Asked<PauseAsked>,
+) -> Result<Response, Problem> {
+    let feed = known(&api, &name)?;
+    let why = one_line("why", &asked.why)?;
+    let until = asked.until.as_deref().map(instant).transpose()?;
+    let now = api.world.store().now().await?;
+    if until.is_some_and(|until| until <= now) {
+        let text = format!("until is over: by the database's clock it is {}", rfc3339(now));
+        return Err(Problem::bad(text));
+    }
+    let pause = FeedPause { by: OPERATOR.to_owned(), why, since: now, until, ended: false };
+    api.world.store().pause_feed(&api.site.name, &name, &pause).await?;
+    tracing::info!(feed = %name, why = %pause.why, until = ?pause.until, "an operator paused a feed");
+    answer(&api, feed, StatusCode::ACCEPTED).await
+}
+
+pub(super) async fn resume<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    At(name): At<Name>,
+    Asked(Nothing {}): Asked<Nothing>,
+) -> Result<Response, Problem> {
+    let feed = known(&api, &name)?;
+    if !api.world.store().resume_feed(&api.site.name, &name).await? {
+        return answer(&api, feed, StatusCode::OK).await;
+    }
+    tracing::info!(feed = %name, "an operator resumed a feed");
+    answer(&api, feed, StatusCode::ACCEPTED).await
+}
+
+pub(super) async fn run<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    At(name): At<Name>,
+    headers: HeaderMap,
+    Asked(Nothing {}): Asked<Nothing>,
+) -> Result<Response, Problem> {
+    known(&api, &name)?;
+    let key = key_of(&headers)?;
+    let store = api.world.store();
+    let (row, new) = store.run_now(&api.site.name, &name, key.as_deref(), OPERATOR).await?;
+    if new {
+        tracing::info!(feed = %name, fire = %row.id, "an operator wants a feed to run now");
+    }
+    let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, axum::Json(FeedFireBody::from(&row))).into_response())
+}
+
+/// The page that is asked for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FiresParams {
+    cursor: Option<String>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn fires<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    At(name): At<Name>,
+    query: Result<Query<FiresParams>, QueryRejection>,
+) -> Result<Response, Problem> {
+    known(&api, &name)?;
+    let Query(params) = query.map_err(|rejection| Problem::bad(rejection.body_text()))?;
+    let limit = page_limit(params.limit)?;
+    let wrong =
+        |text: &str| Problem::bad(format!("{text:?} is no cursor: an answer gives the next"));
+    let before =
+        params.cursor.as_deref().map(|text| FireId::parse(text).ok_or_else(|| wrong(text)));
+    let (store, before) = (api.world.store(), before.transpose()?);
+    // One more tells whether there is another page.
+    let rows = store.fires(&api.site.name, &name, before, limit + 1).await?;
+    let page = &rows[..rows.len().min(limit)];
+    let more = rows.len() > limit;
+    let body = FiresBody {
+        fires: page.iter().map(FeedFireBody::from).collect(),
+        next_cursor: page.last().filter(|_| more).map(|row| row.id.to_string()),
+    };
+    Ok(axum::Json(body).into_response())
+}
+
+/// A feed of the config; else those that are.
+fn known<'a, W: World>(api: &'a Api<W>, name: &Name) -> Result<&'a Feed, Problem> {
+    api.site.feeds.get(name).map(AsRef::as_ref).ok_or_else(|| {
+        let names: Vec<_> = api.site.feeds.keys().map(Name::as_str).collect();
+        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let text = format!("there is no feed {name} in the config: there is {there}");
+        Problem::new(StatusCode::NOT_FOUND, text)
+    })
+}
+
+async fn answer<W: World>(
+    api: &Api<W>,
+    feed: &Feed,
+    code: StatusCode,
+) -> Result<Response, Problem> {
+    let store = api.world.store();
+    let (now, states) = (store.now().await?, store.feeds(&api.site.name).await?);
+    let body = feed_body(api, feed, &states, now).await?;
+    Ok((code, axum::Json(body)).into_response())
+}
+
+async fn feed_body<W: World>(
+    api: &Api<W>,
+    feed: &Feed,
+    states: &[FeedState],
+    now: DateTime<Utc>,
+) -> Result<FeedBody, Problem> {
+    let last = api.world.store().fires(&api.site.name, &feed.name, None, 1).await?;
+    let state = states.iter().find(|state| state.feed == feed.name);
+    let pause = state.and_then(|state| state.pause.as_ref()).filter(|pause| pause.holds(now));
+    Ok(FeedBody {
+        name: feed.name.to_string(),
+        endpoint: feed.endpoint.to_string(),
+        storage: feed.storage.to_string(),
+        folder: feed.watch.as_ref().map(|watch| watch.folder.display().to_string()),
+        inbox: feed.watch.as_ref().map(|_| inbox_body(api, &feed.name)),
+        paused: pause.map(pause_body),
+        schedule: feed.schedule.as_ref().map(|schedule| schedule_body(schedule, now)),
+        open_fires: state.map_or(0, |state| state.open_fires),
+        last_fire: last.first().map(FeedFireBody::from),
+    })
+}
+
+/// What the last look at the folder left in the metrics.
+fn inbox_body<W: World>(api: &Api<W>, feed: &Name) -> InboxBody {
+    let metrics = api.world.metrics();
+    let counts = INBOX_STATES.map(|state| {
+        let count = metrics.inbox_files.with_label_values(&[feed.as_str(), state]).get();
+        u64::try_from(count).unwrap_or_default()
+    });
+    let [ready, settling, denied, ignored] = counts;
+    let oldest = metrics.inbox_oldest_file_age_seconds.with_label_values(&[feed.as_str()]).get();
+    let oldest_seconds = Duration::try_from_secs_f64(oldest).unwrap_or_default().as_secs();
+    InboxBody { ready, settling, denied, ignored, oldest_seconds }
+}
+
+fn pause_body(pause: &FeedPause) -> PauseBody {
+    PauseBody {
+        by: pause.by.clone(),
+        why: pause.why.clone(),
+        since: rfc3339(pause.since),
+        until: pause.until.map(rfc3339),
+    }
+}
+
+fn schedule_body(schedule: &Schedule, now: DateTime<Utc>) -> ScheduleBody {
+    let upcoming: Vec<_> = schedule.fires(now).take(UPCOMING).collect();
+    // What the last fire waits for may still be to come.
+    let nominals =
+        schedule.calendar.previous(now).into_iter().chain(upcoming.first().map(|f| f.nominal));
+    let mut expected = nominals.filter_map(|nominal| schedule.expected_by(nominal));
+    ScheduleBody {
+        cron: schedule.calendar.cron().to_owned(),
+        timezone: schedule.calendar.timezone().name().to_owned(),
+        expect_by: expected.find(|by| *by > now).map(rfc3339),
+        next: upcoming
+            .iter()
+            .map(|fire| UpcomingBody { nominal: rfc3339(fire.nominal), due: rfc3339(fire.due) })
+            .collect(),
+    }
+}
+
+/// What makes a run the same when it is asked for again.
+fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = one_line("Idempotency-Key", value.to_str().unwrap_or("\n"))?;
+    if key.is_empty() {
+        return Err(Problem::bad("Idempotency-Key must say something, or be left out"));
+    }
+    Ok(Some(key))
+}
+
+/// What somebody writes for others to read in a table.
+fn one_line(what: &str, text: &str) -> Result<String, Problem> {
+    let text = text.trim();
+    if text.chars().count() > LINE_MAX || text.chars().any(char::is_control) {
+        let text = format!("{what} must be one line of {LINE_MAX} characters at most");
+        return Err(Problem::bad(text));
+    }
+    Ok(text.to_owned())
+}
+
+/// Who asks for something here: whatever changes anything needs the role *operate*.
+const OPERATOR: &str = "operator";
+const UPCOMING: usize = 3;
+const LINE_MAX: usize = 200;
