@@ -382,6 +382,7 @@ pub struct JobBody {
     pub held: Option<Hold>,
     pub error: Option<FaultRecord>,
     pub source_moved_to: Option<String>,
+    pub duplicate_of: Option<JobId>,
     pub outputs: Vec<Output>,
 }
 
@@ -405,6 +406,7 @@ impl From<&Job> for JobBody {
             fire: job.fire().map(FireBody::from),
             held: job.held().cloned(),
             error: job.error().cloned(),
+            duplicate_of: job.duplicate_of(),
             source_moved_to: job.source_moved_to().map(|path| path.display().to_string()),
             outputs: job.outputs().to_vec(),
         }

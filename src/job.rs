@@ -306,6 +306,11 @@ impl Job {
         self.source_moved_to.as_ref()
     }
 
+    /// Of a skipped job: the earlier one that it repeats.
+    pub fn duplicate_of(&self) -> Option<JobId> {
+        if let State::Skipped(_, of) = self.state { Some(of) } else { None }
+    }
+
     /// Where it stands, with what is known there.
     pub fn state(&self) -> &State {
         &self.state

@@ -236,12 +236,13 @@ async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::
                 .jobs
                 .iter()
                 .map(|job| {
-                    let note = match (&job.held, &job.error) {
-                        (Some(held), _) => format!("held: {}", held.code),
-                        (None, Some(error)) => {
+                    let note = match (&job.held, &job.error, job.duplicate_of) {
+                        (Some(held), ..) => format!("held: {}", held.code),
+                        (None, Some(error), _) => {
                             format!("{}: {}", error.code, clipped(&error.message))
                         }
-                        (None, None) => String::new(),
+                        (None, None, Some(of)) => format!("the same as job {of}"),
+                        (None, None, None) => String::new(),
                     };
                     let phase = job.phase.name().to_owned();
                     vec![

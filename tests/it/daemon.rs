@@ -182,6 +182,7 @@ async fn what_was_scored_before_is_skipped_and_tells_of_the_earlier_job() {
         for (job, dropped) in jobs.iter().rev().zip(drops) {
             if job.phase == Phase::Skipped {
                 told.push(dropped);
+                assert_eq!(job.duplicate_of, Some(jobs[3].id), "{by} {dropped}");
                 let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", job.id)).await;
                 assert!(
                     events.contains(&format!("the same content as job {}", jobs[3].id)),

@@ -121,6 +121,61 @@ async fn a_million_files_fit_into_128_mib_and_hold_no_other_feed_up() {
     assert_eq!(ready.len(), 1000);
 }
 
+/// The machine's limit of events that wait, lowered until it is dropped.
+struct ShortQueue(String);
+
+impl ShortQueue {
+    const LIMIT: &str = "/proc/sys/fs/inotify/max_queued_events";
+
+    fn new() -> Self {
+        let before = std::fs::read_to_string(Self::LIMIT).unwrap();
+        std::fs::write(Self::LIMIT, "16").expect("root may lower the limit of inotify's queues");
+        Self(before)
+    }
+}
+
+impl Drop for ShortQueue {
+    fn drop(&mut self) {
+        // Whoever runs as root may write it a second time too.
+        drop(std::fs::write(Self::LIMIT, &self.0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
+async fn files_beyond_the_queue_of_events_are_all_found_and_none_twice() {
+    const FILES: usize = 10_000;
+    let folder = tempfile::tempdir().unwrap();
+    let watch = Watch { settle: Duration::ZERO, ..Watch::new(folder.path().to_owned()) };
+    let inbox = FolderInbox::new(Name::try_from("f".to_owned()).unwrap(), watch, true, SystemClock);
+    {
+        let _short = ShortQueue::new();
+        assert_eq!(inbox.scan().await.unwrap().seen, 0);
+    }
+    for n in 0..FILES {
+        std::fs::write(folder.path().join(format!("{n}.csv")), "1").unwrap();
+    }
+    // Nothing but events wakes us, and most of them were lost.
+    let mut found = BTreeMap::new();
+    while found.len() < FILES {
+        let woken = SystemClock.timeout(Duration::from_mins(1), inbox.changed()).await;
+        assert!(woken.is_some(), "nothing told of {} files", FILES - found.len());
+        inbox.scan().await.unwrap();
+        loop {
+            let ready = inbox.more(1000).await.unwrap().ready;
+            if ready.is_empty() {
+                break;
+            }
+            for (path, file) in ready {
+                inbox.accepted(&path, file);
+                *found.entry(path).or_insert(0) += 1;
+            }
+        }
+    }
+    assert!(found.values().all(|times| *times == 1));
+    assert_eq!(inbox.scan().await.unwrap().backlog, 0);
+}
+
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
