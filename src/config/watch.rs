@@ -33,18 +33,12 @@ pub(super) fn read(feed: &mut Reader<'_>) -> Option<Watch> {
     let zero = match watch.text("zero", "reject").as_str() {
         "reject" => Zero::Reject,
         "ignore" => Zero::Ignore,
-        "accept" => {
-            watch.error(
-                "zero",
-                "\"accept\" is not in this version yet: write \"reject\" or \"ignore\"",
-            );
-            Zero::Reject
-        }
+        "accept" => Zero::Accept,
         other => {
             watch.error(
                 "zero",
                 format!(
-                    "{other:?} is nothing to do with an empty file: write \"reject\" or \"ignore\""
+                    "{other:?} is nothing to do with an empty file: write \"reject\", \"accept\" or \"ignore\""
                 ),
             );
             Zero::Reject

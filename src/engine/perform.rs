@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::lease::{Lease, Tenure};
 use super::progress::{Moving, Progress};
 use crate::fault::{Class, Fault, Origin};
-use crate::feed::{Feed, OnConflict, SourceEnd, candidate};
+use crate::feed::{Feed, OnConflict, SourceEnd, Zero, candidate};
 use crate::folder::{MARKER, report_name};
 use crate::job::{
     Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
@@ -74,7 +74,8 @@ async fn upload<W: World>(
 ) -> Result<Outcome, Fault> {
     let inbox = world.inbox(&feed.name).ok_or_else(|| unconfigured(feed, "watch"))?;
     let mut source = inbox.open(job, lease).await?;
-    if job.file().size_bytes == 0 {
+    let sent_empty = feed.watch.as_ref().is_some_and(|watch| watch.zero == Zero::Accept);
+    if job.file().size_bytes == 0 && !sent_empty {
         // The service would fail it after minutes; a file that grows later is another arrival.
         source.unchanged().await?;
         return Err(Fault::permanent(

@@ -159,6 +159,8 @@ impl DoneMarker {
 pub enum Zero {
     /// It gets a job, which fails.
     Reject,
+    /// It is sent like any other; what the service makes of it is the service's affair.
+    Accept,
     /// It stays where it is, and is no job's.
     Ignore,
 }

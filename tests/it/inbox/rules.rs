@@ -99,7 +99,8 @@ async fn a_file_that_trickles_in_for_two_hours_is_taken_after_its_last_byte() {
 
 #[tokio::test]
 async fn an_empty_file_waits_for_content_and_then_goes_by_its_rule() {
-    for (zero, ready, ignored) in [(Zero::Reject, 1, 0), (Zero::Ignore, 0, 1)] {
+    for (zero, ready, ignored) in [(Zero::Reject, 1, 0), (Zero::Accept, 1, 0), (Zero::Ignore, 0, 1)]
+    {
         let here = Setting::with(|watch| watch.zero = zero, true);
         here.drop_file("a.csv", "");
         let scan = here.scan().await;

@@ -16,6 +16,16 @@ async fn an_empty_file_fails_before_anything_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_file_is_sent_where_the_config_says_so() {
+    let rig = Rig::new().await.feed("watch.zero = \"accept\"");
+    let daemon = rig.start().await;
+    rig.drop_file("empty.csv", "");
+    daemon.until_ended(1).await;
+    assert_eq!(rig.sandbox.ledger().totals.submits, 1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_remote_side_says_of_a_bad_row_lies_beside_the_source_and_others_go_on() {
     let rig = Rig::new().await;
     let daemon = rig.start().await;
