@@ -12,7 +12,8 @@ use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, Zero, candidate};
 use crate::folder::{MARKER, report_name};
 use crate::job::{
-    Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, Uploaded,
+    Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, SOURCE_GONE,
+    Uploaded,
 };
 use crate::ports::{
     Access, BlobPlace, Blobs, Clock, Inbox, Node, Outbox, Part, Permit, Placed, RemoteStatus,
@@ -38,6 +39,10 @@ pub(super) async fn perform<W: World>(
     let lease = &tenure.lease;
     let outcome = match action {
         Action::Upload => upload(world, lease, feed, job, progress).await,
+        Action::Submit if handed_on => match has_source(world, feed, job).await {
+            Ok(()) => within(world, lease, submit(world, feed, job)).await,
+            Err(fault) => Err(fault),
+        },
         Action::Submit => within(world, lease, submit(world, feed, job)).await,
         Action::Start => within(world, lease, start(world, feed, job)).await,
         Action::Poll => poll(world, feed, job).await,
@@ -95,6 +100,24 @@ async fn upload<W: World>(
         .with_label_values(&[feed.name.as_str()])
         .inc_by(content.size_bytes);
     Ok(Outcome::Uploaded { blob, content })
+}
+
+/// A job that another owner had waits beside its source, unless the store is older than the folders: after a backup was
+/// restored the source may lie in the archive, scored long ago. That is not done again unasked.
+async fn has_source<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<(), Fault> {
+    let asked_for = job.generation() > 1;
+    let Some(inbox) = world.inbox(&feed.name).filter(|_| feed.moves_sources() && !asked_for) else {
+        return Ok(());
+    };
+    if inbox.source_path(job).await?.now.is_some() {
+        return Ok(());
+    }
+    let text = format!(
+        "{} is not where the job's source has to be: if the store was restored from a backup, look whether it was scored since, \
+         in the archive; `scoreline jobs retry` scores what was uploaded all the same",
+        job.path()
+    );
+    Err(Fault::permanent(Origin::Inbox, SOURCE_GONE, text))
 }
 
 async fn submit<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {

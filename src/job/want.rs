@@ -8,6 +8,7 @@ use super::setback::{end_of_cancelling, is_unconfirmed, unconfirmed, unconfirmed
 use super::{
     CancelReason, Ended, Job, Phase, RemoteId, State, Step, Submitted, Turn, moved, next_generation,
 };
+use crate::fault::FaultRecord;
 use crate::retry::Policy;
 
 /// A wish, written beside the job until its owner has answered it.
@@ -197,9 +198,10 @@ fn retried(job: &mut Job, state: State, turn: Turn, policy: &Policy) -> State {
         | State::Succeeded(_)) => return live,
     };
     let unconfirmed = is_unconfirmed(job);
-    // The one that repeats an earlier job never had a run. From its second generation on it is asked for, and is scored
+    // One that may have been scored before never had a run. From its second generation on it is asked for, and is scored
     // whatever came before it.
-    if was_skipped || job.error.as_ref().is_some_and(|error| error.code == DUPLICATE) {
+    let unasked = |error: &FaultRecord| [DUPLICATE, SOURCE_GONE].contains(&error.code.as_str());
+    if was_skipped || job.error.as_ref().is_some_and(unasked) {
         job.generation = job.generation.saturating_add(1);
     }
     job.attempts = 0;
@@ -227,6 +229,9 @@ fn retried(job: &mut Job, state: State, turn: Turn, policy: &Policy) -> State {
 
 /// The code of the fault of a job whose input was scored before.
 pub const DUPLICATE: &str = "duplicate";
+
+/// The code of the fault of a job whose source is not where it has to be, as in a store that is older than the folders.
+pub const SOURCE_GONE: &str = "source_gone";
 
 /// A person has found out what became of the run.
 fn released(

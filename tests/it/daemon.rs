@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scoreline::clock::SystemClock;
+use scoreline::http::JobBody;
 use scoreline::job::Phase;
 use scoreline::ports::Store as _;
 use scoreline::sandbox::{Gateway, Quota, Settings};
@@ -382,7 +383,7 @@ async fn after_a_rate_limit_nothing_is_sent_until_the_time_named() {
     }
     assert!(refused() <= 6, "{} calls were refused", refused());
     let jobs = daemon.jobs().await;
-    let untouched = |job: &&scoreline::http::JobBody| job.attempts == 0 && job.error.is_none();
+    let untouched = |job: &&JobBody| job.attempts == 0 && job.error.is_none();
     assert_eq!(jobs.iter().filter(untouched).count(), 16, "{jobs:#?}");
     daemon.stop().await;
     // The pause is not kept over a restart: with a larger limit all goes on at once.
@@ -504,9 +505,7 @@ async fn a_daemon_that_stops_in_the_middle_gives_its_jobs_back_and_the_next_one_
     for n in 0..20 {
         rig.drop_file(&format!("{n}.csv"), &input_of(&[&format!("in the middle {n}")]));
     }
-    let ended = |jobs: &[scoreline::http::JobBody]| {
-        jobs.iter().filter(|job| job.phase == Phase::Succeeded).count()
-    };
+    let ended = |jobs: &[JobBody]| jobs.iter().filter(|job| job.phase == Phase::Succeeded).count();
     daemon.until("some have ended", |jobs| ended(jobs) >= 4).await;
     // However many have ended by now, these can't.
     rig.sandbox.update(|settings| settings.slots = 0);
@@ -548,4 +547,35 @@ fn quick() -> Settings {
 
 fn with_outputs(names: [&str; 2]) -> Settings {
     Settings { outputs: names.map(str::to_owned).into(), ..quick() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_older_than_the_folders_scores_nothing_again_unasked() {
+    let rig = Rig::new().await.endpoint("max_in_flight = 1");
+    rig.sandbox.update(|settings| settings.slots = 0);
+    let daemon = rig.start().await;
+    rig.drop_file("first.csv", &input_of(&["it keeps the only run"]));
+    daemon.until("it is submitted", |jobs| jobs.len() == 1 && jobs[0].remote_id.is_some()).await;
+    rig.drop_file("a.csv", &input_of(&["it was scored in the meantime"]));
+    let waits = |jobs: &[JobBody]| jobs.len() == 2 && jobs[0].phase == Phase::Uploaded;
+    daemon.until("it waits", waits).await;
+    let id = daemon.jobs().await[0].id;
+    daemon.stop().await;
+    // What the later life of the job did, of which the restored store knows nothing.
+    std::fs::create_dir_all(rig.path("archive")).unwrap();
+    let work = rig.path("in/.scoreline/work").join(id.to_string());
+    std::fs::rename(work.join("a.csv"), rig.path("archive/a.csv")).unwrap();
+    std::fs::remove_dir(work).unwrap();
+    rig.sandbox.update(|settings| settings.slots = 40);
+    let daemon = rig.start().await;
+    daemon.until_ended(2).await;
+    let jobs = daemon.jobs().await;
+    assert_eq!(jobs[0].error.as_ref().unwrap().code, "source_gone");
+    assert_eq!(jobs[1].phase, Phase::Succeeded);
+    rig.started_once_each(1);
+    assert_eq!(rig.files("archive").len(), 2);
+    // Somebody wants it.
+    assert_eq!(daemon.post(&format!("/api/v1/jobs/{id}/retry")).await, 202);
+    eventually("it is scored", || async { daemon.jobs().await[0].phase == Phase::Succeeded }).await;
+    daemon.stop().await;
 }
