@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use scoreline::fire::{FeedPause, FireKind, FireRow, FireState, Reason};
 use scoreline::job::Phase;
 use scoreline::ports::{Schedules, World};
+use scoreline::sandbox::Settings;
 
 use crate::rig::{Rig, Running, eventually};
 use crate::samples::name;
@@ -129,6 +131,41 @@ async fn whoever_expects_a_file_is_told_that_none_came() {
     eventually("it is missed", || async { missing().await == Some(1.0) }).await;
     rig.drop_file("a.csv", INPUT);
     daemon.until_ended(1).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fire_may_cancel_what_the_last_one_runs_and_waits_for_its_end() {
+    let settings = Settings { run_time: Duration::from_hours(1), ..Settings::default() };
+    let rig = Rig::with(settings).await.feed(
+        "schedule.cron = \"*/2 * * * * *\"\nschedule.overlap = \"cancel_running\"\nduplicates.by = \"none\"",
+    );
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", INPUT);
+    daemon.until("it has a run", |jobs| jobs.len() == 1 && jobs[0].remote_id.is_some()).await;
+    rig.drop_file("b.csv", INPUT);
+    daemon.until("the next one has its job", |jobs| jobs.len() == 2).await;
+    let jobs = daemon.jobs().await;
+    assert_eq!(jobs[1].phase, Phase::Cancelled, "the first one has ended before");
+    assert_ne!(jobs[0].fire.as_ref().unwrap().id, jobs[1].fire.as_ref().unwrap().id);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fires_that_fail_one_after_the_other_pause_the_feed() {
+    let rig =
+        Rig::new().await.feed("schedule.cron = \"* * * * * *\"\nschedule.pause_after_failures = 2");
+    rig.faults(&["run=fail:1"]);
+    let daemon = rig.start().await;
+    for n in 1..=2 {
+        rig.drop_file(&format!("{n}.csv"), &format!("Col2\nNumber {n}\n"));
+        daemon.until_ended(n).await;
+    }
+    is_paused(&daemon, 1.0).await;
+    let states = daemon.world.store().feeds("default").await.unwrap();
+    let pause = states[0].pause.as_ref().unwrap();
+    assert_eq!(pause.by, "scoreline");
+    assert!(pause.why.contains("the last 2 fires failed"), "{}", pause.why);
     daemon.stop().await;
 }
 
