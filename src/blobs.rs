@@ -6,6 +6,7 @@
 //! right.
 
 mod connection_string;
+mod listing;
 mod name;
 mod sas;
 mod shared_key;
@@ -52,7 +53,7 @@ use self::shared_key::SharedKey;
 use self::verdict::{Answer, Attempt, Call, Failure, answer, classify};
 use crate::fault::{Fault, Origin};
 use crate::job::{Content, Sha256 as Sha256Digest};
-use crate::ports::{Access, BlobPlace, Blobs, Clock};
+use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock};
 use crate::wire::BlobReference;
 
 /// One container in one storage account.
@@ -187,7 +188,7 @@ impl AzureBlobs {
             .map_err(|error| attempt.fault(&error))
     }
 
-    async fn look(&self) -> azure_core::Result<()> {
+    async fn look_at_container(&self) -> azure_core::Result<()> {
         match self.connection.credential() {
             Credential::Key { .. } => self.container_client()?.get_properties(None).await.map(drop),
             // A signature for a container doesn't give the right to look at the container: look for a blob in it that
@@ -234,7 +235,7 @@ impl AzureBlobs {
 
 impl Blobs for AzureBlobs {
     async fn ready(&self) -> Result<(), Fault> {
-        match self.look().await {
+        match self.look_at_container().await {
             Err(error)
                 if self.create && code_of(&error).as_deref() == Some("ContainerNotFound") =>
             {
@@ -358,6 +359,19 @@ impl Blobs for AzureBlobs {
             base_location: Some(self.connection.endpoint().to_owned()),
             sas_blob_token: Some(format!("?{token}")),
         }
+    }
+
+    async fn look(&self, blob: &str) -> Result<Option<BlobSeen>, Fault> {
+        self.seen(blob).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<BlobPage, Fault> {
+        self.page(prefix, from, limit).await
     }
 
     async fn delete(&self, blob: &str) -> Result<(), Fault> {

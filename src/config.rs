@@ -15,16 +15,19 @@ use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
-    Delivery, Duplicates, Feed, Name, OnConflict, OnDuplicate, Sameness, SourceEnd, SourceRules,
-    Template, Watch,
+    Delivery, Duplicates, Feed, Fixed, FixedPlace, Name, OnConflict, OnDuplicate, Sameness,
+    SourceEnd, SourceRules, Template, Watch,
 };
 use crate::retry::{Backoff, Policy, Span};
 use crate::scoring::ServiceUrl;
 use crate::store::{self, Migrate};
 
+mod fixed;
 mod reader;
 mod schedule;
 mod watch;
+
+use fixed::Named;
 
 /// A checked config.
 #[derive(Clone, Debug)]
@@ -286,6 +289,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     }
     document.include("feeds", shown);
     check_folders(findings, &node_config.state_dir, feeds.values().map(AsRef::as_ref));
+    fixed::check(findings, feeds.values().map(AsRef::as_ref));
 
     Some(Config {
         node: node_config,
@@ -501,16 +505,36 @@ fn read_feed(
             Err(message) => feed.error(&format!("outputs.{output}"), message),
         }
     }
-    let schedule = schedule::read(feed, name);
-    let watch = watch::read(feed);
+    let (schedule, named_input) = schedule::read(feed, name);
+    let is_named = !matches!(named_input, Named::Nothing);
+    if is_named && feed.has("watch") {
+        feed.error(
+            "watch",
+            "is there beside an input that the schedule names: a fire takes the one or the other",
+        );
+    }
+    let watch = if is_named && !feed.has("watch") { None } else { watch::read(feed) };
+    let fixed = if let Named::Input(fixed) = named_input { Some(fixed) } else { None };
+    let takes_something = if is_named { fixed.is_some() } else { watch.is_some() };
     let deliver = read_delivery(feed);
-    let source = read_source(feed);
-    let duplicates = read_duplicates(feed);
+    let source = if is_named && !feed.has("source") {
+        Some(SourceRules { on_success: SourceEnd::Leave, on_failure: SourceEnd::Leave })
+    } else {
+        if is_named {
+            feed.error(
+                "source",
+                "is for files of a drop folder: an input that the schedule names stays where it is",
+            );
+        }
+        read_source(feed)
+    };
+    let duplicates = read_duplicates(feed, fixed.as_ref());
     let poll = endpoint
         .as_ref()
         .and_then(|name| endpoints.get(name)?.as_ref())
         .map_or(Policy::default().poll, |(_, poll)| *poll);
     let policy = read_policy(feed, poll);
+    takes_something.then_some(())?;
     Some(Feed {
         name: name.clone(),
         endpoint: endpoint?,
@@ -518,7 +542,8 @@ fn read_feed(
         input,
         parameters,
         outputs,
-        watch: Some(watch?),
+        watch,
+        fixed,
         schedule,
         deliver: deliver?,
         source: source?,
@@ -592,9 +617,11 @@ fn read_source(feed: &mut Reader<'_>) -> Option<SourceRules> {
     Some(SourceRules { on_success: on_success?, on_failure: on_failure? })
 }
 
-fn read_duplicates(feed: &mut Reader<'_>) -> Duplicates {
+fn read_duplicates(feed: &mut Reader<'_>, fixed: Option<&Fixed>) -> Duplicates {
     let mut table = feed.table("duplicates");
-    let by = match table.text("by", "path+content").as_str() {
+    // What is named is taken as often as the schedule says, whatever it holds.
+    let default = if fixed.is_some() { "none" } else { "path+content" };
+    let by = match table.text("by", default).as_str() {
         "path+content" => Sameness::PathAndContent,
         "content" => Sameness::Content,
         "path" => Sameness::Path,
@@ -604,6 +631,14 @@ fn read_duplicates(feed: &mut Reader<'_>) -> Duplicates {
             Sameness::Nothing
         }
     };
+    if fixed.is_some_and(|fixed| matches!(fixed.place, FixedPlace::Blobs(_)))
+        && matches!(by, Sameness::PathAndContent | Sameness::Content)
+    {
+        table.error(
+            "by",
+            "asks for the content of blobs, which nobody reads here: write \"none\" or \"path\"",
+        );
+    }
     let then = match table.text("then", "skip").as_str() {
         "skip" => OnDuplicate::Skip,
         "rerun" => OnDuplicate::Rerun,

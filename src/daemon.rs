@@ -16,10 +16,10 @@ use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
 use crate::config::{Config, EndpointConfig, Token};
 use crate::engine::{Engine, Pulse, Rules, Stop};
-use crate::feed::Name;
+use crate::feed::{Feed, Fixed, Name};
 use crate::fire::Scanned;
 use crate::http::{Http, Site};
-use crate::inbox::FolderInbox;
+use crate::inbox::{AnyInbox, FolderInbox};
 use crate::intake::Intake;
 use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
@@ -37,8 +37,8 @@ pub use online::{Finding, check_online};
 pub struct RealWorld {
     clock: SystemClock,
     store: AnyStore<SystemClock>,
-    inboxes: BTreeMap<Name, FolderInbox<SystemClock>>,
-    blobs: BTreeMap<Name, AzureBlobs>,
+    inboxes: BTreeMap<Name, AnyInbox<SystemClock, AzureBlobs>>,
+    blobs: BTreeMap<Name, Arc<AzureBlobs>>,
     scorers: BTreeMap<Name, Scoring<SystemClock>>,
     outbox: FolderOutbox,
     metrics: Metrics,
@@ -54,16 +54,14 @@ impl RealWorld {
             &names(config.endpoints.keys().collect()),
             &names(config.storages.keys().collect()),
         );
-        let mut inboxes = BTreeMap::new();
-        for (name, feed) in &config.feeds {
-            if let Some(watch) = feed.watch.clone() {
-                let inbox = FolderInbox::new(name.clone(), watch, feed.moves_sources(), clock);
-                inboxes.insert(name.clone(), inbox);
-            }
-        }
+        let blobs = blobs(config)?;
+        let inbox = |feed: &Feed| AnyInbox::of(feed, blobs.get(&feed.storage)?, clock);
+        let inboxes =
+            config.feeds.iter().filter_map(|(name, feed)| Some((name.clone(), inbox(feed)?)));
+        let inboxes = inboxes.collect();
         Ok(Self {
             clock,
-            blobs: blobs(config)?,
+            blobs,
             scorers: scorers(config, &metrics)?,
             store: config.store.open(clock).await?,
             inboxes,
@@ -76,7 +74,7 @@ impl RealWorld {
 impl World for RealWorld {
     type Clock = SystemClock;
     type Store = AnyStore<SystemClock>;
-    type Inbox = FolderInbox<SystemClock>;
+    type Inbox = AnyInbox<SystemClock, AzureBlobs>;
     type Blobs = AzureBlobs;
     type Scorer = Scoring<SystemClock>;
     type Outbox = FolderOutbox;
@@ -91,7 +89,7 @@ impl World for RealWorld {
         self.inboxes.get(feed)
     }
     fn blobs(&self, storage: &Name) -> Option<&Self::Blobs> {
-        self.blobs.get(storage)
+        self.blobs.get(storage).map(|blobs| &**blobs)
     }
     fn scorer(&self, endpoint: &Name) -> Option<&Self::Scorer> {
         self.scorers.get(endpoint)
@@ -349,14 +347,33 @@ impl<W: World> Work<W> {
     }
 }
 
-fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, AzureBlobs>> {
+/// A feed's inputs for somebody who only looks, and sees files as if they had been still for long enough.
+pub fn looking_inbox(
+    config: &Config,
+    feed: &Feed,
+) -> anyhow::Result<AnyInbox<SystemClock, AzureBlobs>> {
+    if let Some(watch) = feed.watch.clone() {
+        let inbox = FolderInbox::read_only(feed.name.clone(), watch, SystemClock);
+        return Ok(AnyInbox::Folder(inbox));
+    }
+    let settle = Duration::ZERO;
+    let feed =
+        Feed { fixed: feed.fixed.clone().map(|fixed| Fixed { settle, ..fixed }), ..feed.clone() };
+    let blobs = blobs(config)?;
+    blobs
+        .get(&feed.storage)
+        .and_then(|blobs| AnyInbox::of(&feed, blobs, SystemClock))
+        .with_context(|| format!("feed {} takes nothing by itself", feed.name))
+}
+
+fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, Arc<AzureBlobs>>> {
     config
         .storages
         .iter()
         .map(|(name, settings)| {
             let blobs =
                 AzureBlobs::new(settings.clone(), SystemClock).map_err(|error| anyhow!(error));
-            Ok((name.clone(), blobs.with_context(|| format!("storage {name}"))?))
+            Ok((name.clone(), Arc::new(blobs.with_context(|| format!("storage {name}"))?)))
         })
         .collect()
 }

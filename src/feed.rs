@@ -18,8 +18,10 @@ pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 use crate::schedule::Schedule;
 
+mod fixed;
 mod watch;
 
+pub use fixed::{Again, Fixed, FixedPlace, blob_identity};
 pub use watch::{DoneMarker, Order, OrderBy, Ready, Watch, Zero};
 
 /// A configured route: where inputs come from, which endpoint scores them, where outputs go.
@@ -39,6 +41,8 @@ pub struct Feed {
     pub outputs: Vec<(String, Template)>,
     /// The drop folder.
     pub watch: Option<Watch>,
+    /// What each fire takes where there is no drop folder.
+    pub fixed: Option<Fixed>,
     /// When inputs are taken; `None`: as soon as they are ready.
     pub schedule: Option<Schedule>,
     /// Where outputs go.
@@ -152,16 +156,34 @@ impl Feed {
         };
         let mut digest = sha2::Sha256::new_with_prefix(self.name.as_str());
         if by_content {
-            let content = job.uploaded()?.content();
+            let input = job.uploaded()?;
             digest.update([0, 1]);
-            digest.update(content.size_bytes.to_be_bytes());
-            digest.update(content.sha256.0);
+            digest.update(input.size_bytes().to_be_bytes());
+            digest.update(input.sha256()?.0);
         }
         if by_path {
             digest.update([0, 2]);
             digest.update(job.path().as_bytes());
         }
         Some(Sha256(digest.finalize().into()))
+    }
+
+    /// The file that its fires take, if they take one file.
+    pub fn fixed_file(&self) -> Option<&PathBuf> {
+        match self.fixed.as_ref().map(|fixed| &fixed.place) {
+            Some(FixedPlace::File(path)) => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Where its inputs come from, for people.
+    pub fn takes_from(&self) -> String {
+        match (&self.watch, self.fixed.as_ref().map(|fixed| &fixed.place)) {
+            (Some(watch), _) => watch.folder.display().to_string(),
+            (None, Some(FixedPlace::File(path))) => path.display().to_string(),
+            (None, Some(FixedPlace::Blobs(prefix))) => format!("blobs under {prefix}"),
+            (None, None) => "nowhere".to_owned(),
+        }
     }
 
     /// Whether the source is moved out of sight while its job runs. One that stays where it is in any case is read
@@ -580,6 +602,7 @@ mod tests {
             parameters: Vec::new(),
             outputs: Vec::new(),
             watch: None,
+            fixed: None,
             schedule: None,
             deliver: Delivery {
                 folder: "/out".into(),

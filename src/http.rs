@@ -388,7 +388,7 @@ pub struct JobBody {
 
 impl From<&Job> for JobBody {
     fn from(job: &Job) -> Self {
-        let content = job.uploaded().map(Uploaded::content);
+        let input = job.uploaded();
         Self {
             id: job.id(),
             feed: job.feed().to_string(),
@@ -396,8 +396,8 @@ impl From<&Job> for JobBody {
             phase: job.phase(),
             generation: job.generation(),
             attempts: job.attempts(),
-            size_bytes: content.map_or(job.file().size_bytes, |content| content.size_bytes),
-            sha256: content.map(|content| content.sha256.to_string()),
+            size_bytes: input.map_or(job.file().size_bytes, Uploaded::size_bytes),
+            sha256: input.and_then(Uploaded::sha256).map(|sha256| sha256.to_string()),
             remote_id: job.submitted().map(|run| run.remote_id().0.clone()),
             created_at: rfc3339(job.created_at()),
             updated_at: rfc3339(job.updated_at()),

@@ -23,9 +23,11 @@ use crate::folder::{
     Carried, Folder, Stamp, UNFINISHED, carry_over, off_thread, report_name, reported_job, user,
 };
 use crate::job::{FileIdentity, Job, JobId};
-use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace, Why};
+use crate::ports::{Clock, FolderId, Inbox, Opened, Permit, Scan, Source, SourcePlace, Why};
 
+mod any;
 mod backlog;
+mod fixed;
 mod hints;
 mod marker;
 mod memory;
@@ -34,6 +36,9 @@ mod ready;
 mod scan;
 mod why;
 mod writers;
+
+pub use any::AnyInbox;
+pub use fixed::{FixedFile, PrefixBlobs};
 
 use marker::Marker;
 use scan::Scanner;
@@ -142,9 +147,9 @@ impl<C: Clock> Inbox for FolderInbox<C> {
         off_thread(Origin::Inbox, move || dropped.take(&permit)).await
     }
 
-    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<FolderSource, Fault> {
+    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<Opened<FolderSource>, Fault> {
         let (dropped, permit) = (self.dropped_for(job), permit.clone());
-        off_thread(Origin::Inbox, move || dropped.open(&permit)).await
+        off_thread(Origin::Inbox, move || dropped.open(&permit)).await.map(Opened::Stream)
     }
 
     async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {

@@ -1,6 +1,6 @@
 //! Arrivals become jobs.
 //!
-//! One loop a feed: look at the folder, commit jobs for what is ready, and only then move the files out of sight. A
+//! One loop a feed: look at the folder (or what the schedule names), commit jobs for what is ready, and only then move the files out of sight. A
 //! crash at any point is mended by the next look, since the store knows each arrival and each step can be repeated.
 //!
 //! Files are taken as the jobs before them leave room, so that a heap of them is neither in memory nor in the store at
@@ -13,13 +13,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::{Incoming, Stop, Tenure};
-use crate::feed::{Feed, Name, Watch};
+use crate::feed::{Feed, Fixed, Name, Watch};
 use crate::fire::{FeedState, FireId, FireRow, FireState, Scanned};
 use crate::job::Arrival;
 use crate::metrics::INBOX_STATES;
 use crate::ports::{Accepted, Clock, Firing, Inbox, Scan, Store, WatchMode, World};
 
 mod fires;
+mod last_fire;
 
 use fires::{Fires, Gate};
 
@@ -34,7 +35,7 @@ pub struct Intake<W: World> {
 }
 
 impl<W: World> Intake<W> {
-    /// An intake, if the feed watches a folder; it looks as long as `scans` names the feed.
+    /// An intake, if the feed takes anything by itself; it looks as long as `scans` names the feed.
     pub fn new(
         world: Arc<W>,
         feed: Arc<Feed>,
@@ -42,7 +43,7 @@ impl<W: World> Intake<W> {
         scans: watch::Receiver<Scanned>,
         engine: mpsc::Sender<Incoming>,
     ) -> Option<Self> {
-        let watch = feed.watch.clone()?;
+        let watch = feed.watch.clone().or_else(|| Some(feed.fixed.as_ref()?.watch()))?;
         Some(Self { world, feed, tenure, watch, scans, engine })
     }
 
@@ -146,7 +147,8 @@ impl<W: World> Intake<W> {
             Gate::Shut => return Ok(()),
             Gate::Open => None,
             Gate::For(row) if pace.has_all(clock.boot()) => {
-                let taken = fires.taken(&*self.world, &self.tenure.node, row).await;
+                let taken =
+                    fires.taken(&*self.world, &self.tenure.node, row, &self.tenure.lease).await;
                 pace.ask_at = fires.next_ask();
                 return taken.map_err(|error| error.to_string());
             }
@@ -164,21 +166,29 @@ impl<W: World> Intake<W> {
         pace.has_room();
         let portion = usize::try_from(room).unwrap_or(PORTION).min(PORTION);
         let scan = inbox.more(portion).await.map_err(|fault| fault.to_string())?;
-        self.accept(inbox, &scan, fire).await?;
+        if self.accept(inbox, &scan, fire).await?
+            && let Some(row) = fire
+        {
+            fires.ran(&*self.world, &self.tenure.node, row, 1, &self.tenure.lease).await;
+        }
         // What was ready has a job by now.
         self.show(&Scan { ready: Vec::new(), ..scan.clone() });
         pace.took(&scan, clock.boot());
         Ok(())
     }
 
-    /// Makes jobs of the files that are ready.
+    /// Makes jobs of the files that are ready. Answers whether the fire has all that it takes.
     async fn accept(
         &self,
         inbox: &W::Inbox,
         scan: &Scan,
         fire: Option<&FireRow>,
-    ) -> Result<(), String> {
-        let firing = |row| Firing { feed: &self.feed.name, row, then: FireState::Open(None) };
+    ) -> Result<bool, String> {
+        let fixed = self.feed.fixed.as_ref();
+        let once = fixed.is_some_and(Fixed::is_taken_once);
+        // What is known by nothing but its fire is taken in the call that ends the fire, so that none takes it twice.
+        let then = if once { FireState::Ran } else { FireState::Open(None) };
+        let firing = |row| Firing { feed: &self.feed.name, row, then };
         for ready in scan.ready.chunks(ACCEPT_MAX) {
             let now = self.world.clock().now();
             let arrivals: Vec<_> = ready
@@ -186,9 +196,9 @@ impl<W: World> Intake<W> {
                 .map(|(path, file)| Arrival {
                     feed: self.feed.name.clone(),
                     path: path.clone(),
-                    file: *file,
+                    file: fixed.map_or(*file, |fixed| fixed.arrival(*file, fire.map(|row| row.id))),
                     deadline_at: now + self.feed.policy.deadline,
-                    once: false,
+                    once,
                 })
                 .collect();
             // Of a heap of files each node gets its share; a single one is begun here and now.
@@ -220,7 +230,7 @@ impl<W: World> Intake<W> {
                     }
                     Accepted::Known(id) => known.push(id),
                     // The fire is over: what comes now is the next one's.
-                    Accepted::Over => return Ok(()),
+                    Accepted::Over => return Ok(false),
                 }
             }
             // The engine is gone only when the daemon ends; the jobs are in the store.
@@ -229,7 +239,7 @@ impl<W: World> Intake<W> {
                 let _ = self.engine.send(Incoming::Known(known)).await;
             }
         }
-        Ok(())
+        Ok(once && !scan.ready.is_empty())
     }
 
     fn show(&self, scan: &Scan) {
@@ -363,6 +373,7 @@ impl Pace {
             if again.is_zero() {
                 // The rest is for another look.
                 self.backlog = 0;
+                self.look_again_for_the_fire();
             }
             self.look_at = self.look_at.min((now + again).max(self.look_not_before));
         }
@@ -382,6 +393,14 @@ impl Pace {
         self.rest(began, ended);
         self.look_at = (ended + wait).max(self.look_not_before);
         self.backlog = 0;
+        self.look_again_for_the_fire();
+    }
+
+    /// Nobody knows any more what there is for it.
+    fn look_again_for_the_fire(&mut self) {
+        if let Some((_, _, looked)) = &mut self.fire {
+            *looked = false;
+        }
     }
 
     /// A folder that is written all the time would be looked at all the time: looks take a fifth of one core at most.
@@ -417,6 +436,8 @@ const TROUBLE_WAIT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+
     use super::*;
 
     fn feed(name: &str) -> Name {
@@ -486,6 +507,37 @@ mod tests {
         pace.has_room();
         pace.full(now);
         assert_eq!(pace.next(), now + millis(250), "from the start");
+    }
+
+    #[test]
+    fn a_fire_has_all_only_when_a_look_that_came_through_found_nothing_more() {
+        let node = FireRow::manual(
+            FireId::of("s", &feed("f"), DateTime::UNIX_EPOCH),
+            DateTime::UNIX_EPOCH,
+            None,
+            "me",
+        );
+        let gate = Gate::For(Box::new(node));
+        let fired = || {
+            let mut pace = pace();
+            pace.gate(&gate, None, second(100));
+            pace.looked(&Scan { backlog: 2, ..Scan::default() }, second(100), second(100));
+            assert!(!pace.has_all(second(100)));
+            pace
+        };
+        let mut all_taken = fired();
+        all_taken.took(&Scan::default(), second(101));
+        assert!(all_taken.has_all(second(101)));
+        // A share that goes away between the look and the portion leaves two files in it.
+        let mut broken = fired();
+        broken.failed(second(100), second(101), second(5));
+        assert!(!broken.has_all(second(101)));
+        broken.looked(&Scan::default(), second(106), second(106));
+        assert!(broken.has_all(second(106)));
+        let mut more_than_kept = fired();
+        let rest = Scan { again_after: Some(Duration::ZERO), ..Scan::default() };
+        more_than_kept.took(&rest, second(101));
+        assert!(!more_than_kept.has_all(second(101)));
     }
 
     #[test]

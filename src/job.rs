@@ -77,6 +77,13 @@ pub enum Outcome {
         /// Its content, as it was read.
         content: Content,
     },
+    /// The input lay in this blob already.
+    InPlace {
+        /// Its name.
+        blob: String,
+        /// Its length.
+        size_bytes: u64,
+    },
     /// The same content was scored by this job.
     Duplicate(JobId),
     /// The service says that the input blob isn't there.
@@ -118,6 +125,7 @@ impl Outcome {
     fn name(&self) -> &'static str {
         match self {
             Self::Uploaded { .. } => "uploaded",
+            Self::InPlace { .. } => "in_place",
             Self::Duplicate(_) => "duplicate",
             Self::InputMissing(_) => "input_missing",
             Self::Submitted { .. } => "submitted",
@@ -402,7 +410,12 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
 
         (State::Queued, Outcome::Uploaded { blob, content }) => {
             let detail = format!("{} bytes, sha256 {}", content.size_bytes, content.sha256);
-            (State::Uploaded(Uploaded { blob, content }), Some(detail))
+            let Content { size_bytes, sha256 } = content;
+            (State::Uploaded(Uploaded { blob, size_bytes, sha256: Some(sha256) }), Some(detail))
+        }
+        (State::Queued, Outcome::InPlace { blob, size_bytes }) => {
+            let detail = format!("{blob}, {size_bytes} bytes");
+            (State::Uploaded(Uploaded { blob, size_bytes, sha256: None }), Some(detail))
         }
         (State::Uploaded(input), Outcome::Submitted { remote_id, redirects }) => {
             let detail = format!("remote id {}", remote_id.0);

@@ -22,7 +22,7 @@ use scoreline::cli::{
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
-use scoreline::daemon::{Daemon, RealWorld, Settings, check_online};
+use scoreline::daemon::{Daemon, RealWorld, Settings, check_online, looking_inbox};
 use scoreline::demo::demo;
 use scoreline::engine::Stop;
 use scoreline::feed::Name;
@@ -30,7 +30,6 @@ use scoreline::http::{
     EndpointBody, EndpointsBody, EventBody, ExplainBody, FeedBody, FeedFireBody, FeedsBody,
     FiresBody, HealthBody, JobBody, JobsBody, StorageBody, StoragesBody,
 };
-use scoreline::inbox::FolderInbox;
 use scoreline::job::{JobId, Want};
 use scoreline::ports::{Clock as _, Inbox as _, Scan, StoreError};
 use scoreline::sandbox::{self, Gateway, Sandbox};
@@ -359,15 +358,11 @@ async fn preview(cli: &Cli, args: &PreviewArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Usage);
     };
     if args.files {
-        let Some(watch) = &feed.watch else {
-            complain(&format!("feed {} has no drop folder", args.feed));
-            return Ok(Exit::Usage);
-        };
-        let inbox = FolderInbox::read_only(feed.name.clone(), watch.clone(), SystemClock);
+        let inbox = looking_inbox(&config, feed)?;
         let fault = |fault: scoreline::fault::Fault| anyhow::anyhow!("{fault}");
         inbox.scan().await.map_err(fault)?;
         let scan: Scan = inbox.more(args.count as usize).await.map_err(fault)?;
-        let found = feeds::Yield { feed, watch, scan };
+        let found = feeds::Yield { feed, scan };
         if cli.json {
             tell_json(&found.json())?;
         } else {

@@ -9,7 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -137,6 +137,22 @@ impl Outbox for FolderOutbox {
                 temporary.discard();
             }
             placed
+        })
+        .await
+    }
+
+    async fn read(&self, path: &Path) -> Result<Option<String>, Fault> {
+        let path = path.to_owned();
+        off_thread(Origin::Outbox, move || {
+            let opened = Folder::of(&path).and_then(|(folder, name)| folder.read(name));
+            let mut bytes = Vec::new();
+            let read = match opened {
+                Ok((file, _)) => file.take(NOTE_BYTES).read_to_end(&mut bytes),
+                Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+                Err(error) => return Err(fault("read", &path, error)),
+            };
+            read.map_err(|error| fault("read", &path, errno(&error)))?;
+            Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
         })
         .await
     }
@@ -467,6 +483,7 @@ fn fault(attempted: &str, path: &Path, error: Errno) -> Fault {
 }
 
 const CANDIDATES: u32 = 1000;
+const NOTE_BYTES: u64 = 4096;
 
 #[cfg(test)]
 mod tests {

@@ -23,10 +23,12 @@ use crate::metrics::Metrics;
 use crate::wire::BlobReference;
 
 mod admission;
+mod blobs;
 mod scan;
 mod schedules;
 
 pub use admission::{Admitted, Ask, Earlier, Same};
+pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 
@@ -507,6 +509,11 @@ pub trait Inbox: Send + Sync + 'static {
     /// A source that is being read.
     type Source: Source;
 
+    /// Whether it is a folder that carries a marker of its own; what is not needs none, and is everybody's.
+    fn has_marker(&self) -> bool {
+        true
+    }
+
     /// Which folder this is, by its marker; `None` when it has none.
     fn marker(&self) -> impl Future<Output = Result<Option<FolderId>, Fault>> + Send;
 
@@ -550,7 +557,7 @@ pub trait Inbox: Send + Sync + 'static {
         &self,
         job: &Job,
         permit: &P,
-    ) -> impl Future<Output = Result<Self::Source, Fault>> + Send;
+    ) -> impl Future<Output = Result<Opened<Self::Source>, Fault>> + Send;
 
     /// Where the job's source is now: in the work folder or where it was dropped.
     fn source_path(&self, job: &Job) -> impl Future<Output = Result<SourcePlace, Fault>> + Send;
@@ -567,62 +574,20 @@ pub struct SourcePlace {
     pub work_directory: Option<PathBuf>,
 }
 
+/// What a job's source is.
+#[derive(Debug)]
+pub enum Opened<S> {
+    /// Something to be read, and uploaded.
+    Stream(S),
+    /// It is in blob storage already, and stays there.
+    Blob(BlobSeen),
+}
+
 /// An opened source.
 pub trait Source: AsyncRead + Unpin + Send + 'static {
     /// Whether the file is still what it was when it was opened: asked after the last byte was read. The fault says
     /// `source_changed`.
     fn unchanged(&self) -> impl Future<Output = Result<(), Fault>> + Send;
-}
-
-/// A blob storage: one container in one account.
-pub trait Blobs: Send + Sync + 'static {
-    /// Makes sure that the container is there, making it if the config says so: also the probe of a suspended storage.
-    fn ready(&self) -> impl Future<Output = Result<(), Fault>> + Send;
-
-    /// Uploads a blob from a stream with bounded memory; `label` goes along as metadata. The content is what was read.
-    fn upload<R: AsyncRead + Unpin + Send>(
-        &self,
-        blob: &str,
-        label: &str,
-        from: &mut R,
-    ) -> impl Future<Output = Result<Content, Fault>> + Send;
-
-    /// Downloads a blob into a stream; the content is what was written.
-    fn download<W: AsyncWrite + Unpin + Send>(
-        &self,
-        from: BlobPlace<'_>,
-        to: &mut W,
-    ) -> impl Future<Output = Result<Content, Fault>> + Send;
-
-    /// What the scoring service is given to reach a blob for `life`, by the configured way of handing over.
-    fn hand_over(
-        &self,
-        blob: &str,
-        access: Access,
-        now: DateTime<Utc>,
-        life: Duration,
-    ) -> BlobReference;
-
-    /// Deletes a blob; nothing when it isn't there.
-    fn delete(&self, blob: &str) -> impl Future<Output = Result<(), Fault>> + Send;
-}
-
-/// A blob to read.
-#[derive(Clone, Copy, Debug)]
-pub enum BlobPlace<'a> {
-    /// In our container.
-    Ours(&'a str),
-    /// Where a link leads.
-    Link(&'a BlobReference),
-}
-
-/// What the scoring service may do with a blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
-    /// Read it.
-    Read,
-    /// Create and write it.
-    Write,
 }
 
 /// A scoring service.
@@ -737,6 +702,9 @@ pub trait Outbox: Send + Sync + 'static {
         text: &str,
         permit: &P,
     ) -> impl Future<Output = Result<(), Fault>> + Send;
+
+    /// Reads a small file that [`write`](Self::write) made; `None` when nothing has the name.
+    fn read(&self, path: &Path) -> impl Future<Output = Result<Option<String>, Fault>> + Send;
 
     /// Does with a source what is to be done at the end of its job. A move never overwrites, and across file systems
     /// it is copy, fsync, check, delete.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::finding::Kind;
-use crate::job::{Event, Job, Phase, replay};
+use crate::job::{Event, Job, Phase, Uploaded, replay};
 
 /// What in a job's history contradicts itself, or the job; at most one of each kind.
 pub(super) fn contradictions(job: &Job, events: &[Event]) -> Vec<(Kind, String)> {
@@ -45,7 +45,8 @@ fn forgotten(job: &Job, events: &[Event]) -> Option<String> {
             )
         })
     };
-    let input = job.uploaded().map(|input| input.content().sha256.to_string());
+    // What lay in the storage has no hash and is named in another line.
+    let input = job.uploaded().and_then(Uploaded::sha256).map(|hash| hash.to_string());
     let remote = job.submitted().map(|run| run.remote_id().0.clone());
     let moved = job.source_moved_to().map(|path| path.display().to_string());
     let outputs =

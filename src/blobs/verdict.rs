@@ -28,6 +28,8 @@ pub(super) enum Call {
     Download,
     /// A link of the scoring service: another account, so that whatever it says is not about our storage.
     Follow,
+    See,
+    List,
     Delete,
 }
 
@@ -81,6 +83,8 @@ impl Attempt {
             Call::Upload => "upload blob",
             Call::Download => "download blob",
             Call::Follow => "download from the scoring service's link",
+            Call::See => "look at blob",
+            Call::List => "list blobs under",
             Call::Delete => "delete blob",
         };
         redact(&format!("could not {what} {place} at {host}: {cause}; {cure}"))

@@ -6,7 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use super::table::{printable, table};
-use crate::feed::{Feed, Watch};
+use crate::feed::Feed;
 use crate::http::{ExplainBody, FeedBody, FeedFireBody};
 use crate::ports::Scan;
 use crate::schedule::{Affected, Schedule, tz_version};
@@ -78,8 +78,6 @@ impl<'a> Preview<'a> {
 pub struct Yield<'a> {
     /// Whose folder it is.
     pub feed: &'a Feed,
-    /// The folder.
-    pub watch: &'a Watch,
     /// What a look at it showed, with the first ones of those that are ready.
     pub scan: Scan,
 }
@@ -87,7 +85,7 @@ pub struct Yield<'a> {
 impl Yield<'_> {
     /// For people.
     pub fn shown(&self) -> String {
-        let (feed, folder, scan) = (&self.feed.name, self.watch.folder.display(), &self.scan);
+        let (feed, folder, scan) = (&self.feed.name, self.feed.takes_from(), &self.scan);
         let mut text = printable(&format!("feed {feed}: {folder}"));
         text.push('\n');
         let rows = scan.ready.iter().enumerate().map(|(n, (path, file))| {
@@ -110,7 +108,9 @@ impl Yield<'_> {
                 let _ = writeln!(text, "{count} {what}");
             }
         }
-        if !self.feed.moves_sources() && !scan.ready.is_empty() {
+        if self.feed.fixed.is_some() {
+            text += "they are taken when the schedule fires\n";
+        } else if !self.feed.moves_sources() && !scan.ready.is_empty() {
             text += "this feed leaves its inputs where they are: those that have a job already are among these\n";
         }
         text
@@ -128,7 +128,7 @@ impl Yield<'_> {
         });
         json!({
             "feed": self.feed.name,
-            "folder": self.watch.folder.display().to_string(),
+            "folder": self.feed.takes_from(),
             "files": files.collect::<Vec<_>>(),
             "more": self.scan.backlog,
             "held_back": self.scan.settling,

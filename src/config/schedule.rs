@@ -4,18 +4,20 @@ use std::time::Duration;
 
 use chrono::NaiveTime;
 
+use super::fixed::{self, Named};
 use super::reader::Reader;
 use crate::feed::Name;
 use crate::retry::Span;
 use crate::schedule::{self, Calendar, DstGap, DstRepeat, ExpectBy, Missed, Overlap, Schedule, Tz};
 
-/// Reads `schedule` of a feed, if it has one.
-pub(super) fn read(feed: &mut Reader<'_>, name: &Name) -> Option<Schedule> {
-    let mut table = feed.table_if("schedule")?;
+/// Reads `schedule` of a feed, if it has one, and what its fires take if that is no drop folder's.
+pub(super) fn read(feed: &mut Reader<'_>, name: &Name) -> (Option<Schedule>, Named) {
+    let Some(mut table) = feed.table_if("schedule") else { return (None, Named::Nothing) };
+    let fixed = fixed::read(&mut table);
     let schedule = read_table(&mut table, name);
     let shown = table.finish();
     feed.include("schedule", shown);
-    schedule
+    (schedule, fixed)
 }
 
 fn read_table(table: &mut Reader<'_>, name: &Name) -> Option<Schedule> {

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
-use super::{blobs, scorers};
+use super::{blobs, looking_inbox, scorers};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::feed::{Feed, SourceEnd};
 use crate::metrics::Metrics;
-use crate::ports::{Blobs, Scorer};
+use crate::ports::{Blobs, Inbox, Scorer};
 
 /// One thing that `check --online` looked at.
 #[derive(Debug)]
@@ -55,8 +55,31 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
             }
             add(format!("feed {name}: {what} {}", place.path.display()), trouble);
         }
+        if feed.fixed.is_some() {
+            add(
+                format!("feed {name}: takes {}", feed.takes_from()),
+                fixed_trouble(config, feed).await?,
+            );
+        }
     }
     Ok(findings)
+}
+
+/// What keeps the input that a schedule names from being taken, if something does.
+async fn fixed_trouble(config: &Config, feed: &Feed) -> anyhow::Result<Option<String>> {
+    let inbox = looking_inbox(config, feed)?;
+    let looked = async {
+        inbox.scan().await?;
+        inbox.more(1).await
+    };
+    Ok(match looked.await {
+        Ok(scan) if scan.ready.is_empty() => Some(
+            "nothing is there yet: a fire takes nothing, or waits as schedule.expect_by says"
+                .to_owned(),
+        ),
+        Ok(_) => None,
+        Err(fault) => Some(fault.to_string()),
+    })
 }
 
 /// The folders of a feed.

@@ -16,9 +16,9 @@ use crate::job::{
     Uploaded,
 };
 use crate::ports::{
-    Access, BlobPlace, Blobs, Clock, Inbox, Node, Outbox, Part, Permit, Placed, RemoteStatus,
-    Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store, StoreError,
-    Submission, SubmitAnswer, World,
+    Access, BlobPlace, BlobSeen, Blobs, Clock, Inbox, Node, Opened, Outbox, Part, Permit, Placed,
+    RemoteStatus, Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store,
+    StoreError, Submission, SubmitAnswer, World,
 };
 use crate::wire::BlobReference;
 
@@ -78,16 +78,22 @@ async fn upload<W: World>(
     progress: &Progress,
 ) -> Result<Outcome, Fault> {
     let inbox = world.inbox(&feed.name).ok_or_else(|| unconfigured(feed, "watch"))?;
-    let mut source = inbox.open(job, lease).await?;
     let sent_empty = feed.watch.as_ref().is_some_and(|watch| watch.zero == Zero::Accept);
+    let empty = || {
+        let text = format!("{} is empty: an input needs a header row and data", job.path());
+        Fault::permanent(Origin::Inbox, "empty_input", text)
+    };
+    let mut source = match inbox.open(job, lease).await? {
+        Opened::Stream(source) => source,
+        Opened::Blob(seen) if seen.size_bytes == 0 => return Err(empty()),
+        Opened::Blob(BlobSeen { name: blob, size_bytes, .. }) => {
+            return Ok(Outcome::InPlace { blob, size_bytes });
+        }
+    };
     if job.file().size_bytes == 0 && !sent_empty {
         // The service would fail it after minutes; a file that grows later is another arrival.
         source.unchanged().await?;
-        return Err(Fault::permanent(
-            Origin::Inbox,
-            "empty_input",
-            format!("{} is empty: an input needs a header row and data", job.path()),
-        ));
+        return Err(empty());
     }
     let blob = feed.input_blob(job);
     let mut moving = Moving { inner: &mut source, progress };
@@ -407,7 +413,7 @@ fn error_report(feed: &Feed, job: &Job) -> String {
         "generation": job.generation(),
         "attempts": job.attempts(),
         "remote_id": job.submitted().map(|run| &run.remote_id().0),
-        "sha256": job.uploaded().map(|input| input.content().sha256),
+        "sha256": job.uploaded().and_then(Uploaded::sha256),
         "error": job.error(),
         "created_at": job.created_at(),
         "finished_at": job.finished_at(),

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Api, PAGE_MAX, Problem};
+use super::{Api, PAGE_MAX, Problem, rfc3339};
 use crate::feed::{Feed, Refusal, SourceEnd, SourcePath};
 use crate::folder::source_of_report;
 use crate::job::{Job, JobId};
@@ -77,7 +77,11 @@ pub(super) async fn explain<W: World>(
     }
     let feeds: Vec<_> = api.site.feeds.values().map(AsRef::as_ref).collect();
     let mut found: Option<(&Feed, Standing)> = None;
-    for (kind, feed, inside) in homes(&feeds, &path) {
+    if let Some(feed) = feeds.iter().find(|feed| feed.fixed_file() == Some(&path)) {
+        found = Some((feed, named(&api, feed).await?));
+    }
+    let homes = if found.is_none() { homes(&feeds, &path) } else { Vec::new() };
+    for (kind, feed, inside) in homes {
         let standing = match SourcePath::new(inside) {
             None => Standing {
                 state: "folder",
@@ -199,6 +203,35 @@ async fn dropped<W: World>(
     }
     if standing.state == "not_there" {
         let _ = write!(standing.text, " in the drop folder of feed {name}, and no job had it");
+    }
+    Ok(standing)
+}
+
+/// The file that a schedule names.
+async fn named<W: World>(api: &Api<W>, feed: &Feed) -> Result<Standing, Problem> {
+    let name = feed.fixed_file().and_then(|path| path.file_name()).unwrap_or_default();
+    let (inbox, path) = (api.world.inbox(&feed.name), SourcePath::new(name.as_ref()));
+    let (Some(inbox), Some(path)) = (inbox, path) else { return Ok(held_back(&Why::NotThere)) };
+    let why = inbox.why(&path).await;
+    let mut standing = match &why {
+        Ok(why) => held_back(why),
+        Err(fault) => {
+            Standing { state: "folder_trouble", text: fault.to_string(), ..Standing::default() }
+        }
+    };
+    if matches!(why, Ok(Why::Waiting)) {
+        (standing.state, standing.text) = ("named", "it is there".to_owned());
+    }
+    let _ = write!(standing.text, "; the fires of feed {} take it", feed.name);
+    let now = api.world.store().now().await?;
+    let next = feed.schedule.as_ref().and_then(|schedule| schedule.fires(now).next());
+    if let Some(next) = next {
+        let _ = write!(standing.text, ", the next one at {}", rfc3339(next.due));
+    }
+    let query = JobQuery { feed: Some(feed.name.clone()), limit: 1, ..JobQuery::default() };
+    if let Some(last) = api.world.store().list(&query).await?.jobs.pop() {
+        let _ = write!(standing.text, "; the last one made {}", of_job(&last));
+        standing.job = Some(last.id());
     }
     Ok(standing)
 }

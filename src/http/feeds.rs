@@ -40,6 +40,8 @@ pub struct FeedBody {
     pub storage: String,
     /// Its drop folder, if it has one.
     pub folder: Option<String>,
+    /// Where its inputs come from, in words: its drop folder, or what its schedule names.
+    pub takes: String,
     /// What is in the drop folder, as the node that was asked last saw it; nothing but zeros where another one looks.
     pub inbox: Option<InboxBody>,
     /// Its pause, if it is paused.
@@ -289,6 +291,7 @@ async fn feed_body<W: World>(
         endpoint: feed.endpoint.to_string(),
         storage: feed.storage.to_string(),
         folder: feed.watch.as_ref().map(|watch| watch.folder.display().to_string()),
+        takes: feed.takes_from(),
         inbox: feed.watch.as_ref().map(|_| inbox_body(api, &feed.name)),
         paused: pause.map(pause_body),
         schedule: feed.schedule.as_ref().map(|schedule| schedule_body(schedule, now)),

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::last_fire::LastFire;
 use crate::feed::{Feed, Name};
 use crate::fire::{
     FeedPause, FeedState, FireKind, FireOutcome, FireRow, FireState, Reason, Timetable,
 };
 use crate::job::Want;
-use crate::ports::{Clock, JobQuery, Node, Schedules, Store, StoreError, World};
+use crate::ports::{Clock, JobQuery, Node, Permit, Schedules, Store, StoreError, World};
 use crate::schedule::{Absence, Overlap, Schedule};
 
 /// What may be taken from the folder at the moment.
@@ -40,13 +41,15 @@ pub(super) struct Fires {
     fresh: Option<FireRow>,
     /// A fire of ours ran, and it is not known how it came out.
     ran: bool,
+    last: LastFire,
 }
 
 impl Fires {
     pub(super) fn new(feed: Arc<Feed>) -> Self {
         let clocks = Clocks::default();
         let (ask_at, gate) = (Duration::ZERO, Gate::Shut);
-        Self { feed, clocks, ask_at, asked_for: None, gate, fresh: None, ran: false }
+        let last = LastFire::default();
+        Self { feed, clocks, ask_at, asked_for: None, gate, fresh: None, ran: false, last }
     }
 
     /// When the store is to be asked next (boot-clock time), if it is to be asked at all.
@@ -86,6 +89,14 @@ impl Fires {
             self.resumed(world, node, &pause, table.now).await?;
             table = store.schedule(node, &self.feed.name, &rules).await?;
         }
+        if self.feed.schedule.is_some()
+            && table.pause.is_none()
+            && let Some(pause) = self.last.doubt(world, &node.site, &self.feed, &table).await
+        {
+            tracing::error!(feed = %self.feed.name, "the feed is paused: {}", pause.why);
+            store.pause_feed(&node.site, &self.feed.name, &pause).await?;
+            table.pause = Some(pause);
+        }
         self.show_pause(world, table.pause.is_some());
         let even = self.clocks.go_evenly(table.now, boot);
         if !even {
@@ -109,23 +120,26 @@ impl Fires {
             None if self.feed.schedule.is_none() && table.pause.is_none() => Gate::Open,
             None => Gate::Shut,
         };
-        self.ask_at = boot + self.wait(world, table.now);
+        // Those that wait for their turn, or were asked for since the last round, come soon.
+        let some_wait = !table.open.is_empty() || state.is_some_and(|state| state.open_fires > 0);
+        let longest = if some_wait { ASK_SOON } else { ASK_EVERY };
+        self.ask_at = boot + self.wait(world, table.now).min(longest);
         Ok(self.gate.clone())
     }
 
     /// A fire has taken all that there is; or it waits for something that is expected.
-    pub(super) async fn taken<W: World>(
+    pub(super) async fn taken<W: World, P: Permit>(
         &mut self,
         world: &W,
         node: &Node,
         row: &FireRow,
+        permit: &P,
     ) -> Result<(), StoreError> {
         let store = world.store();
         let (metrics, feed) = (world.metrics(), self.feed.name.as_str());
         let missing = metrics.expected_file_missing.with_label_values(&[feed]);
-        if row.jobs > 0 {
-            missing.set(0);
-        } else if let Some(schedule) = &self.feed.schedule
+        if row.jobs == 0
+            && let Some(schedule) = &self.feed.schedule
             && row.kind != FireKind::Manual
             && let Some(by) = schedule.expected_by(row.nominal)
         {
@@ -137,16 +151,35 @@ impl Fires {
                 return Ok(());
             }
             missing.set(1);
-            tracing::error!(feed, nominal = %row.nominal, expected_by = %by, folder = ?self.feed.watch.as_ref().map(|w| &w.folder),
-                "no file has come by the time that schedule.expect_by names: ask whoever sends it; the next fire takes what comes later");
+            tracing::error!(feed, nominal = %row.nominal, expected_by = %by, place = %self.feed.takes_from(),
+                "no input has come by the time that schedule.expect_by names: ask whoever sends it; the next fire takes what comes later");
         }
         self.accept_nothing(world, node, row, FireState::Ran).await?;
+        self.ran(world, node, row, row.jobs, permit).await;
+        Ok(())
+    }
+
+    /// A fire ran, with so many jobs.
+    pub(super) async fn ran<W: World, P: Permit>(
+        &mut self,
+        world: &W,
+        node: &Node,
+        row: &FireRow,
+        jobs: u64,
+        permit: &P,
+    ) {
+        if row.kind != FireKind::Manual {
+            self.last.note(world, &node.site, &self.feed, row.nominal, permit).await;
+        }
+        let (metrics, feed) = (world.metrics(), self.feed.name.as_str());
+        if jobs > 0 {
+            metrics.expected_file_missing.with_label_values(&[feed]).set(0);
+        }
         metrics.schedule_fires_total.with_label_values(&[feed, "ran"]).inc();
-        tracing::info!(feed, nominal = %row.nominal, kind = row.kind.name(), jobs = row.jobs, "fired");
+        tracing::info!(feed, nominal = %row.nominal, kind = row.kind.name(), jobs, "fired");
         self.ran = true;
         self.gate = Gate::Shut;
         self.ask_at = Duration::ZERO;
-        Ok(())
     }
 
     /// Moves the row alone.
@@ -386,6 +419,8 @@ const LEAP: Duration = Duration::from_secs(30);
 const EVEN_FOR: Duration = Duration::from_mins(5);
 /// How often the store is asked when nothing is due.
 const ASK_EVERY: Duration = Duration::from_secs(10);
+/// How often while fires wait.
+const ASK_SOON: Duration = Duration::from_secs(2);
 const ASK_SOONEST: Duration = Duration::from_millis(20);
 /// Jobs that one fire cancels at a time; those that are left are cancelled when it is asked again.
 const CANCEL_MAX: usize = 500;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use chrono::{DateTime, Utc};
 
 use super::{
-    CancelReason, Content, Delivered, Ended, FileIdentity, Hold, Job, JobId, Output, Phase,
-    Redirect, RemoteId, RunResult, Scored, State, Submitted, Uploaded,
+    CancelReason, Delivered, Ended, FileIdentity, Hold, Job, JobId, Output, Phase, Redirect,
+    RemoteId, RunResult, Scored, Sha256, State, Submitted, Uploaded,
 };
 use crate::fault::FaultRecord;
 use crate::fire::Fired;
@@ -33,7 +33,8 @@ pub struct Record {
     pub error: Option<FaultRecord>,
     pub source_moved_to: Option<PathBuf>,
     pub input_blob: Option<String>,
-    pub content: Option<Content>,
+    pub input_bytes: Option<u64>,
+    pub sha256: Option<Sha256>,
     pub remote_id: Option<RemoteId>,
     pub redirects: Option<Vec<Redirect>>,
     pub results: Option<Vec<RunResult>>,
@@ -79,7 +80,8 @@ impl Job {
             error: self.error.clone(),
             source_moved_to: self.source_moved_to.clone(),
             input_blob: self.uploaded().map(|uploaded| uploaded.blob.clone()),
-            content: self.uploaded().map(|uploaded| uploaded.content),
+            input_bytes: self.uploaded().map(|uploaded| uploaded.size_bytes),
+            sha256: self.uploaded().and_then(|uploaded| uploaded.sha256),
             remote_id: self.submitted().map(|submitted| submitted.remote_id.clone()),
             redirects: self.submitted().map(|submitted| submitted.redirects.clone()),
             results: self.state.scored().map(|scored| scored.results.clone()),
@@ -104,7 +106,8 @@ impl Job {
         let uploaded = || {
             Ok(Uploaded {
                 blob: record.input_blob.clone().ok_or(corrupt("no input blob"))?,
-                content: record.content.ok_or(corrupt("no content"))?,
+                size_bytes: record.input_bytes.ok_or(corrupt("no length of its input"))?,
+                sha256: record.sha256,
             })
         };
         let submitted = || {

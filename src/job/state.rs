@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Content, JobId, Phase, RemoteId};
+use super::{Content, JobId, Phase, RemoteId, Sha256};
 
 /// Where a job stands, with what is known there.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +40,9 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Uploaded {
     pub(super) blob: String,
-    pub(super) content: Content,
+    pub(super) size_bytes: u64,
+    /// Of what lay there before, nobody has read the content.
+    pub(super) sha256: Option<Sha256>,
 }
 
 /// A job that the service knows.
@@ -167,9 +169,14 @@ impl Uploaded {
         &self.blob
     }
 
-    /// What it holds.
-    pub fn content(&self) -> Content {
-        self.content
+    /// Its length.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// The hash of its content, if that was read on its way there.
+    pub fn sha256(&self) -> Option<Sha256> {
+        self.sha256
     }
 }
 

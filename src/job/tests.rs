@@ -219,7 +219,7 @@ fn a_row_that_makes_no_sense_is_refused() {
     type Spoil = fn(&mut Record);
     let spoils: [(&str, Spoil); 7] = [
         ("no input blob", |r| r.input_blob = None),
-        ("no content", |r| r.content = None),
+        ("no length of its input", |r| r.input_bytes = None),
         ("no remote id", |r| r.remote_id = None),
         ("no redirects", |r| r.redirects = None),
         ("no results", |r| r.results = None),

@@ -129,7 +129,9 @@ impl Seen {
 /// Looks at the folder of one feed.
 async fn look_at<W: World>(world: &W, site: &str, feed: &Name) -> Result<Found, StoreError> {
     let (store, clock) = (world.store(), world.clock());
-    let Some(inbox) = world.inbox(feed) else { return Ok(Found::Right) };
+    let Some(inbox) = world.inbox(feed).filter(|inbox| inbox.has_marker()) else {
+        return Ok(Found::Right);
+    };
     let silent = || {
         let seconds = ANSWER_LIMIT.as_secs();
         Found::Wrong(format!("its folder does not answer within {seconds} s; it is tried again"))

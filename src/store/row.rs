@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::feed::Name;
 use crate::fire::{FeedPause, FeedState, FireOutcome, FireRow};
-use crate::job::{CancelReason, Corrupt, Event, Job, JobId, Want};
+use crate::job::{CancelReason, Corrupt, Event, Job, JobId, Record, Sha256, Want};
 use crate::ports::{Adopted, JobPage, NodeId, Pause, Peer};
 
 /// A row that is no job.
@@ -189,13 +189,11 @@ macro_rules! record {
                 $crate::job::Corrupt { id: $id, what: concat!("its ", $name, " can't be read") }
             };
         }
-        use $crate::job::{Content, FileIdentity, Hold, Phase, Record, RemoteId, Sha256};
+        use $crate::job::{FileIdentity, Hold, Phase, Record, RemoteId};
         use $crate::store::row::{cancel_reason, from_json};
         let number = |bits: i64| Some(bits.cast_unsigned());
         let held: Option<String> = column!("held_code");
         let error: Option<String> = column!("error_class");
-        let input_bytes = column!(optional "input_bytes", number);
-        let sha256 = column!(optional "sha256", |hex: String| Sha256::try_from(hex).ok());
         Record {
             id: $id,
             feed: column!("feed", |name: String| $crate::feed::Name::try_from(name).ok()),
@@ -226,9 +224,8 @@ macro_rules! record {
                 None => None,
             },
             input_blob: column!("input_blob"),
-            content: input_bytes
-                .zip(sha256)
-                .map(|(size_bytes, sha256)| Content { size_bytes, sha256 }),
+            input_bytes: column!(optional "input_bytes", number),
+            sha256: column!(optional "sha256", $crate::store::row::digest).flatten(),
             remote_id: column!(optional "remote_id", |id| Some(RemoteId(id))),
             redirects: column!(optional "redirects", from_json),
             results: column!(optional "results", from_json),
@@ -364,6 +361,18 @@ pub(super) use outcomes_sql;
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("texts and numbers under string keys are always JSON")
+}
+
+/// An input's digest as it is kept. One that nobody read has an empty one: the tables have a digest for every input.
+pub(super) fn digest_text(record: &Record) -> Option<String> {
+    record.input_blob.as_ref()?;
+    Some(record.sha256.map_or(String::new(), |digest| digest.to_string()))
+}
+
+/// The other way; `None` when it is no digest.
+#[expect(clippy::option_option, reason = "one that is no digest is not one that nobody read")]
+pub(super) fn digest(text: String) -> Option<Option<Sha256>> {
+    if text.is_empty() { Some(None) } else { Sha256::try_from(text).ok().map(Some) }
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Option<T> {

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use scoreline::blobs::AzureBlobs;
 use scoreline::clock::SystemClock;
 use scoreline::config::Config;
 use scoreline::daemon::{Daemon, RealWorld, Settings};
@@ -20,15 +21,15 @@ use scoreline::engine::Stop;
 use scoreline::fault::Fault;
 use scoreline::feed::{Name, SourcePath};
 use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
-use scoreline::inbox::FolderInbox;
+use scoreline::inbox::AnyInbox;
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, Firing, FolderId,
-    Inbox, JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed,
-    RemoteStatus, Reservation, Reserved, Scan, Schedules, Scorer, Settled, Settlement, SourcePlace,
-    StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned, Why, Wished,
-    World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
+    Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
+    Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved, Scan, Schedules, Scorer,
+    Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer,
+    Transition, Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -465,13 +466,13 @@ impl Schedules for MinedPart {
 }
 
 impl MinedPart {
-    fn inbox(&self) -> &FolderInbox<SystemClock> {
+    fn inbox(&self) -> &AnyInbox<SystemClock, AzureBlobs> {
         self.real.inbox(&self.feed).unwrap()
     }
 }
 
 impl Inbox for MinedPart {
-    type Source = <FolderInbox<SystemClock> as Inbox>::Source;
+    type Source = <AnyInbox<SystemClock, AzureBlobs> as Inbox>::Source;
 
     async fn marker(&self) -> Result<Option<FolderId>, Fault> {
         self.inbox().marker().await
@@ -506,7 +507,7 @@ impl Inbox for MinedPart {
     ) -> Result<(), Fault> {
         self.bomb.around("take", self.inbox().take(job, path, file, permit)).await
     }
-    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<Self::Source, Fault> {
+    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<Opened<Self::Source>, Fault> {
         self.bomb.around("open", self.inbox().open(job, permit)).await
     }
     async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
@@ -545,6 +546,17 @@ impl Blobs for MinedPart {
         life: Duration,
     ) -> BlobReference {
         self.real.blobs(&self.storage).unwrap().hand_over(blob, access, now, life)
+    }
+    async fn look(&self, blob: &str) -> Result<Option<BlobSeen>, Fault> {
+        self.real.blobs(&self.storage).unwrap().look(blob).await
+    }
+    async fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<BlobPage, Fault> {
+        self.real.blobs(&self.storage).unwrap().list(prefix, from, limit).await
     }
     async fn delete(&self, blob: &str) -> Result<(), Fault> {
         self.real.blobs(&self.storage).unwrap().delete(blob).await
@@ -599,6 +611,9 @@ impl Outbox for MinedPart {
     }
     async fn write<P: Permit>(&self, path: &Path, text: &str, permit: &P) -> Result<(), Fault> {
         self.bomb.around("write", self.real.outbox().write(path, text, permit)).await
+    }
+    async fn read(&self, path: &Path) -> Result<Option<String>, Fault> {
+        self.real.outbox().read(path).await
     }
     async fn settle<P: Permit>(
         &self,

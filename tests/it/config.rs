@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
-use scoreline::feed::{OnConflict, SourceEnd};
+use scoreline::feed::{Again, FixedPlace, OnConflict, Sameness, SourceEnd};
 use scoreline::retry::Span;
 use scoreline::schedule::{ExpectBy, Missed, Overlap};
 use scoreline::store::Migrate;
@@ -156,6 +156,11 @@ fn the_documented_config_has_every_key_that_is_known_and_no_other() {
             let table = mistake.path.strip_suffix(STRANGE).unwrap().trim_end_matches('.');
             known.insert(table.to_owned(), keys.split(", ").map(str::to_owned).collect());
         }
+    }
+    // What a schedule may name stands with a feed that has no drop folder.
+    for key in ["file", "blobs"] {
+        assert!(text.contains(&format!("{key} = \"")));
+        documented.get_mut("feeds.churn.schedule").unwrap().insert(key.to_owned());
     }
     assert_eq!(documented, known);
 }
@@ -387,6 +392,48 @@ fn a_schedule_that_is_wrong_is_told_with_its_cure() {
     all += &told(&scheduled_without_folder("cron = \"@daily\""), &[]);
     all += &told(&with("outputs = { output1", "schedule = \"@daily\"\noutputs = { output1"), &[]);
     insta::assert_snapshot!(all);
+}
+
+#[test]
+fn what_a_schedule_names_is_read_and_what_does_not_go_with_it_is_told() {
+    let text = std::fs::read_to_string(documented().0).unwrap();
+    let (_, block) = text.split_once("# [feeds.nightly]\n").unwrap();
+    let (block, _) = block.split_once("\n\n").unwrap();
+    let block: Vec<_> = block.lines().map(|line| line.strip_prefix("# ").unwrap()).collect();
+    let nightly = format!("[feeds.nightly]\n{}\n", block.join("\n"));
+    let feed = |text: &str| {
+        let config = good(&with("", text), &[]);
+        config.feeds.values().find(|feed| feed.name.as_str() == "nightly").unwrap().clone()
+    };
+    let file = feed(&nightly);
+    let fixed = file.fixed.clone().unwrap();
+    assert_eq!(fixed.place, FixedPlace::File("/srv/nightly/customers.csv".into()));
+    assert_eq!((fixed.again, fixed.settle), (Again::Always, Duration::from_secs(5)));
+    assert!(file.watch.is_none() && !file.moves_sources());
+    assert_eq!(file.duplicates.by, Sameness::Nothing);
+    let named = "file = \"/srv/nightly/customers.csv\"";
+    let blobs = nightly.replace(named, "blobs = \"incoming/\"").replace("again = \"always\"\n", "");
+    let fixed = feed(&blobs).fixed.clone().unwrap();
+    assert_eq!(fixed.place, FixedPlace::Blobs("incoming/".into()));
+    assert_eq!(fixed.again, Again::Changed);
+
+    let mut all = String::new();
+    for wrong in [
+        nightly.replace(named, &format!("{named}\nblobs = \"incoming/\"")),
+        nightly.replace(named, "blobs = \"/incoming\""),
+        nightly.replace(named, "blobs = \"\""),
+        nightly.replace(named, "blobs = \"nightly/in\""),
+        nightly.replace(named, "blobs = \"chu\""),
+        nightly.replace(named, "file = \"/srv/..\""),
+        nightly.replace(named, ""),
+        nightly.replace("\"always\"", "\"often\""),
+        format!("{nightly}[feeds.nightly.watch]\nfolder = \"/srv/nightly/in\""),
+        format!("{nightly}[feeds.nightly.source]\non_success = \"delete\""),
+        format!("{blobs}[feeds.nightly.duplicates]\nby = \"content\""),
+    ] {
+        all += &told(&with("", &wrong), &[]);
+    }
+    insta::assert_snapshot!("named_inputs", all);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use scoreline::fault::{Blame, Class, Fault, Origin};
 use scoreline::feed::{Filter, Name, SourcePath, Watch};
 use scoreline::inbox::{FolderInbox, FolderSource};
 use scoreline::job::{Arrival, FileIdentity, Job, JobId, Outcome, Turn, Want, apply};
-use scoreline::ports::{Clock, Inbox, Permit, Scan, Source};
+use scoreline::ports::{Clock, Inbox, Opened, Permit, Scan, Source};
 use scoreline::retry::Policy;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
@@ -118,7 +118,10 @@ impl Setting {
     }
 
     async fn open(&self, job: &Job) -> Result<FolderSource, Fault> {
-        self.inbox.open(job, &Leave::always()).await
+        match self.inbox.open(job, &Leave::always()).await? {
+            Opened::Stream(source) => Ok(source),
+            Opened::Blob(blob) => panic!("{blob:?} lies in a folder"),
+        }
     }
 
     /// Everything that can be read from the job's source.

@@ -15,6 +15,7 @@ mod hashing;
 mod heavy;
 mod http;
 mod inbox;
+mod named;
 mod nodes;
 mod outbox;
 mod postgres;

@@ -26,6 +26,7 @@ pub(crate) struct Rig {
     endpoint: String,
     storage: String,
     database: String,
+    has_drop_folder: bool,
 }
 
 impl Rig {
@@ -46,6 +47,7 @@ impl Rig {
             endpoint: String::new(),
             storage: String::new(),
             database: String::new(),
+            has_drop_folder: true,
         };
         std::fs::create_dir(rig.path("in")).unwrap();
         rig
@@ -63,6 +65,12 @@ impl Rig {
         self.feed += lines;
         self.feed.push('\n');
         self
+    }
+
+    /// Without a drop folder; the lines name what the schedule takes.
+    pub(crate) fn named(mut self, lines: &str) -> Self {
+        self.has_drop_folder = false;
+        self.feed(lines)
     }
 
     /// More keys for `[endpoints.e]`.
@@ -113,15 +121,19 @@ impl Rig {
             ),
             &self.endpoint,
         );
+        let drop_folder = format!(
+            "watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.zero_grace = \"20ms\"\nwatch.rescan = \"200ms\"\n\
+             source.archive = {}\nsource.failed = {}\n",
+            quoted(&self.path("in")),
+            quoted(&self.path("archive")),
+            quoted(&self.path("failed")),
+        );
         let feed = table(
             &format!(
                 "endpoint = \"e\"\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
-                 watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.zero_grace = \"20ms\"\nwatch.rescan = \"200ms\"\ndeliver.folder = {}\n\
-                 source.archive = {}\nsource.failed = {}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"",
-                quoted(&self.path("in")),
+                 {}deliver.folder = {}\nretry.backoff.first = \"20ms\"\nretry.backoff.max = \"200ms\"",
+                if self.has_drop_folder { &drop_folder } else { "" },
                 quoted(&self.path("out")),
-                quoted(&self.path("archive")),
-                quoted(&self.path("failed")),
             ),
             &self.feed,
         );

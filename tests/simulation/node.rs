@@ -14,10 +14,10 @@ use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireSt
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, Firing, FolderId,
-    Inbox, JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation,
-    Reserved, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store, StoreError,
-    Transition, Unowned, Why, Wished, World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
+    Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
+    Pause, Peer, Permit, Placed, Reservation, Reserved, Scan, Schedules, Settled, Settlement,
+    Source, SourcePlace, Store, StoreError, Transition, Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -592,7 +592,7 @@ impl Inbox for Life {
     ) -> Result<(), Fault> {
         self.effect(INBOX, |state| self.take_now(state, job, path, file, permit).map(|_| ())).await
     }
-    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<Bytes, Fault> {
+    async fn open<P: Permit>(&self, job: &Job, permit: &P) -> Result<Opened<Bytes>, Fault> {
         self.effect(INBOX, |state| {
             // After a retry it may be where it was put at the end.
             if let Some(moved) = job.source_moved_to()
@@ -602,7 +602,8 @@ impl Inbox for Life {
                 state.rename(moved, &self.work_path(job.id(), job.path()));
             }
             let path = self.take_now(state, job.id(), job.path(), job.file(), permit)?;
-            Ok(Bytes(std::io::Cursor::new(state.disk[&path].content.clone())))
+            let content = state.disk[&path].content.clone();
+            Ok(Opened::Stream(Bytes(std::io::Cursor::new(content))))
         })
         .await
     }
@@ -692,12 +693,44 @@ impl Blobs for Life {
     fn hand_over(&self, blob: &str, _: Access, _: DateTime<Utc>, _: Duration) -> BlobReference {
         BlobReference { relative_location: Some(blob.to_owned()), ..BlobReference::default() }
     }
+    async fn look(&self, blob: &str) -> Result<Option<BlobSeen>, Fault> {
+        self.effect(STORAGE, |state| Ok(state.blobs.get(blob).map(|content| seen(blob, content))))
+            .await
+    }
+    async fn list(
+        &self,
+        prefix: &str,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<BlobPage, Fault> {
+        self.effect(STORAGE, |state| {
+            let from = from.unwrap_or_default();
+            let mut under = state
+                .blobs
+                .iter()
+                .filter(|(name, _)| name.starts_with(prefix) && name.as_str() >= from);
+            let blobs =
+                under.by_ref().take(limit).map(|(name, content)| seen(name, content)).collect();
+            Ok(BlobPage { blobs, next: under.next().map(|(name, _)| name.clone()) })
+        })
+        .await
+    }
     async fn delete(&self, blob: &str) -> Result<(), Fault> {
         self.effect(STORAGE, |state| {
             state.blobs.remove(blob);
             Ok(())
         })
         .await
+    }
+}
+
+fn seen(name: &str, content: &[u8]) -> BlobSeen {
+    let etag = content_of(content).sha256.to_string();
+    BlobSeen {
+        name: name.to_owned(),
+        size_bytes: content.len() as u64,
+        etag,
+        modified: Duration::ZERO,
     }
 }
 
@@ -755,6 +788,13 @@ impl Outbox for Life {
             let note = OnDisk { file: NO_FILE, content: text.into() };
             state.disk.insert(path.to_owned(), note);
             Ok(())
+        })
+        .await
+    }
+    async fn read(&self, path: &Path) -> Result<Option<String>, Fault> {
+        self.effect(OUTBOX, |state| {
+            let there = state.disk.get(path);
+            Ok(there.map(|there| String::from_utf8_lossy(&there.content).into_owned()))
         })
         .await
     }

@@ -293,6 +293,7 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         input: None,
         parameters: Vec::new(),
         outputs: vec![("output1".into(), Template::parse("{stem}.scores.csv").unwrap())],
+        fixed: None,
         watch: Some(Watch {
             recursive: true,
             settle: Duration::ZERO,

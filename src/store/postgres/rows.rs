@@ -16,7 +16,7 @@ use crate::feed::Name;
 use crate::fire::Fired;
 use crate::job::{Arrival, Corrupt, Event, Job, JobId, Phase, Record};
 use crate::ports::{Node, Transition};
-use crate::store::row::{self, Unreadable, cancel_reason_name, is_done, json};
+use crate::store::row::{self, Unreadable, cancel_reason_name, digest_text, is_done, json};
 
 pub(super) type Statement<'q> = Query<'q, Postgres, PgArguments>;
 
@@ -228,8 +228,8 @@ pub(super) fn transitions<'q>(
         .bind(error(|error| &error.code))
         .bind(error(|error| &error.message))
         .bind(all(&records, |r| r.input_blob.as_deref().map(owned)))
-        .bind(all(&records, |r| r.content.map(|content| content.size_bytes.cast_signed())))
-        .bind(all(&records, |r| r.content.map(|content| content.sha256.to_string())))
+        .bind(all(&records, |r| r.input_bytes.map(u64::cast_signed)))
+        .bind(all(&records, digest_text))
         .bind(all(&records, |r| r.remote_id.as_ref().map(|id| owned(&id.0))))
         .bind(all(&records, |r| r.redirects.as_ref().map(json)))
         .bind(all(&records, |r| r.results.as_ref().map(json)))

@@ -19,7 +19,7 @@ use crate::ports::{
     Wished,
 };
 use crate::store::quota::{Quota, STILL_WAITS};
-use crate::store::row::{self, cancel_reason_name, holds_run, is_done, json};
+use crate::store::row::{self, cancel_reason_name, digest_text, holds_run, is_done, json};
 use crate::store::{forgotten, signed};
 
 /// A write that is under way. Dropping it, with its connection, undoes it.
@@ -265,10 +265,10 @@ impl<'s> Write<'s> {
                    remote_id = ?19, redirects = ?20, results = ?21, outputs = ?22, cancel_reason = ?23, \
                    ended_at = ?24, source_settled = ?25, source_moved_to = ?26, duplicate_of = ?27 \
                    WHERE id = ?1 AND node = ?2 AND revision = ?4";
+        let digest = digest_text(&record);
         let held = record.held.map(|held| (held.code, held.message)).unzip();
         let error = record.error.map(|error| (error.class, (error.code, error.message))).unzip();
         let (error_code, error_message) = error.1.unzip();
-        let content = record.content;
         let written = query(sql)
             .bind(&id)
             .bind(node.id.0)
@@ -286,8 +286,8 @@ impl<'s> Write<'s> {
             .bind(error_code)
             .bind(error_message)
             .bind(record.input_blob)
-            .bind(content.map(|content| content.size_bytes.cast_signed()))
-            .bind(content.map(|content| content.sha256.to_string()))
+            .bind(record.input_bytes.map(u64::cast_signed))
+            .bind(digest)
             .bind(record.remote_id.map(|id| id.0))
             .bind(record.redirects.as_ref().map(json))
             .bind(record.results.as_ref().map(json))
