@@ -28,7 +28,6 @@ enum Call {
     Folder { feed: u8, seen: Option<u8> },
     Enter { node: usize, fires: Vec<usize>, skipped: Option<usize> },
     AcceptFor { node: usize, fire: usize, read: bool, inputs: Vec<(u8, bool)>, then: usize },
-    CloseFire { node: usize, fire: usize, then: usize },
     Reopen { node: usize, times: Vec<i64> },
     RunNow { key: Option<u8> },
     PauseFeed { until: Option<bool> },
@@ -79,8 +78,6 @@ fn call() -> impl Strategy<Value = Call> {
         6 => (node(), fire(), any::<bool>(), inputs(), 0..4_usize).prop_map(
             |(node, fire, read, inputs, then)| Call::AcceptFor { node, fire, read, inputs, then }
         ),
-        2 => (node(), fire(), 0..4_usize)
-            .prop_map(|(node, fire, then)| Call::CloseFire { node, fire, then }),
         1 => (node(), vec(0..6_i64, 0..4)).prop_map(|(node, times)| Call::Reopen { node, times }),
         2 => of(0..2_u8).prop_map(|key| Call::RunNow { key }),
         1 => of(any::<bool>()).prop_map(|until| Call::PauseFeed { until }),
@@ -167,10 +164,6 @@ impl<S: Store> Side<S> {
                 let fire = Some(Firing { feed: &feed, row: &row, then });
                 let answers = self.store.accept(node(n), &inputs, 9, at(0), fire).await;
                 self.accepted(answers)
-            }
-            Call::CloseFire { node: n, fire, then } => {
-                let id = self.due(*fire).id;
-                told(self.store.close_fire(node(n), id, then_of(*then)).await)
             }
             Call::Reopen { node: n, times } => {
                 let times: Vec<_> = times.iter().copied().map(at).collect();
