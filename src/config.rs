@@ -480,6 +480,7 @@ fn read_feed(
     });
     let storage =
         feed.required("storage", "name one of [storage]", |text| named(text, "storage", storages));
+    let max_in_flight = feed.number_if("max_in_flight", 1);
     let input = feed.parsed("input", |text| {
         if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
     });
@@ -515,6 +516,7 @@ fn read_feed(
         name: name.clone(),
         endpoint: endpoint?,
         storage: storage?,
+        max_in_flight: max_in_flight.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
         input,
         parameters,
         outputs,

@@ -409,7 +409,7 @@ impl<W: World> Engine<W> {
         self.looks.forget(id);
         self.count(&slot.job, -1);
         if slot.holds_run {
-            self.run_is_free(&slot.feed.endpoint);
+            self.run_is_free(&slot.feed);
         }
     }
 
@@ -575,10 +575,10 @@ impl<W: World> Engine<W> {
         }
         let before = std::mem::replace(&mut slot.job, job);
         let held_run = std::mem::replace(&mut slot.holds_run, run.is_some());
-        let endpoint = slot.feed.endpoint.clone();
+        let feed = slot.feed.clone();
         self.show(id, &before, &event, spent);
         if held_run && run.is_none() {
-            self.run_is_free(&endpoint);
+            self.run_is_free(&feed);
         }
         self.wait(id, wait);
     }

@@ -31,6 +31,8 @@ pub struct Feed {
     pub endpoint: Name,
     /// The storage that blobs go to.
     pub storage: Name,
+    /// Remote runs at once over all nodes of the site; `None`: as many as the endpoint's own limit leaves.
+    pub max_in_flight: Option<usize>,
     /// The service's input; `None` for the single-input form.
     pub input: Option<String>,
     /// Parameters of the web service, in order of their names.
@@ -576,6 +578,7 @@ mod tests {
             name: name("churn"),
             endpoint: name("e"),
             storage: name("s"),
+            max_in_flight: None,
             input: None,
             parameters: Vec::new(),
             outputs: Vec::new(),

@@ -26,7 +26,7 @@ mod admission;
 mod scan;
 mod schedules;
 
-pub use admission::{Admitted, Ask, Earlier, Same};
+pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 

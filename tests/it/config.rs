@@ -418,6 +418,7 @@ fn variables_set_keys_of_every_type() {
             ("SCORELINE__FEEDS__my-feed__WATCH__RECURSIVE", "true"),
             ("SCORELINE__FEEDS__CHURN__WATCH__INCLUDE", "[\"*.txt\", \"*.csv\"]"),
             ("SCORELINE__FEEDS__CHURN__PARAMETERS", "{ Cutoff = \"0.5\" }"),
+            ("SCORELINE__FEEDS__CHURN__MAX_IN_FLIGHT", "3"),
             ("SCORELINE_CONFIG", "not a key"),
         ],
     );
@@ -431,6 +432,8 @@ fn variables_set_keys_of_every_type() {
     let feeds: BTreeMap<_, _> =
         config.feeds.iter().map(|(name, feed)| (name.as_str(), feed)).collect();
     assert_eq!(feeds.keys().collect::<Vec<_>>(), [&"churn", &"my-feed"]);
+    assert_eq!(feeds["churn"].max_in_flight, Some(3));
+    assert_eq!(feeds["my-feed"].max_in_flight, None, "as many as the endpoint may have");
     let watch = feeds["my-feed"].watch.as_ref().unwrap();
     assert_eq!((watch.settle, watch.recursive), (Duration::from_secs(9), true));
     assert_eq!(feeds["churn"].parameters, [("Cutoff".to_owned(), "0.5".to_owned())]);

@@ -432,6 +432,21 @@ async fn no_more_runs_are_in_flight_than_allowed_and_as_many_as_allowed_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_feed_has_no_more_runs_than_its_own_limit_and_as_many() {
+    let rig = Rig::with(Settings { run_time: Duration::from_millis(30), ..Settings::default() })
+        .await
+        .feed("max_in_flight = 2");
+    let daemon = rig.start().await;
+    for n in 0..10 {
+        rig.drop_file(&format!("{n}.csv"), &input_of(&["two by two"]));
+    }
+    let jobs = daemon.until_ended(10).await;
+    assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded));
+    assert_eq!(rig.sandbox.ledger().totals.max_in_flight, 2);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sources_that_stay_are_not_run_again_by_the_next_daemon() {
     // Read in place, and moved out of sight for the time of the job.
     for on_failure in ["source.on_failure = \"leave\"", ""] {

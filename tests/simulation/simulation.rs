@@ -290,6 +290,7 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         name: name("f"),
         endpoint: name("e"),
         storage: name("s"),
+        max_in_flight: None,
         input: None,
         parameters: Vec::new(),
         outputs: vec![("output1".into(), Template::parse("{stem}.scores.csv").unwrap())],
