@@ -15,7 +15,7 @@ use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
-    Delivery, Duplicates, Feed, Fixed, FixedPlace, Name, OnConflict, OnDuplicate, Sameness,
+    Delivery, Duplicates, Feed, Fixed, FixedPlace, Name, OnConflict, OnDuplicate, Rates, Sameness,
     SourceEnd, SourceRules, Template, Watch,
 };
 use crate::retry::{Backoff, Policy, Span};
@@ -23,6 +23,7 @@ use crate::scoring::ServiceUrl;
 use crate::store::{self, Migrate};
 
 mod fixed;
+mod rates;
 mod reader;
 mod schedule;
 mod watch;
@@ -42,6 +43,8 @@ pub struct Config {
     pub log: LogConfig,
     /// Blob storages.
     pub storages: BTreeMap<Name, blobs::Settings>,
+    /// How fast this node may transfer to and from each storage.
+    pub rates: BTreeMap<Name, Rates>,
     /// Scoring services.
     pub endpoints: BTreeMap<Name, EndpointConfig>,
     /// Feeds.
@@ -229,7 +232,7 @@ impl Config {
                 .iter()
                 .map(|(name, e)| (name.clone(), e.max_in_flight))
                 .collect(),
-            storages: self.storages.keys().cloned().collect(),
+            storages: self.rates.clone(),
             limits: Limits::default(),
         }
     }
@@ -262,10 +265,11 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     let http = read_http(&mut document);
     let log = read_log(&mut document);
 
-    let mut storages = BTreeMap::new();
+    let (mut storages, mut rates) = (BTreeMap::new(), BTreeMap::new());
     let mut shown = Table::new();
     for (name, mut storage) in document.tables("storage") {
         let settings = read_storage(&mut storage);
+        rates.insert(name.clone(), rates::read(&mut storage));
         shown.insert(name.to_string(), storage.finish().into());
         storages.insert(name, settings);
     }
@@ -296,6 +300,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
         store,
         http: http?,
         log,
+        rates,
         storages: storages.into_iter().filter_map(|(name, s)| Some((name, s?))).collect(),
         endpoints: endpoints.into_iter().filter_map(|(name, e)| Some((name, e?.0))).collect(),
         feeds,
@@ -484,6 +489,8 @@ fn read_feed(
     });
     let storage =
         feed.required("storage", "name one of [storage]", |text| named(text, "storage", storages));
+    let max_in_flight = feed.number_if("max_in_flight", 1);
+    let rates = rates::read(feed);
     let input = feed.parsed("input", |text| {
         if text.is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
     });
@@ -539,6 +546,8 @@ fn read_feed(
         name: name.clone(),
         endpoint: endpoint?,
         storage: storage?,
+        max_in_flight: max_in_flight.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        rates,
         input,
         parameters,
         outputs,

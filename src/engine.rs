@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::fault::{Class, Fault, Origin};
-use crate::feed::{Feed, Name};
+use crate::feed::{Feed, Name, Rates};
 use crate::job::{Action, Job, JobId, Outcome, Phase, Step, Turn, Wait, Want, apply, next_action};
 use crate::ports::{Clock, Permit, Store, StoreError, Transition, World};
 
@@ -34,6 +34,7 @@ use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of, side_of};
 use self::look::Looks;
 use self::perform::perform;
+use self::progress::Passage;
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::wishes::SWEEP;
@@ -48,6 +49,7 @@ mod look;
 mod perform;
 mod progress;
 mod pulse;
+mod rate;
 mod runs;
 mod shown;
 mod sides;
@@ -65,8 +67,8 @@ pub struct Rules {
     pub feeds: BTreeMap<Name, Arc<Feed>>,
     /// The endpoints, with how many remote runs each may have at once.
     pub endpoints: BTreeMap<Name, usize>,
-    /// The storages.
-    pub storages: BTreeSet<Name>,
+    /// The storages, with how fast this node may transfer.
+    pub storages: BTreeMap<Name, Rates>,
     /// How much goes on at once.
     pub limits: Limits,
 }
@@ -142,6 +144,7 @@ pub struct Engine<W: World> {
     strangers: HashMap<JobId, u32>,
     steady: Steady,
     looks: Looks,
+    rates: rate::Limits,
     swept: Duration,
     store_away: bool,
     draining: bool,
@@ -218,6 +221,7 @@ impl<W: World> Engine<W> {
             strangers: HashMap::new(),
             steady: Steady::new(world.clock()),
             looks: Looks::new(world.clock().boot()),
+            rates: rate::Limits::new(&rules),
             swept: world.clock().boot(),
             store_away: false,
             draining: false,
@@ -236,7 +240,7 @@ impl<W: World> Engine<W> {
             engine.show_pace(name, limits.calls);
             engine.runs.insert(name.clone(), Runs::new(*in_flight));
         }
-        for name in &rules.storages {
+        for name in rules.storages.keys() {
             engine.health.insert(Side::Storage(name.clone()), Health::new(seed_of(name)));
             engine.lanes.insert(Lane::Uploads(name.clone()), Permits::new(limits.uploads));
             engine.lanes.insert(Lane::Deliveries(name.clone()), Permits::new(limits.deliveries));
@@ -409,7 +413,7 @@ impl<W: World> Engine<W> {
         self.looks.forget(id);
         self.count(&slot.job, -1);
         if slot.holds_run {
-            self.run_is_free(&slot.feed.endpoint);
+            self.run_is_free(&slot.feed);
         }
     }
 
@@ -486,10 +490,12 @@ impl<W: World> Engine<W> {
         let (serial, progress) = self.looks.begin(lane.clone(), now);
         let (world, tenure, handed_on) = (self.world.clone(), self.tenure.clone(), slot.handed_on);
         let (feed, job) = (slot.feed.clone(), slot.job.clone());
+        let (rates, clock) = (self.rates.of(action, &feed), world.clock().clone());
+        let passage = Passage { progress, rates, clock };
         let break_off = slot.break_off.clone();
         self.acting.spawn(async move {
             let act = AssertUnwindSafe(perform(
-                &*world, &tenure, &feed, &job, handed_on, &progress, action,
+                &*world, &tenure, &feed, &job, handed_on, &passage, action,
             ));
             let outcome = tokio::select! {
                 biased;
@@ -575,10 +581,10 @@ impl<W: World> Engine<W> {
         }
         let before = std::mem::replace(&mut slot.job, job);
         let held_run = std::mem::replace(&mut slot.holds_run, run.is_some());
-        let endpoint = slot.feed.endpoint.clone();
+        let feed = slot.feed.clone();
         self.show(id, &before, &event, spent);
         if held_run && run.is_none() {
-            self.run_is_free(&endpoint);
+            self.run_is_free(&feed);
         }
         self.wait(id, wait);
     }

@@ -4,6 +4,7 @@
 //! that is no UTF-8 is a name like any other, and only what must be text (a blob's name, a screen) is made so.
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU64;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,10 @@ pub struct Feed {
     pub endpoint: Name,
     /// The storage that blobs go to.
     pub storage: Name,
+    /// Remote runs at once over all nodes of the site; `None`: as many as the endpoint's own limit leaves.
+    pub max_in_flight: Option<usize>,
+    /// How fast this node may transfer for it.
+    pub rates: Rates,
     /// The service's input; `None` for the single-input form.
     pub input: Option<String>,
     /// Parameters of the web service, in order of their names.
@@ -53,6 +58,15 @@ pub struct Feed {
     pub duplicates: Duplicates,
     /// When to try again.
     pub policy: Policy,
+}
+
+/// How fast bytes may pass, in bytes a second; `None`: as fast as they can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// To the storage.
+    pub upload: Option<NonZeroU64>,
+    /// From the storage.
+    pub download: Option<NonZeroU64>,
 }
 
 /// Where and how outputs are delivered.
@@ -598,6 +612,8 @@ mod tests {
             name: name("churn"),
             endpoint: name("e"),
             storage: name("s"),
+            max_in_flight: None,
+            rates: Rates::default(),
             input: None,
             parameters: Vec::new(),
             outputs: Vec::new(),

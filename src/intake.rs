@@ -157,14 +157,18 @@ impl<W: World> Intake<W> {
         if pace.backlog == 0 || pace.take_at > clock.boot() {
             return Ok(());
         }
-        let waiting = self.world.store().waiting(&self.tenure.node, &self.feed.name).await;
-        let room = self.watch.max_waiting.saturating_sub(waiting.map_err(|e| e.to_string())?);
-        if room == 0 {
+        if pace.needs_count(clock.boot()) {
+            let counted = clock.boot();
+            let waiting = self.world.store().waiting(&self.tenure.node, &self.feed.name).await;
+            let waiting = waiting.map_err(|error| error.to_string())?;
+            pace.counted(self.watch.max_waiting.saturating_sub(waiting), counted);
+        }
+        if pace.room == 0 {
             pace.full(clock.boot());
             return Ok(());
         }
         pace.has_room();
-        let portion = usize::try_from(room).unwrap_or(PORTION).min(PORTION);
+        let portion = usize::try_from(pace.room).unwrap_or(PORTION).min(PORTION);
         let scan = inbox.more(portion).await.map_err(|fault| fault.to_string())?;
         if self.accept(inbox, &scan, fire).await?
             && let Some(row) = fire
@@ -268,6 +272,11 @@ struct Pace {
     take_at: Duration,
     /// The last wait for room.
     full_for: Duration,
+    /// How many more files may be taken by the last count of the jobs that wait, which goes through all live jobs. One
+    /// node at a time takes a feed's files, so that those jobs become more by what is taken here alone.
+    room: u64,
+    /// Until when that count is good: meanwhile jobs only leave, unless they are run again.
+    room_until: Duration,
     settle: Duration,
     /// How many files settle still, as the last look found.
     settling: usize,
@@ -292,6 +301,8 @@ impl Pace {
             backlog: 0,
             take_at: Duration::ZERO,
             full_for: Duration::ZERO,
+            room: 0,
+            room_until: Duration::ZERO,
             settle: watch.settle,
             settling: 0,
             shut: false,
@@ -364,7 +375,17 @@ impl Pace {
         }
     }
 
+    /// Whether it is time to count the jobs that wait.
+    fn needs_count(&self, now: Duration) -> bool {
+        self.room == 0 || now >= self.room_until
+    }
+
+    fn counted(&mut self, room: u64, now: Duration) {
+        (self.room, self.room_until) = (room, now + ROOM_FOR);
+    }
+
     fn took(&mut self, scan: &Scan, now: Duration) {
+        self.room = self.room.saturating_sub(scan.ready.len() as u64);
         self.backlog = scan.backlog;
         self.settling = scan.settling;
         // A fire that has taken all is told so at once.
@@ -393,6 +414,8 @@ impl Pace {
         self.rest(began, ended);
         self.look_at = (ended + wait).max(self.look_not_before);
         self.backlog = 0;
+        // Nobody knows how many jobs were made.
+        self.room = 0;
         self.look_again_for_the_fire();
     }
 
@@ -425,6 +448,8 @@ const PORTION: usize = 1000;
 /// How soon it is asked again whether there is room.
 const FULL_FIRST: Duration = Duration::from_millis(250);
 const FULL_MAX: Duration = Duration::from_secs(5);
+/// How long a count of the jobs that wait is good.
+const ROOM_FOR: Duration = Duration::from_secs(5);
 /// So many files of one look are this node's own, however many nodes there are.
 const ALWAYS_OURS: usize = 10;
 /// Arrivals in one transaction.
@@ -439,6 +464,8 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
+    use crate::feed::SourcePath;
+    use crate::job::FileIdentity;
 
     fn feed(name: &str) -> Name {
         Name::try_from(name.to_owned()).unwrap()
@@ -507,6 +534,47 @@ mod tests {
         pace.has_room();
         pace.full(now);
         assert_eq!(pace.next(), now + millis(250), "from the start");
+    }
+
+    /// Takes files that come one by one, as [`Intake::step`] does; answers how often the jobs were counted.
+    fn take_singly(
+        pace: &mut Pace,
+        max_waiting: u64,
+        times: impl Iterator<Item = Duration>,
+    ) -> u64 {
+        let file = FileIdentity { inode: 1, size_bytes: 1, mtime_ns: 1 };
+        let one = || (SourcePath::new("a".as_ref()).unwrap(), file);
+        let (mut waiting, mut counts) = (0, 0);
+        for now in times {
+            if pace.needs_count(now) {
+                counts += 1;
+                pace.counted(max_waiting.saturating_sub(waiting), now);
+            }
+            if pace.room > 0 {
+                waiting += 1;
+                pace.took(&Scan { ready: vec![one()], ..Scan::default() }, now);
+            }
+            assert!(waiting <= max_waiting);
+        }
+        counts
+    }
+
+    #[test]
+    fn a_thousand_files_that_come_one_by_one_are_not_counted_one_by_one() {
+        let times = || (0..1000).map(|n| second(100) + millis(10 * n));
+        assert_eq!(take_singly(&mut pace(), 1000, times()), 2, "one in five seconds");
+        let at_once = || (0..1000).map(|_| second(100));
+        assert_eq!(take_singly(&mut pace(), 1000, at_once()), 1);
+        assert_eq!(take_singly(&mut pace(), 10, at_once().take(11)), 2, "the room is used up");
+    }
+
+    #[test]
+    fn after_a_failure_it_is_counted_anew() {
+        let mut pace = pace();
+        pace.counted(9, second(100));
+        assert!(!pace.needs_count(second(101)));
+        pace.failed(second(101), second(101), second(5));
+        assert!(pace.needs_count(second(101)));
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod blobs;
 mod scan;
 mod schedules;
 
-pub use admission::{Admitted, Ask, Earlier, Same};
+pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;

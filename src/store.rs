@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use uuid::{ContextV7, Timestamp, Uuid};
 
 use crate::feed::Name;
-use crate::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
+use crate::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timetable};
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
     Accepted, Admitted, Adopted, Ask, Clock, Committed, Firing, FolderId, JobPage, JobQuery, Node,
@@ -337,15 +337,6 @@ impl<C: Clock> Schedules for AnyStore<C> {
         rows: &[FireRow],
     ) -> Result<Vec<bool>, StoreError> {
         either!(self, store => store.enter(node, feed, rows))
-    }
-
-    async fn close_fire(
-        &self,
-        node: &Node,
-        fire: FireId,
-        then: FireState,
-    ) -> Result<(), StoreError> {
-        either!(self, store => store.close_fire(node, fire, then))
     }
 
     async fn reopen(

@@ -34,7 +34,13 @@ impl<T> Fair<T> {
 
     /// The next one, with its feed.
     pub(super) fn pop(&mut self) -> Option<(Name, T)> {
-        let feed = self.turns.pop_front()?;
+        self.pop_of(|_| true)
+    }
+
+    /// The next one of those feeds that may; the others keep their turns.
+    pub(super) fn pop_of(&mut self, may: impl Fn(&Name) -> bool) -> Option<(Name, T)> {
+        let next = self.turns.iter().position(may)?;
+        let feed = self.turns.remove(next)?;
         // A feed in `turns` has a line with somebody in it.
         let line = self.lines.get_mut(&feed)?;
         let first = line.pop_front()?;
@@ -59,6 +65,11 @@ impl<T> Fair<T> {
         for (feed, waiting) in unserved.into_iter().rev() {
             self.lines.entry(feed).or_default().push_front(waiting);
         }
+    }
+
+    /// The feeds of which somebody waits.
+    pub(super) fn feeds(&self) -> impl Iterator<Item = &Name> {
+        self.turns.iter()
     }
 
     /// Everybody, in no order that matters.
@@ -106,6 +117,16 @@ mod tests {
         fair.unpop(popped);
         fair.push(&name("d"), "d1".into());
         assert_eq!(all(fair), ["b1", "c1", "a2", "d1", "b2", "a3"]);
+    }
+
+    #[test]
+    fn a_feed_that_is_passed_over_is_next_once_it_may() {
+        let mut fair = line_of(&["a1", "a2", "b1", "b2", "c1"]);
+        let others = |feed: &Name| *feed != name("a");
+        let popped: Vec<_> =
+            std::iter::from_fn(|| fair.pop_of(others)).take(2).map(|(_, one)| one).collect();
+        assert_eq!(popped, ["b1", "c1"]);
+        assert_eq!(all(fair), ["a1", "b2", "a2"]);
     }
 
     #[test]

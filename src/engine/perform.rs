@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::lease::{Lease, Tenure};
-use super::progress::{Moving, Progress};
+use super::progress::{Moving, Passage};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, Zero, candidate};
 use crate::folder::{MARKER, report_name};
@@ -33,12 +33,12 @@ pub(super) async fn perform<W: World>(
     feed: &Feed,
     job: &Job,
     handed_on: bool,
-    progress: &Progress,
+    passage: &Passage<W::Clock>,
     action: Action,
 ) -> Outcome {
     let lease = &tenure.lease;
     let outcome = match action {
-        Action::Upload => upload(world, lease, feed, job, progress).await,
+        Action::Upload => upload(world, lease, feed, job, passage).await,
         Action::Submit if handed_on => match has_source(world, feed, job).await {
             Ok(()) => within(world, lease, submit(world, feed, job)).await,
             Err(fault) => Err(fault),
@@ -47,7 +47,7 @@ pub(super) async fn perform<W: World>(
         Action::Start => within(world, lease, start(world, feed, job)).await,
         Action::Poll => poll(world, feed, job).await,
         Action::Cancel => within(world, lease, cancel(world, feed, job)).await,
-        Action::Deliver => deliver(world, tenure, feed, job, handed_on, progress).await,
+        Action::Deliver => deliver(world, tenure, feed, job, handed_on, passage).await,
         Action::Settle => settle(world, tenure, feed, job).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
@@ -75,7 +75,7 @@ async fn upload<W: World>(
     lease: &Lease<W::Clock>,
     feed: &Feed,
     job: &Job,
-    progress: &Progress,
+    passage: &Passage<W::Clock>,
 ) -> Result<Outcome, Fault> {
     let inbox = world.inbox(&feed.name).ok_or_else(|| unconfigured(feed, "watch"))?;
     let sent_empty = feed.watch.as_ref().is_some_and(|watch| watch.zero == Zero::Accept);
@@ -96,7 +96,7 @@ async fn upload<W: World>(
         return Err(empty());
     }
     let blob = feed.input_blob(job);
-    let mut moving = Moving { inner: &mut source, progress };
+    let mut moving = Moving::new(&mut source, passage);
     let content = blobs(world, feed)?.upload(&blob, &job.path().to_string(), &mut moving).await?;
     // A writer may have been at work all the while: what was uploaded then is no file that anybody ever wrote.
     source.unchanged().await?;
@@ -206,13 +206,13 @@ async fn deliver<W: World>(
     feed: &Feed,
     job: &Job,
     handed_on: bool,
-    progress: &Progress,
+    passage: &Passage<W::Clock>,
 ) -> Result<Outcome, Fault> {
     let links = links(world, feed, job).await?;
     let mut outputs = Vec::new();
     for (n, result) in job.results().iter().enumerate() {
         let part = Part { job: job.id(), output: n, node: tenure.node.id };
-        let delivering = Delivering { world, tenure, feed, job, part, handed_on, progress };
+        let delivering = Delivering { world, tenure, feed, job, part, handed_on, passage };
         let (path, content) = delivering.one(result, &links).await?;
         outputs.push(Output { name: result.output.clone(), path, content });
     }
@@ -250,7 +250,7 @@ struct Delivering<'a, W: World> {
     job: &'a Job,
     part: Part,
     handed_on: bool,
-    progress: &'a Progress,
+    passage: &'a Passage<W::Clock>,
 }
 
 impl<W: World> Delivering<'_, W> {
@@ -259,7 +259,7 @@ impl<W: World> Delivering<'_, W> {
         result: &RunResult,
         links: &[(String, BlobReference)],
     ) -> Result<(PathBuf, Content), Fault> {
-        let Self { world, tenure, feed, job, part, handed_on, progress } = *self;
+        let Self { world, tenure, feed, job, part, handed_on, passage } = *self;
         let lease = &tenure.lease;
         let place = match &result.place {
             ResultPlace::Ours(blob) => BlobPlace::Ours(blob),
@@ -278,7 +278,7 @@ impl<W: World> Delivering<'_, W> {
             feed.deliver.folder.join(feed.output_path(job, &result.output, result.place.blob()));
         let outbox = world.outbox();
         let mut staged = outbox.stage(&wanted, part, handed_on).await?;
-        let mut moving = Moving { inner: &mut staged, progress };
+        let mut moving = Moving::new(&mut staged, passage);
         let content = blobs(world, feed)?.download(place, &mut moving).await?;
         world
             .metrics()

@@ -3,7 +3,7 @@
 //! A run is taken by a row in the store, many jobs at a time, before anything is submitted; it ends with the transition
 //! that says so. So neither a crash nor a takeover can lose count. Here is only who waits for one.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,7 +13,7 @@ use super::{Engine, STORE_RETRY, Stage};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OnDuplicate};
 use crate::job::{DUPLICATE, Job, JobId, Outcome, Wait};
-use crate::ports::{Admitted, Ask, Clock, Earlier, Same, Store, StoreError, World};
+use crate::ports::{Admitted, Ask, Clock, Earlier, FeedLimit, Same, Store, StoreError, World};
 
 /// Who waits for a run at one endpoint.
 pub(super) struct Runs {
@@ -22,8 +22,11 @@ pub(super) struct Runs {
     /// Since when the store is being asked (boot-clock time).
     asking: Option<Duration>,
     ask_at: Duration,
-    /// One of our own ended while the store is being asked: the answer may not count with that.
-    freed: bool,
+    /// Of these feeds one of our own ended while the store is being asked: the answer may not count with that.
+    freed: BTreeSet<Name>,
+    /// The feeds that have as many runs as they may themselves, and when to ask for them again (boot-clock time): until
+    /// then they stand in nobody's way.
+    full: BTreeMap<Name, Duration>,
     /// The store thinks that jobs of ours wait.
     told: bool,
 }
@@ -38,7 +41,8 @@ pub(super) struct Admission {
 impl Runs {
     pub(super) fn new(limit: usize) -> Self {
         let (waiting, ask_at) = (Fair::new(), Duration::ZERO);
-        Self { limit, waiting, asking: None, ask_at, freed: false, told: false }
+        let (freed, full) = (BTreeSet::new(), BTreeMap::new());
+        Self { limit, waiting, asking: None, ask_at, freed, full, told: false }
     }
 
     pub(super) fn wait(&mut self, feed: &Name, id: JobId) {
@@ -56,15 +60,25 @@ impl Runs {
     }
 
     /// Those to ask for: the first ones who wait, one more than could be admitted, so that the store sees that somebody
-    /// waits. However many wait, nobody behind them is looked at.
-    fn first(&mut self, waits: impl Fn(JobId) -> bool) -> Vec<(Name, JobId)> {
+    /// waits; of a feed with a limit of its own no more than that. However many wait, nobody behind them is looked at.
+    fn first(
+        &mut self,
+        now: Duration,
+        limit_of: impl Fn(&Name) -> Option<usize>,
+        waits: impl Fn(JobId) -> bool,
+    ) -> Vec<(Name, JobId)> {
         let most = self.limit.saturating_add(1).min(ASK_MAX);
         let (mut first, mut seen) = (Vec::new(), HashSet::new());
-        while first.len() < most
-            && let Some((feed, id)) = self.waiting.pop()
-        {
+        let mut left: HashMap<Name, usize> = HashMap::new();
+        self.full.retain(|_, again| *again > now);
+        while first.len() < most {
+            let may = |feed: &Name| !self.full.contains_key(feed) && left.get(feed) != Some(&0);
+            let Some((feed, id)) = self.waiting.pop_of(may) else { break };
             // One that an operator called away meanwhile, or that came twice, doesn't wait any more.
             if waits(id) && seen.insert(id) {
+                if let Some(limit) = limit_of(&feed) {
+                    *left.entry(feed.clone()).or_insert(limit) -= 1;
+                }
                 first.push((feed, id));
             }
         }
@@ -72,31 +86,60 @@ impl Runs {
     }
 
     /// The store has answered for these, which keep their places unless they are `settled`; it is asked again in time.
-    fn answered(&mut self, asked: Vec<(Name, JobId)>, settled: &HashSet<JobId>, now: Duration) {
+    /// Those whose feeds are full wait for nothing else.
+    fn answered(
+        &mut self,
+        asked: Vec<(Name, JobId)>,
+        settled: &HashSet<JobId>,
+        full: &HashSet<JobId>,
+        now: Duration,
+    ) {
         let unserved: Vec<_> = asked.into_iter().filter(|(_, id)| !settled.contains(id)).collect();
-        self.told = !unserved.is_empty();
+        self.told = unserved.iter().any(|(_, id)| !full.contains(id));
         // Another node's run may have ended; one of our own is asked for at once.
         let freed = std::mem::take(&mut self.freed);
-        self.ask_at = if self.told && !freed { now + ASK_AGAIN } else { now };
+        self.ask_at = if self.told && freed.is_empty() { now + ASK_AGAIN } else { now };
+        for (feed, _) in
+            unserved.iter().filter(|(feed, id)| full.contains(id) && !freed.contains(feed))
+        {
+            self.full.insert(feed.clone(), now + ASK_AGAIN);
+        }
         self.waiting.unpop(unserved);
+    }
+
+    /// A run of the feed's has ended.
+    fn freed(&mut self, feed: &Name) {
+        self.ask_at = Duration::ZERO;
+        self.full.remove(feed);
+        if self.asking.is_some() {
+            self.freed.insert(feed.clone());
+        }
     }
 
     /// When asking is worth it, if anybody waits.
     pub(super) fn next_ask(&self) -> Option<Duration> {
-        (self.asking.is_none() && (self.told || !self.waiting.is_empty())).then_some(self.ask_at)
+        if self.asking.is_some() {
+            return None;
+        }
+        if self.told {
+            return Some(self.ask_at);
+        }
+        let again = |feed| self.full.get(feed).copied().unwrap_or_default();
+        self.waiting.feeds().map(again).min().map(|at| at.max(self.ask_at))
     }
 }
 
 impl<W: World> Engine<W> {
     /// Asks the store for runs, for those who wait.
     pub(super) fn ask_for_runs(&mut self, now: Duration) {
-        let Self { runs, jobs, world, tenure, admissions, .. } = self;
+        let Self { runs, jobs, world, tenure, admissions, rules, .. } = self;
         for (endpoint, runs) in runs {
             if runs.next_ask().is_none_or(|at| at > now) {
                 continue;
             }
             let waits = |slot: &super::Slot| slot.stage == Stage::Queued && !slot.holds_run;
-            let asked = runs.first(|id| jobs.get(&id).is_some_and(waits));
+            let limit_of = |feed: &Name| rules.feeds.get(feed)?.max_in_flight;
+            let asked = runs.first(now, limit_of, |id| jobs.get(&id).is_some_and(waits));
             if asked.is_empty() && !runs.told {
                 continue;
             }
@@ -120,7 +163,7 @@ impl<W: World> Engine<W> {
         let now = self.world.clock().boot();
         let Some(runs) = self.runs.get_mut(&endpoint) else { return };
         runs.asking = None;
-        let Admitted { runs: admitted, duplicates } = match admitted {
+        let Admitted { runs: admitted, duplicates, full } = match admitted {
             Ok(admitted) => admitted,
             Err(error) => {
                 tracing::debug!(endpoint = %endpoint, %error, "no runs could be taken");
@@ -130,7 +173,7 @@ impl<W: World> Engine<W> {
             }
         };
         let settled = admitted.iter().chain(duplicates.iter().map(|(id, _)| id)).copied().collect();
-        runs.answered(asked, &settled, now);
+        runs.answered(asked, &settled, &full.into_iter().collect(), now);
         if self.draining {
             return;
         }
@@ -175,10 +218,9 @@ impl<W: World> Engine<W> {
     }
 
     /// A run of ours has ended: somebody may have it at once.
-    pub(super) fn run_is_free(&mut self, endpoint: &Name) {
-        if let Some(runs) = self.runs.get_mut(endpoint) {
-            runs.ask_at = Duration::ZERO;
-            runs.freed = runs.asking.is_some();
+    pub(super) fn run_is_free(&mut self, feed: &Feed) {
+        if let Some(runs) = self.runs.get_mut(&feed.endpoint) {
+            runs.freed(&feed.name);
         }
     }
 }
@@ -188,7 +230,8 @@ fn ask(feed: &Feed, job: &Job, now: DateTime<Utc>) -> Ask {
     let since = now
         .checked_sub_signed(TimeDelta::from_std(feed.duplicates.within).unwrap_or(TimeDelta::MAX));
     let same = |digest| Same { digest, since: since.unwrap_or(DateTime::<Utc>::MIN_UTC) };
-    Ask { job: job.id(), same: feed.sameness(job).map(same) }
+    let limit = feed.max_in_flight.map(|runs| FeedLimit { feed: feed.name.clone(), runs });
+    Ask { job: job.id(), same: feed.sameness(job).map(same), feed: limit }
 }
 
 /// Jobs in one call.
@@ -221,6 +264,10 @@ mod tests {
         Name::try_from("f".to_owned()).unwrap()
     }
 
+    fn no_limit(_: &Name) -> Option<usize> {
+        None
+    }
+
     fn ids(first: &[(Name, JobId)]) -> Vec<JobId> {
         first.iter().map(|(_, id)| *id).collect()
     }
@@ -230,20 +277,24 @@ mod tests {
         let all = jobs(0..10_000);
         let mut runs = queue(2, &all);
         let looked = std::cell::Cell::new(0);
-        let first = runs.first(|id| {
+        let first = runs.first(Duration::ZERO, no_limit, |id| {
             looked.set(looked.get() + 1);
             id != all[1]
         });
         assert_eq!((ids(&first), looked.get()), (vec![all[0], all[2], all[3]], 4));
-        runs.answered(first, &HashSet::from([all[2]]), Duration::ZERO);
-        assert_eq!(ids(&runs.first(|_| true)), [all[0], all[3], all[4]], "in their order");
+        runs.answered(first, &HashSet::from([all[2]]), &HashSet::new(), Duration::ZERO);
+        assert_eq!(
+            ids(&runs.first(Duration::ZERO, no_limit, |_| true)),
+            [all[0], all[3], all[4]],
+            "in their order"
+        );
     }
 
     #[test]
     fn one_that_came_twice_is_asked_for_once() {
         let all = jobs(0..3);
         let mut runs = queue(9, &[all[0], all[1], all[0], all[2]]);
-        assert_eq!(ids(&runs.first(|_| true)), all);
+        assert_eq!(ids(&runs.first(Duration::ZERO, no_limit, |_| true)), all);
     }
 
     #[test]
@@ -251,13 +302,57 @@ mod tests {
         let (all, now) = (jobs(0..3), Duration::from_secs(9));
         let mut runs = queue(1, &all);
         let mut ask_in_vain = |freed| {
-            let asked = runs.first(|_| true);
-            runs.freed |= freed;
-            runs.answered(asked, &HashSet::new(), now);
+            let asked = runs.first(now, no_limit, |_| true);
+            runs.asking = Some(now);
+            if freed {
+                runs.freed(&feed());
+            }
+            runs.asking = None;
+            runs.answered(asked, &HashSet::new(), &HashSet::new(), now);
             runs.next_ask()
         };
         assert_eq!(ask_in_vain(false), Some(now + ASK_AGAIN));
         assert_eq!(ask_in_vain(true), Some(now));
         assert_eq!(ask_in_vain(false), Some(now + ASK_AGAIN), "once");
+    }
+
+    #[test]
+    fn a_feed_that_has_all_its_runs_stands_in_nobodys_way() {
+        let (all, now) = (jobs(0..6), Duration::from_secs(9));
+        let wide = Name::try_from("wide".to_owned()).unwrap();
+        let limit_of = |feed: &Name| (*feed != wide).then_some(1);
+        let mut runs = queue(4, &all[..3]);
+        all[3..].iter().for_each(|id| runs.wait(&wide, *id));
+        let asked = runs.first(now, limit_of, |_| true);
+        assert_eq!(ids(&asked), [all[0], all[3], all[4], all[5]], "as many as the feed may have");
+        let (settled, full) = (HashSet::from([all[3], all[4]]), HashSet::from([all[0]]));
+        runs.answered(asked, &settled, &full, now);
+        runs.ask_at = now;
+        assert_eq!(ids(&runs.first(now, limit_of, |_| true)), [all[5]], "the others alone");
+        runs.told = false;
+        assert_eq!(runs.next_ask(), Some(now + ASK_AGAIN), "another node's run may end");
+        assert_eq!(ids(&runs.first(now + ASK_AGAIN, limit_of, |_| true)), [all[0]]);
+    }
+
+    #[test]
+    fn a_feed_whose_own_run_ends_is_asked_for_at_once() {
+        let (all, now) = (jobs(0..3), Duration::from_secs(9));
+        let mut runs = queue(9, &all);
+        let one = |_: &Name| Some(1);
+        let mut ask_in_vain = |freed_meanwhile| {
+            let asked = runs.first(now, one, |_| true);
+            assert_eq!(asked.len(), 1);
+            runs.asking = Some(now);
+            if freed_meanwhile {
+                runs.freed(&feed());
+            }
+            runs.asking = None;
+            runs.answered(asked, &HashSet::new(), &HashSet::from([all[0]]), now);
+            let next = runs.next_ask();
+            runs.freed(&feed());
+            (next, runs.next_ask())
+        };
+        assert_eq!(ask_in_vain(false), (Some(now + ASK_AGAIN), Some(Duration::ZERO)));
+        assert_eq!(ask_in_vain(true), (Some(now), Some(Duration::ZERO)));
     }
 }

@@ -168,7 +168,7 @@ impl<W: World> Engine<W> {
                 max_concurrency: calls.map_or(0, |permits| permits.pace.max()),
             }
         });
-        let storages = self.rules.storages.iter().map(|name| StorageSeen {
+        let storages = self.rules.storages.keys().map(|name| StorageSeen {
             name: name.clone(),
             trouble: trouble(Side::Storage(name.clone())),
             uploads: used(Lane::Uploads(name.clone())),

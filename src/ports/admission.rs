@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use crate::feed::Name;
 use crate::job::{JobId, Sha256};
 
 /// A job that asks for a run.
@@ -11,6 +12,17 @@ pub struct Ask {
     pub job: JobId,
     /// What is to be scored once only, if anything is.
     pub same: Option<Same>,
+    /// What its feed is limited to, if it is.
+    pub feed: Option<FeedLimit>,
+}
+
+/// How many runs a feed may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedLimit {
+    /// The feed.
+    pub feed: Name,
+    /// Runs at once at the endpoint, over all nodes of the site.
+    pub runs: usize,
 }
 
 /// What makes two jobs duplicates of each other.
@@ -29,6 +41,8 @@ pub struct Admitted {
     pub runs: Vec<JobId>,
     /// The jobs of which there is an earlier one.
     pub duplicates: Vec<(JobId, Earlier)>,
+    /// The jobs whose feeds have as many runs as they may. They don't wait for the endpoint.
+    pub full: Vec<JobId>,
 }
 
 /// An earlier job that is the same.

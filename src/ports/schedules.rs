@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Node, StoreError};
 use crate::feed::Name;
-use crate::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
+use crate::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timetable};
 
 /// Schedules, their fires and the pauses of feeds, as every [`Store`](super::Store) keeps them.
 ///
@@ -33,15 +33,6 @@ pub trait Schedules: Send + Sync + 'static {
         feed: &Name,
         rows: &[FireRow],
     ) -> impl Future<Output = Result<Vec<bool>, StoreError>> + Send;
-
-    /// Lets an open fire stand as `then` without further jobs; if that is open, it is the reason that changes. Nothing
-    /// happens to one that is not open.
-    fn close_fire(
-        &self,
-        node: &Node,
-        fire: FireId,
-        then: FireState,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Opens those fires of the nominal times that were skipped since the feed was paused; answers how many.
     fn reopen(

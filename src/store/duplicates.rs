@@ -50,7 +50,7 @@ pub(super) fn recognise(
     now: DateTime<Utc>,
 ) -> Recognised {
     let mut recognised = Recognised::default();
-    for Ask { job, same } in asks {
+    for Ask { job, same, .. } in asks {
         if let Some(same) = same {
             let holder = holders.get(&same.digest);
             if let Some(earlier) = holder.and_then(|holder| holder.earlier(*job, same)) {

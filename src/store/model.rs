@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::duplicates::{Holder, Recognised, recognise};
-use super::quota::{Quota, STILL_WAITS};
+use super::quota::{FeedQuotas, Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
 use crate::fire::{FeedPause, FireId};
 use crate::job::{Arrival, Event, Job, JobId, Phase, Sha256, Want};
@@ -360,12 +360,17 @@ impl Store for ModelStore {
         };
         // A run of another endpoint, which the feed had before, is none here.
         let runs = |id| tables.runs.get(&id) == Some(endpoint);
-        let admission = quota.admit(&jobs, |id| owner(&id) == Some(node.id), runs);
+        let mut feeds = FeedQuotas::new(asks);
+        for id in tables.runs.iter().filter(|(_, of)| *of == endpoint).map(|(id, _)| id) {
+            if let Some(row) = tables.jobs.get(id).filter(|row| row.site == node.site) {
+                feeds.used(row.job.feed().as_str(), 1);
+            }
+        }
+        let admission = quota.admit(&jobs, feeds, |id| owner(&id) == Some(node.id), runs);
         tables.runs.extend(admission.begun.iter().map(|id| (*id, endpoint.clone())));
         let beats = tables.nodes.get(&node.id).map_or(0, |beats| beats.count);
         tables.waiting.insert((endpoint.clone(), node.id), (admission.waiting, beats));
-        let runs = [admission.running, admission.begun].concat();
-        Ok(Admitted { runs, duplicates })
+        Ok(admission.answer(duplicates))
     }
 
     async fn commit(

@@ -442,9 +442,9 @@ impl<C: Clock> Store for PostgresStore<C> {
             let mut session = self.session().await?;
             session.begin().await?;
             let (jobs, duplicates) = session.recognise(node, asks, now).await?;
-            let runs = session.admit(node, endpoint, &jobs, limit).await?;
+            let admission = session.admit(node, endpoint, asks, &jobs, limit).await?;
             session.commit().await?;
-            Ok(Admitted { runs, duplicates })
+            Ok(admission.answer(duplicates))
         })
         .await
     }

@@ -395,9 +395,9 @@ impl<C: Clock> Store for SqliteStore<C> {
             let mut write = self.begin().await?;
             write.require(node, ATTEMPTED).await?;
             let (jobs, duplicates) = write.recognise(node, asks, now).await?;
-            let runs = write.admit(node, endpoint, &jobs, limit).await?;
+            let admission = write.admit(node, endpoint, asks, &jobs, limit).await?;
             write.commit().await?;
-            Ok(Admitted { runs, duplicates })
+            Ok(admission.answer(duplicates))
         })
         .await
     }

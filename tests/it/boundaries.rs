@@ -20,7 +20,7 @@ use scoreline::daemon::{Daemon, RealWorld, Settings};
 use scoreline::engine::Stop;
 use scoreline::fault::Fault;
 use scoreline::feed::{Name, SourcePath};
-use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
+use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timetable};
 use scoreline::inbox::AnyInbox;
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, Want};
 use scoreline::metrics::Metrics;
@@ -403,14 +403,6 @@ impl Schedules for MinedPart {
         rows: &[FireRow],
     ) -> Result<Vec<bool>, StoreError> {
         self.bomb.around("enter", self.real.store().enter(node, feed, rows)).await
-    }
-    async fn close_fire(
-        &self,
-        node: &Node,
-        fire: FireId,
-        then: FireState,
-    ) -> Result<(), StoreError> {
-        self.bomb.around("close_fire", self.real.store().close_fire(node, fire, then)).await
     }
     async fn reopen(
         &self,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
-use scoreline::feed::{Again, FixedPlace, OnConflict, Sameness, SourceEnd};
+use scoreline::feed::{Again, FixedPlace, OnConflict, Rates, Sameness, SourceEnd};
 use scoreline::retry::Span;
 use scoreline::schedule::{ExpectBy, Missed, Overlap};
 use scoreline::store::Migrate;
@@ -465,6 +465,9 @@ fn variables_set_keys_of_every_type() {
             ("SCORELINE__FEEDS__my-feed__WATCH__RECURSIVE", "true"),
             ("SCORELINE__FEEDS__CHURN__WATCH__INCLUDE", "[\"*.txt\", \"*.csv\"]"),
             ("SCORELINE__FEEDS__CHURN__PARAMETERS", "{ Cutoff = \"0.5\" }"),
+            ("SCORELINE__FEEDS__CHURN__MAX_IN_FLIGHT", "3"),
+            ("SCORELINE__FEEDS__CHURN__UPLOAD_BYTES_PER_SECOND", "10MiB"),
+            ("SCORELINE__STORAGE__MAIN__DOWNLOAD_BYTES_PER_SECOND", "65536"),
             ("SCORELINE_CONFIG", "not a key"),
         ],
     );
@@ -478,6 +481,13 @@ fn variables_set_keys_of_every_type() {
     let feeds: BTreeMap<_, _> =
         config.feeds.iter().map(|(name, feed)| (name.as_str(), feed)).collect();
     assert_eq!(feeds.keys().collect::<Vec<_>>(), [&"churn", &"my-feed"]);
+    assert_eq!(feeds["churn"].max_in_flight, Some(3));
+    let rate = |bytes| std::num::NonZero::new(bytes);
+    let rates = Rates { upload: rate(10 << 20), download: None };
+    assert_eq!((feeds["churn"].rates, feeds["my-feed"].rates), (rates, Rates::default()));
+    let rates = config.rules().storages.into_values().next();
+    assert_eq!(rates, Some(Rates { upload: None, download: rate(65_536) }));
+    assert_eq!(feeds["my-feed"].max_in_flight, None, "as many as the endpoint may have");
     let watch = feeds["my-feed"].watch.as_ref().unwrap();
     assert_eq!((watch.settle, watch.recursive), (Duration::from_secs(9), true));
     assert_eq!(feeds["churn"].parameters, [("Cutoff".to_owned(), "0.5".to_owned())]);

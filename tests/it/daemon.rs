@@ -432,6 +432,35 @@ async fn no_more_runs_are_in_flight_than_allowed_and_as_many_as_allowed_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_feed_has_no_more_runs_than_its_own_limit_and_as_many() {
+    let rig = Rig::with(Settings { run_time: Duration::from_millis(30), ..Settings::default() })
+        .await
+        .feed("max_in_flight = 2");
+    let daemon = rig.start().await;
+    for n in 0..10 {
+        rig.drop_file(&format!("{n}.csv"), &input_of(&["two by two"]));
+    }
+    let jobs = daemon.until_ended(10).await;
+    assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded));
+    assert_eq!(rig.sandbox.ledger().totals.max_in_flight, 2);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_slowly_arrives_whole() {
+    let both = "upload_bytes_per_second = \"64KiB\"\ndownload_bytes_per_second = \"64KiB\"";
+    let rig = Rig::new().await.feed(both).storage(both);
+    let daemon = rig.start().await;
+    let lines: Vec<_> = (0..2000).map(|n| format!("line {n}")).collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    rig.drop_file("slow.csv", &input_of(&lines));
+    let jobs = daemon.until_ended(1).await;
+    assert_eq!(jobs[0].phase, Phase::Succeeded, "{jobs:?}");
+    assert_eq!(rig.files("out"), [("slow.scores.csv".to_owned(), scores_of(&lines))].into());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sources_that_stay_are_not_run_again_by_the_next_daemon() {
     // Read in place, and moved out of sight for the time of the job.
     for on_failure in ["source.on_failure = \"leave\"", ""] {

@@ -225,7 +225,7 @@ impl Desk {
         let rules = Rules {
             feeds: BTreeMap::new(),
             endpoints: [(name("e"), 40)].into(),
-            storages: [name("s")].into(),
+            storages: [(name("s"), scoreline::feed::Rates::default())].into(),
             limits: Limits::default(),
         };
         let lease = Lease::forever(self.world.clock.clone());

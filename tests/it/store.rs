@@ -11,8 +11,8 @@ use scoreline::job::{
     Arrival, Content, FileIdentity, Job, JobId, Outcome, Phase, RemoteId, Sha256, Want,
 };
 use scoreline::ports::{
-    Accepted, Admitted, Ask, Clock, Committed, Earlier, JobQuery, Node, NodeId, Reservation,
-    Reserved, Same, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Ask, Clock, Committed, Earlier, FeedLimit, JobQuery, Node, NodeId,
+    Reservation, Reserved, Same, Store, StoreError, Transition, Unowned, Wished,
 };
 use scoreline::store::{Migrate, ModelStore, PostgresStore, Settings, SqliteStore};
 

@@ -275,7 +275,7 @@ impl Running {
         let rules = Rules {
             feeds: BTreeMap::from([(feed.name.clone(), feed.clone())]),
             endpoints: BTreeMap::from([(feed.endpoint.clone(), land.in_flight)]),
-            storages: [feed.storage.clone()].into(),
+            storages: [(feed.storage.clone(), feed.rates)].into(),
             limits: Limits { uploads: 2, deliveries: 2, calls: land.calls, settlements: 1 },
         };
         let work = Work {

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use scoreline::fault::{Fault, Origin};
 use scoreline::feed::{Feed, Name, SourcePath, candidate};
-use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, FireState, Timetable};
+use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timetable};
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
@@ -468,14 +468,6 @@ impl Schedules for Life {
         rows: &[FireRow],
     ) -> Result<Vec<bool>, StoreError> {
         self.on_store(self.land.store.enter(node, feed, rows)).await
-    }
-    async fn close_fire(
-        &self,
-        node: &Node,
-        fire: FireId,
-        then: FireState,
-    ) -> Result<(), StoreError> {
-        self.on_store(self.land.store.close_fire(node, fire, then)).await
     }
     async fn reopen(
         &self,

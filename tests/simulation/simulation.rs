@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use scoreline::feed::{
-    Delivery, Duplicates, Feed, Name, OnConflict, SourceEnd, SourceRules, Template, Watch,
+    Delivery, Duplicates, Feed, Name, OnConflict, Rates, SourceEnd, SourceRules, Template, Watch,
 };
 use scoreline::job::Phase;
 use scoreline::ports::{Clock, NodeId, Store};
@@ -290,6 +290,8 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         name: name("f"),
         endpoint: name("e"),
         storage: name("s"),
+        max_in_flight: None,
+        rates: Rates::default(),
         input: None,
         parameters: Vec::new(),
         outputs: vec![("output1".into(), Template::parse("{stem}.scores.csv").unwrap())],

@@ -80,23 +80,6 @@ impl Schedules for ModelStore {
         Ok(rows.iter().map(|row| tables.enter(&node.site, feed, row)).collect())
     }
 
-    async fn close_fire(
-        &self,
-        node: &Node,
-        fire: FireId,
-        then: FireState,
-    ) -> Result<(), StoreError> {
-        let mut tables = self.tables();
-        tables.require(node, "close a fire")?;
-        let now = self.now_in(&tables);
-        let row = tables.fires.get_mut(&fire).filter(|entry| entry.site == node.site);
-        if let Some(Entry { row, .. }) = row.filter(|entry| entry.row.state.is_open()) {
-            row.state = then;
-            row.ended_at = (!then.is_open()).then_some(now);
-        }
-        Ok(())
-    }
-
     async fn reopen(
         &self,
         node: &Node,

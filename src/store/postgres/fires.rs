@@ -92,27 +92,6 @@ impl<C: Clock> Schedules for PostgresStore<C> {
         .await
     }
 
-    async fn close_fire(
-        &self,
-        node: &Node,
-        fire: FireId,
-        then: FireState,
-    ) -> Result<(), StoreError> {
-        const ATTEMPTED: &str = "close a fire";
-        self.bounded(ATTEMPTED, 1, async {
-            let mut session = self.session().await?;
-            let known =
-                query_scalar(CLOSE).bind(node.id.0).bind(fire.uuid()).bind(text(&node.site));
-            let known = known.bind(then.name()).bind(then.reason().map(Reason::name));
-            if !known.fetch_one(session.on()).await? {
-                session.require(node, ATTEMPTED).await?;
-            }
-            session.done();
-            Ok(())
-        })
-        .await
-    }
-
     async fn reopen(
         &self,
         node: &Node,
@@ -405,15 +384,6 @@ const ENTER: &str = "WITH me AS ( \
        WHERE EXISTS (SELECT FROM me) ORDER BY i.nominal, i.id \
        ON CONFLICT DO NOTHING RETURNING id \
      ) SELECT EXISTS (SELECT FROM me) AS known, ARRAY(SELECT id FROM entered) AS entered";
-
-/// Lets an open fire stand as it is to stand, and answers whether the node is known. $1 is the node, $2 the fire, $3 the
-/// site, $4 the state, $5 the reason.
-const CLOSE: &str = "WITH me AS ( \
-       SELECT id FROM node WHERE id = $1 AND NOT fenced FOR KEY SHARE \
-     ), closed AS ( \
-       UPDATE fire SET state = $4, reason = $5, ended_at = CASE WHEN $4 <> 'open' THEN clock_timestamp() END \
-       WHERE id = $2 AND site = $3 AND state = 'open' AND EXISTS (SELECT FROM me) \
-     ) SELECT EXISTS (SELECT FROM me)";
 
 /// Opens skipped fires again and answers how many, and whether the node is known. $1 is the node, $2 its site, $3 the
 /// feed, $4 the nominal times, $5 the reason that they were skipped for.

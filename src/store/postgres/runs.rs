@@ -10,11 +10,12 @@ use sqlx::{Row, query, query_scalar};
 use uuid::Uuid;
 
 use super::Failure;
+use super::rows::text;
 use super::session::Session;
 use crate::feed::Name;
 use crate::job::JobId;
-use crate::ports::{Node, StoreError};
-use crate::store::quota::{Quota, STILL_WAITS};
+use crate::ports::{Ask, Node, StoreError};
+use crate::store::quota::{Admission, FeedQuotas, Quota, STILL_WAITS};
 use crate::store::{forgotten, signed};
 
 impl Session {
@@ -23,14 +24,18 @@ impl Session {
         &mut self,
         node: &Node,
         endpoint: &Name,
+        asks: &[Ask],
         jobs: &[JobId],
         limit: usize,
-    ) -> Result<Vec<JobId>, Failure> {
+    ) -> Result<Admission, Failure> {
         // A statement of its own: the next one sees what was committed before the lock was ours.
         query(LOCK).bind(RUNS).bind(endpoint.as_str()).execute(self.on()).await?;
+        let mut feeds = FeedQuotas::new(asks);
+        let limited: Vec<_> = feeds.feeds().into_iter().map(Name::as_str).collect();
         let asked: Vec<_> = jobs.iter().map(|id| id.uuid()).collect();
         let row = query(LOOK).bind(node.id.0).bind(endpoint.as_str()).bind(asked);
-        let row = row.bind(STILL_WAITS.cast_signed()).fetch_one(self.on()).await?;
+        let row = row.bind(STILL_WAITS.cast_signed()).bind(text(&node.site)).bind(limited);
+        let row = row.fetch_one(self.on()).await?;
         let Some(beats) = row.try_get::<Option<i64>, _>("beats")? else {
             let cause = forgotten(node.id);
             return Err(StoreError::Unavailable { attempted: "admit jobs", cause }.into());
@@ -46,18 +51,21 @@ impl Session {
             others_waiting: waiting.len(),
             others: others.chain(&waiting).collect::<HashSet<_>>().len(),
         };
+        for feed in row.try_get::<Vec<String>, _>("limited")? {
+            feeds.used(&feed, 1);
+        }
         let set = |column| -> Result<HashSet<Uuid>, sqlx::Error> {
             Ok(row.try_get::<Vec<_>, _>(column)?.into_iter().collect())
         };
         let (ours, running) = (set("ours")?, set("running")?);
         let is_ours = |id: JobId| ours.contains(&id.uuid());
-        let mut admission = quota.admit(jobs, is_ours, |id| running.contains(&id.uuid()));
+        let mut admission = quota.admit(jobs, feeds, is_ours, |id| running.contains(&id.uuid()));
         let begun: Vec<_> = admission.begun.iter().map(|id| id.uuid()).collect();
         let begun = query_scalar(BEGIN).bind(node.id.0).bind(endpoint.as_str()).bind(begun);
         let begun = begun.bind(signed(admission.waiting)).bind(beats).fetch_all(self.on()).await?;
         let begun: HashSet<Uuid> = begun.into_iter().collect();
         admission.begun.retain(|id| begun.contains(&id.uuid()));
-        Ok([admission.running, admission.begun].concat())
+        Ok(admission)
     }
 }
 
@@ -67,7 +75,9 @@ const LOCK: &str = "SELECT set_config('idle_in_transaction_session_timeout', '2s
 
 /// What [`Quota`] wants to know, and which of the jobs are the node's and which have runs here: a run of another
 /// endpoint, which the feed had before, is none here. $1 is the node, $2 the endpoint, $3 the jobs, $4 after how many
-/// beats nobody waits any more. Who holds how many is looked up only if somebody waits: nothing depends on it else.
+/// beats nobody waits any more, $5 the site, $6 the feeds that have limits: each is answered as often as it has a run
+/// here. Who holds how many is looked up only if somebody waits, and what feeds have only if one is limited: nothing
+/// depends on it else.
 const LOOK: &str = "WITH me AS ( \
        SELECT beats FROM node WHERE id = $1 AND NOT fenced FOR KEY SHARE \
      ), waits AS MATERIALIZED ( \
@@ -81,6 +91,8 @@ const LOOK: &str = "WITH me AS ( \
        (SELECT count(*) FROM remote_run WHERE endpoint = $2) AS used, \
        coalesce((SELECT runs FROM holds WHERE id = $1), 0) AS mine, \
        ARRAY(SELECT id FROM waits) AS waiting, \
+       ARRAY(SELECT j.feed FROM remote_run r JOIN job j ON j.id = r.job_id \
+         WHERE r.endpoint = $2 AND cardinality($6::text[]) > 0 AND j.site = $5 AND j.feed = ANY($6)) AS limited, \
        ARRAY(SELECT id FROM holds) AS holders, \
        ARRAY(SELECT id FROM job WHERE id = ANY($3) AND node = $1) AS ours, \
        ARRAY(SELECT job_id FROM remote_run WHERE job_id = ANY($3) AND endpoint = $2) AS running";

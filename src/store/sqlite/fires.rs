@@ -95,27 +95,6 @@ impl<C: Clock> Schedules for SqliteStore<C> {
         .await
     }
 
-    async fn close_fire(
-        &self,
-        node: &Node,
-        fire: FireId,
-        then: FireState,
-    ) -> Result<(), StoreError> {
-        const ATTEMPTED: &str = "close a fire";
-        let now = self.clock.now().timestamp_micros();
-        self.bounded(ATTEMPTED, 1, async {
-            let mut write = self.begin().await?;
-            write.require(node, ATTEMPTED).await?;
-            let sql = "UPDATE fire SET state = ?3, reason = ?4, ended_at = ?5 \
-                       WHERE id = ?1 AND site = ?2 AND state = 'open'";
-            let closed = query(sql).bind(fire.to_string()).bind(&node.site).bind(then.name());
-            let closed = closed.bind(then.reason().map(Reason::name));
-            closed.bind((!then.is_open()).then_some(now)).execute(write.on()).await?;
-            Ok(write.commit().await?)
-        })
-        .await
-    }
-
     async fn reopen(
         &self,
         node: &Node,

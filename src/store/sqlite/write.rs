@@ -15,10 +15,10 @@ use crate::feed::Name;
 use crate::fire::Fired;
 use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
 use crate::ports::{
-    Accepted, Adopted, Committed, Node, NodeId, Reservation, Reserved, StoreError, Transition,
+    Accepted, Adopted, Ask, Committed, Node, NodeId, Reservation, Reserved, StoreError, Transition,
     Wished,
 };
-use crate::store::quota::{Quota, STILL_WAITS};
+use crate::store::quota::{Admission, FeedQuotas, Quota, STILL_WAITS};
 use crate::store::row::{self, cancel_reason_name, digest_text, holds_run, is_done, json};
 use crate::store::{forgotten, signed};
 
@@ -174,9 +174,10 @@ impl<'s> Write<'s> {
         &mut self,
         node: &Node,
         endpoint: &Name,
+        asks: &[Ask],
         jobs: &[JobId],
         limit: usize,
-    ) -> Result<Vec<JobId>, Failure> {
+    ) -> Result<Admission, Failure> {
         let (me, at) = (node.id.0, endpoint.as_str());
         // Live nodes that hold runs there; null: runs of jobs that nobody has, or somebody who is dead.
         let sql = "SELECT n.id, count(*) FROM remote_run r JOIN job j ON j.id = r.job_id \
@@ -195,13 +196,25 @@ impl<'s> Write<'s> {
             others_waiting: waiting.len(),
             others: others.chain(&waiting).collect::<HashSet<_>>().len(),
         };
+        let mut feeds = FeedQuotas::new(asks);
+        let limited = json(&feeds.feeds());
+        if limited != "[]" {
+            let sql = "SELECT j.feed, count(*) FROM remote_run r JOIN job j ON j.id = r.job_id \
+                       WHERE r.endpoint = ?1 AND j.site = ?2 AND j.feed IN (SELECT value FROM json_each(?3)) \
+                       GROUP BY j.feed";
+            let used = query_as(sql).bind(at).bind(&node.site).bind(limited);
+            let used: Vec<(String, i64)> = used.fetch_all(self.on()).await?;
+            for (feed, runs) in used {
+                feeds.used(&feed, count(runs));
+            }
+        }
         let sql = "SELECT j.id, r.endpoint IS ?3 FROM job j LEFT JOIN remote_run r ON r.job_id = j.id \
                    WHERE j.node = ?1 AND j.id IN (SELECT value FROM json_each(?2))";
         let ours = query_as(sql).bind(me).bind(json(jobs)).bind(at).fetch_all(self.on()).await?;
         let ours: HashMap<String, bool> = ours.into_iter().collect();
         let ours = |id: JobId| ours.get(&id.to_string()).copied();
         let admission =
-            quota.admit(jobs, |id| ours(id).is_some(), |id| ours(id).unwrap_or_default());
+            quota.admit(jobs, feeds, |id| ours(id).is_some(), |id| ours(id).unwrap_or_default());
         for id in &admission.begun {
             self.hold_run(*id, endpoint).await?;
         }
@@ -209,7 +222,7 @@ impl<'s> Write<'s> {
                    ON CONFLICT (endpoint, node) DO UPDATE SET jobs = excluded.jobs, beats = excluded.beats";
         let waits = query(sql).bind(at).bind(me).bind(signed(admission.waiting));
         waits.execute(self.on()).await?;
-        Ok([admission.running, admission.begun].concat())
+        Ok(admission)
     }
 
     async fn hold_run(&mut self, id: JobId, endpoint: &Name) -> Result<(), sqlx::Error> {

@@ -15,26 +15,84 @@ enum Call {
     Register,
     Retire(usize),
     Beat(usize),
-    Fence { node: usize, beats: Option<u64> },
-    Adopt { node: usize, limit: usize },
-    Claim { node: usize, feeds: Vec<u8> },
-    Accept { node: usize, paths: Vec<u8>, ours: usize },
-    Admit { node: usize, endpoint: u8, jobs: Vec<usize>, same: Option<u8>, limit: usize },
-    Commit { node: usize, steps: Vec<Write> },
-    CommitAgain { node: usize },
-    Reserve { node: usize, job: usize, slot: u8, path: u8 },
-    Wish { job: usize, want: usize, generation: Option<u32> },
-    Pause { endpoint: u8 },
-    Folder { feed: u8, seen: Option<u8> },
-    Enter { node: usize, fires: Vec<usize>, skipped: Option<usize> },
-    AcceptFor { node: usize, fire: usize, read: bool, inputs: Vec<(u8, bool)>, then: usize },
-    CloseFire { node: usize, fire: usize, then: usize },
-    Reopen { node: usize, times: Vec<i64> },
-    RunNow { key: Option<u8> },
-    PauseFeed { until: Option<bool> },
+    Fence {
+        node: usize,
+        beats: Option<u64>,
+    },
+    Adopt {
+        node: usize,
+        limit: usize,
+    },
+    Claim {
+        node: usize,
+        feeds: Vec<u8>,
+    },
+    Accept {
+        node: usize,
+        paths: Vec<u8>,
+        ours: usize,
+    },
+    Admit {
+        node: usize,
+        endpoint: u8,
+        jobs: Vec<usize>,
+        same: Option<u8>,
+        narrow: Option<usize>,
+        limit: usize,
+    },
+    Commit {
+        node: usize,
+        steps: Vec<Write>,
+    },
+    CommitAgain {
+        node: usize,
+    },
+    Reserve {
+        node: usize,
+        job: usize,
+        slot: u8,
+        path: u8,
+    },
+    Wish {
+        job: usize,
+        want: usize,
+        generation: Option<u32>,
+    },
+    Pause {
+        endpoint: u8,
+    },
+    Folder {
+        feed: u8,
+        seen: Option<u8>,
+    },
+    Enter {
+        node: usize,
+        fires: Vec<usize>,
+        skipped: Option<usize>,
+    },
+    AcceptFor {
+        node: usize,
+        fire: usize,
+        read: bool,
+        inputs: Vec<(u8, bool)>,
+        then: usize,
+    },
+    Reopen {
+        node: usize,
+        times: Vec<i64>,
+    },
+    RunNow {
+        key: Option<u8>,
+    },
+    PauseFeed {
+        until: Option<bool>,
+    },
     ResumeFeed,
     AnswerResume(usize),
-    Schedule { node: usize, rules: u8 },
+    Schedule {
+        node: usize,
+        rules: u8,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -64,8 +122,11 @@ fn call() -> impl Strategy<Value = Call> {
         2 => (node(), vec(0..3_u8, 0..3)).prop_map(|(node, feeds)| Call::Claim { node, feeds }),
         4 => (node(), vec(0..12_u8, 0..4), 0..4_usize)
             .prop_map(|(node, paths, ours)| Call::Accept { node, paths, ours }),
-        6 => (node(), 0..2_u8, prop::sample::subsequence((0..8).collect::<Vec<_>>(), 0..5), of(0..3_u8), 0..4_usize)
-            .prop_map(|(node, endpoint, jobs, same, limit)| Call::Admit { node, endpoint, jobs, same, limit }),
+        6 => (node(), 0..2_u8, prop::sample::subsequence((0..8).collect::<Vec<_>>(), 0..5), of(0..3_u8),
+            of(1..4_usize), 0..4_usize)
+            .prop_map(|(node, endpoint, jobs, same, narrow, limit)| {
+                Call::Admit { node, endpoint, jobs, same, narrow, limit }
+            }),
         20 => (node(), vec(write, 1..4)).prop_map(|(node, steps)| Call::Commit { node, steps }),
         2 => node().prop_map(|node| Call::CommitAgain { node }),
         6 => (node(), job(), 0..3_u8, 0..4_u8)
@@ -79,8 +140,6 @@ fn call() -> impl Strategy<Value = Call> {
         6 => (node(), fire(), any::<bool>(), inputs(), 0..4_usize).prop_map(
             |(node, fire, read, inputs, then)| Call::AcceptFor { node, fire, read, inputs, then }
         ),
-        2 => (node(), fire(), 0..4_usize)
-            .prop_map(|(node, fire, then)| Call::CloseFire { node, fire, then }),
         1 => (node(), vec(0..6_i64, 0..4)).prop_map(|(node, times)| Call::Reopen { node, times }),
         2 => of(0..2_u8).prop_map(|key| Call::RunNow { key }),
         1 => of(any::<bool>()).prop_map(|until| Call::PauseFeed { until }),
@@ -168,10 +227,6 @@ impl<S: Store> Side<S> {
                 let answers = self.store.accept(node(n), &inputs, 9, at(0), fire).await;
                 self.accepted(answers)
             }
-            Call::CloseFire { node: n, fire, then } => {
-                let id = self.due(*fire).id;
-                told(self.store.close_fire(node(n), id, then_of(*then)).await)
-            }
             Call::Reopen { node: n, times } => {
                 let times: Vec<_> = times.iter().copied().map(at).collect();
                 told(self.store.reopen(node(n), &name("churn"), &times).await)
@@ -205,19 +260,22 @@ impl<S: Store> Side<S> {
                 let now = if shown.since == shown.now { "new" } else { "held" };
                 format!("{now} {:?} {:?} {} {open}", shown.last, shown.pause, shown.live)
             }
-            Call::Admit { node: n, endpoint, jobs, same, limit } => {
+            Call::Admit { node: n, endpoint, jobs, same, narrow, limit } => {
                 let jobs = jobs.iter().filter_map(|n| self.jobs.get(*n).copied());
                 let of_number = |n: u8| Same { digest: Sha256([n; 32]), since: at(0) };
-                let asks: Vec<_> = jobs.map(|job| Ask { job, same: same.map(of_number) }).collect();
+                let limit_of = |runs| FeedLimit { feed: name("churn"), runs };
+                let ask = |job| Ask { job, same: same.map(of_number), feed: narrow.map(limit_of) };
+                let asks: Vec<_> = jobs.map(ask).collect();
                 let endpoint = endpoint_of(*endpoint);
                 match self.store.admit(node(n), &endpoint, &asks, *limit, at(0)).await {
-                    Ok(Admitted { runs, duplicates }) => {
+                    Ok(Admitted { runs, duplicates, full }) => {
                         let runs: Vec<_> = runs.into_iter().map(|id| self.index(id)).collect();
                         let earlier = duplicates.into_iter().map(|(id, earlier)| match earlier {
                             Earlier::Scored(of) => (self.index(id), "scored", self.index(of)),
                             Earlier::UnderWay(of) => (self.index(id), "under way", self.index(of)),
                         });
-                        format!("{runs:?} {:?}", earlier.collect::<Vec<_>>())
+                        let full: Vec<_> = full.into_iter().map(|id| self.index(id)).collect();
+                        format!("{runs:?} {:?} {full:?}", earlier.collect::<Vec<_>>())
                     }
                     Err(error) => error.to_string(),
                 }

@@ -94,7 +94,7 @@ async fn uploaded_jobs(store: &impl Store, node: &Node) -> [Job; 3] {
 }
 
 fn ask(job: &Job, same: u8) -> Ask {
-    Ask { job: job.id(), same: Some(Same { digest: Sha256([same; 32]), since: at(0) }) }
+    Ask { job: job.id(), same: Some(Same { digest: Sha256([same; 32]), since: at(0) }), feed: None }
 }
 
 async fn admit(store: &impl Store, node: &Node, asks: &[Ask], second: i64) -> Admitted {

@@ -135,7 +135,7 @@ async fn a_fire_that_ran_or_was_skipped_makes_no_jobs(database: &impl Database) 
     let (store, node) = begin(database).await;
     let skipped = due(0).skipped(Reason::Overlap);
     enter(&store, &node, &[skipped.clone(), due(60)]).await;
-    store.close_fire(&node, due(60).id, FireState::Ran).await.unwrap();
+    accept_for(&store, &node, &due(60), FireState::Ran, []).await;
     // One that has the time of another, and is none of them.
     let stranger = FireRow { id: FireId::new(uuid::Uuid::from_u128(9)), ..due(60) };
     let before = all_fires(&store).await;
@@ -294,7 +294,6 @@ async fn a_node_that_is_fenced_off_moves_no_fire(database: &impl Database) {
     let late = [
         store.enter(&node, &churn(), &[new]).await.map(drop),
         store.accept(&node, &[arrival("b")], 9, at(0), fire).await.map(drop),
-        store.close_fire(&node, row.id, FireState::Ran).await,
         store.reopen(&node, &churn(), &[at(60)]).await.map(drop),
         store.schedule(&node, &churn(), "rules").await.map(drop),
         store.answer_resume(&node, &churn()).await,
@@ -313,13 +312,13 @@ async fn an_open_fire_is_closed_for_its_reason(database: &impl Database) {
     let (store, node) = begin(database).await;
     enter(&store, &node, &[due(0), due(60), due(120)]).await;
     let other = store.register("x", "elsewhere", TERM).await.unwrap();
-    store.close_fire(&other, due(0).id, FireState::Ran).await.unwrap();
+    accept_for(&store, &other, &due(0), FireState::Ran, []).await;
     assert_eq!(calendar(&store, &node).await.open.len(), 3, "they are of another site");
     let waits = FireState::Open(Some(Reason::Overlap));
     for (n, then) in
         [(0, FireState::Skipped(Reason::Superseded)), (60, FireState::Ran), (120, waits)]
     {
-        store.close_fire(&node, due(n).id, then).await.unwrap();
+        accept_for(&store, &node, &due(n), then, []).await;
     }
     let rows = all_fires(&store).await;
     let states: Vec<_> = rows.iter().rev().map(|row| row.state).collect();
@@ -328,10 +327,9 @@ async fn an_open_fire_is_closed_for_its_reason(database: &impl Database) {
     assert_eq!(ended, [true, true, false]);
     // What is not open stays as it is.
     for (n, then) in [(0, FireState::Ran), (0, waits), (60, FireState::Skipped(Reason::Late))] {
-        store.close_fire(&node, due(n).id, then).await.unwrap();
+        accept_for(&store, &node, &due(n), then, []).await;
     }
     assert_eq!(all_fires(&store).await, rows);
-    store.close_fire(&node, FireId::new(uuid::Uuid::from_u128(9)), FireState::Ran).await.unwrap();
 }
 
 async fn fires_that_a_pause_skipped_are_opened_again_and_no_others(database: &impl Database) {
@@ -622,7 +620,7 @@ async fn outcomes_are_those_of_the_last_fires_with_jobs(database: &impl Database
             walk(&store, &node, &job, way).await;
         }
         assert_eq!(outcomes(9).await, expected, "it is open");
-        store.close_fire(&node, row.id, FireState::Ran).await.unwrap();
+        accept_for(&store, &node, &row, FireState::Ran, []).await;
         let outcome = match n {
             0 | 2 => FireOutcome::Succeeded,
             4 => FireOutcome::Running,

@@ -685,7 +685,6 @@ async fn a_long_history_is_never_walked_through() {
         let answers = store.accept(&node, &input, 1, at(0), fire).await.unwrap();
         let [Accepted::New(job)] = &answers[..] else { panic!("{answers:?}") };
         walk(&store, &node, job, [permanent(), settled()]).await;
-        store.close_fire(&node, row.id, FireState::Ran).await.unwrap();
         store.reopen(&node, &churn, &[at(-1)]).await.unwrap();
         store.schedule(&node, &churn, "rules").await.unwrap();
         store.run_now("site", &churn, Some("k"), "me").await.unwrap();

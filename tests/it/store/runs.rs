@@ -18,6 +18,9 @@ every_store! {
     who_has_not_asked_for_a_few_beats_waits_no_more
     the_dead_and_the_retired_wait_for_nothing
     a_node_that_is_fenced_off_begins_no_run
+    a_feeds_own_limit_holds_over_all_nodes_of_its_site
+    a_feed_that_has_all_its_runs_holds_up_no_other
+    a_feeds_limit_counts_no_runs_of_others
 }
 
 async fn runs_never_exceed_the_limit_over_all_nodes(database: &impl Database) {
@@ -233,6 +236,77 @@ async fn a_node_that_is_fenced_off_begins_no_run(database: &impl Database) {
     assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
 }
 
+async fn a_feeds_own_limit_holds_over_all_nodes_of_its_site(database: &impl Database) {
+    let (store, a) = begin(database).await;
+    let b = store.register("b", "site", TERM).await.unwrap();
+    let [a1, a2] = jobs(&store, &a, ["a1", "a2"]).await;
+    let [b1, b2] = jobs(&store, &b, ["b1", "b2"]).await;
+    assert_eq!(admit_within(&store, &a, &[&a1], 2).await, (vec![a1.id()], vec![]));
+    let admitted = admit_within(&store, &b, &[&b1, &b2], 2).await;
+    assert_eq!(admitted, (vec![b1.id()], vec![b2.id()]), "the first one first");
+    assert_eq!(admit_within(&store, &a, &[&a1, &a2], 2).await, (vec![a1.id()], vec![a2.id()]));
+    assert_eq!(admit_within(&store, &a, &[&a2], 1).await, (vec![], vec![a2.id()]), "lowered");
+    commit(&store, &b, &b1, permanent(), None).await;
+    assert_eq!(admit_within(&store, &b, &[&b2], 2).await, (vec![b2.id()], vec![]));
+    // One that is dead has its runs until somebody takes them over.
+    fence(&store, &b).await;
+    assert_eq!(admit_within(&store, &a, &[&a2], 2).await, (vec![], vec![a2.id()]));
+}
+
+async fn a_feed_that_has_all_its_runs_holds_up_no_other(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let [a, b, c] = jobs(&store, &node, ["a", "b", "c"]).await;
+    let others =
+        [job_in(&store, &node, "other", "d").await, job_in(&store, &node, "other", "e").await];
+    let limit = || Some(FeedLimit { feed: name("churn"), runs: 1 });
+    let ask = |job: &Job| Ask { job: job.id(), same: None, feed: limit() };
+    let free = |job: &Job| Ask { job: job.id(), same: None, feed: None };
+    let asks = [ask(&a), ask(&b), ask(&c), free(&others[0]), free(&others[1])];
+    let admitted = store.admit(&node, &name("e"), &asks, 3, at(0)).await.unwrap();
+    assert_eq!(admitted.runs, [a.id(), others[0].id(), others[1].id()]);
+    assert_eq!(admitted.full, [b.id(), c.id()]);
+    // Nor does it wait for the endpoint: another node may have all that is free there.
+    let other = store.register("other", "site", TERM).await.unwrap();
+    let theirs = jobs(&store, &other, ["x", "y", "z"]).await;
+    let granted = admit(&store, &other, &theirs.each_ref(), 6).await;
+    assert_eq!(granted, theirs.map(|job| job.id()));
+}
+
+async fn a_feeds_limit_counts_no_runs_of_others(database: &impl Database) {
+    let (store, node) = begin(database).await;
+    let there = store.register("there", "elsewhere", TERM).await.unwrap();
+    let [here, again] = jobs(&store, &node, ["a", "b"]).await;
+    let elsewhere = job(&store, &there, "a").await;
+    let other = job_in(&store, &node, "other", "a").await;
+    admit(&store, &node, &[&other], 9).await;
+    admit_at(&store, &node, "another", &[&again], 9).await.unwrap();
+    assert_eq!(admit_within(&store, &there, &[&elsewhere], 1).await.0, [elsewhere.id()]);
+    assert_eq!(admit_within(&store, &node, &[&here], 1).await.0, [here.id()]);
+}
+
+/// Asks for runs at the endpoint "e", of which the feed may have so many; answers those that may, and those whose feed
+/// has all of them.
+async fn admit_within(
+    store: &impl Store,
+    node: &Node,
+    jobs: &[&Job],
+    runs: usize,
+) -> (Vec<JobId>, Vec<JobId>) {
+    let feed = Some(FeedLimit { feed: name("churn"), runs });
+    let ask = |job: &&Job| Ask { job: job.id(), same: None, feed: feed.clone() };
+    let asks: Vec<_> = jobs.iter().map(ask).collect();
+    let admitted = store.admit(node, &name("e"), &asks, 9, at(0)).await.unwrap();
+    (admitted.runs, admitted.full)
+}
+
+/// A job of a feed.
+async fn job_in(store: &impl Store, node: &Node, feed: &str, path: &str) -> Job {
+    let arrivals = [arrival_in(feed, path)];
+    let mut accepted = store.accept(node, &arrivals, 1, at(0), None).await.unwrap();
+    let Some(Accepted::New(job)) = accepted.pop() else { panic!("{accepted:?}") };
+    *job
+}
+
 /// Asks for runs, of jobs that are the same as no other.
 pub(super) async fn admit_at(
     store: &impl Store,
@@ -241,7 +315,8 @@ pub(super) async fn admit_at(
     jobs: &[&Job],
     limit: usize,
 ) -> Result<Vec<JobId>, StoreError> {
-    let asks: Vec<_> = jobs.iter().map(|job| Ask { job: job.id(), same: None }).collect();
+    let asks: Vec<_> =
+        jobs.iter().map(|job| Ask { job: job.id(), same: None, feed: None }).collect();
     let admitted = store.admit(node, &name(endpoint), &asks, limit, at(0)).await?;
     assert_eq!(admitted.duplicates, []);
     Ok(admitted.runs)
