@@ -15,8 +15,7 @@ use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, ConnectionString, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
-    Delivery, Duplicates, Feed, Name, OnConflict, OnDuplicate, Sameness, SourceEnd, SourceRules,
-    Template, Watch,
+    Delivery, Duplicates, Feed, Name, OnConflict, OnDuplicate, Sameness, SourceEnd, Template, Watch,
 };
 use crate::retry::{Backoff, Policy, Span};
 use crate::scoring::ServiceUrl;
@@ -24,6 +23,7 @@ use crate::store::{self, Migrate};
 
 mod reader;
 mod schedule;
+mod source;
 mod watch;
 
 /// A checked config.
@@ -504,7 +504,7 @@ fn read_feed(
     let schedule = schedule::read(feed, name);
     let watch = watch::read(feed);
     let deliver = read_delivery(feed);
-    let source = read_source(feed);
+    let source = source::read(feed);
     let duplicates = read_duplicates(feed);
     let poll = endpoint
         .as_ref()
@@ -560,36 +560,6 @@ fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {
     let shown = deliver.finish();
     feed.include("deliver", shown);
     Some(Delivery { folder: folder?, on_conflict, marker })
-}
-
-fn read_source(feed: &mut Reader<'_>) -> Option<SourceRules> {
-    let mut source = feed.table("source");
-    let (archive, failed) = (source.path("archive"), source.path("failed"));
-    let mut end = |key, folder_key, folder: Option<PathBuf>| match source.text(key, "move").as_str()
-    {
-        "move" => {
-            if folder.is_none() {
-                source.demand(folder_key, &format!("name the folder that sources move to, or set {key} to \"delete\" or \"leave\""));
-            }
-            folder.map(SourceEnd::Move)
-        }
-        "delete" => Some(SourceEnd::Delete),
-        "leave" => Some(SourceEnd::Leave),
-        other => {
-            source.error(
-                key,
-                format!(
-                    "{other:?} is no end for a source: write \"move\", \"delete\" or \"leave\""
-                ),
-            );
-            None
-        }
-    };
-    let on_success = end("on_success", "archive", archive);
-    let on_failure = end("on_failure", "failed", failed);
-    let shown = source.finish();
-    feed.include("source", shown);
-    Some(SourceRules { on_success: on_success?, on_failure: on_failure? })
 }
 
 fn read_duplicates(feed: &mut Reader<'_>) -> Duplicates {

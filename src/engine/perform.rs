@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::lease::{Lease, Tenure};
 use super::progress::{Moving, Progress};
 use crate::fault::{Class, Fault, Origin};
@@ -307,7 +309,7 @@ async fn settle<W: World>(
     let Some(inbox) = world.inbox(&feed.name) else { return Ok(Outcome::Settled(None)) };
     let source = inbox.source_path(job).await?;
     let failed = matches!(job.phase(), Phase::Failed | Phase::Cancelled);
-    let end = if failed { &feed.source.on_failure } else { &feed.source.on_success };
+    let end = feed.source.end(job);
     let outbox = world.outbox();
     let (settlement, folder) = match end {
         SourceEnd::Delete => (Settlement::Delete, None),
@@ -320,8 +322,12 @@ async fn settle<W: World>(
             Settled::Taken => Err(taken(&source.dropped)),
         };
     };
-    let wanted = folder.join(job.path().as_path());
+    let ended_at =
+        if feed.source.is_dated(job) { ended_at(world, job).await? } else { job.updated_at() };
+    let wanted = folder.join(feed.source.name(job, ended_at));
     let mut names = Names::new(&wanted, format!("{}/source", job.generation()));
+    // One that is retried in vain stays where it lies, if that is its place.
+    names.own = source.now.as_deref();
     loop {
         let path = names.reserve(world, &tenure.node, job, OnConflict::Suffix).await?;
         if failed {
@@ -340,10 +346,22 @@ async fn settle<W: World>(
     }
 }
 
+/// When the job's fate was decided, as its row or its history has it: a later try of the same must not be told another day.
+async fn ended_at<W: World>(world: &W, job: &Job) -> Result<DateTime<Utc>, Fault> {
+    if let Some(finished_at) = job.finished_at() {
+        return Ok(finished_at);
+    }
+    let events = world.store().events(job.id()).await.map_err(|error| store_away(&error))?;
+    let delivered = events.iter().rev().find(|e| e.to == Phase::Delivered && e.from != e.to);
+    Ok(delivered.map_or(job.updated_at(), |event| event.at))
+}
+
 /// The names to try for one file, in order, each reserved in the store before it is used: after a crash the same name
 /// is found again, and a file that has it is known to be ours.
 struct Names<'a> {
     wanted: &'a Path,
+    /// Where the file lies already: that name is in use, and may be kept.
+    own: Option<&'a Path>,
     slot: String,
     n: u32,
     lost: u32,
@@ -351,7 +369,7 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(wanted: &'a Path, slot: String) -> Self {
-        Self { wanted, slot, n: 0, lost: 0 }
+        Self { wanted, own: None, slot, n: 0, lost: 0 }
     }
 
     /// The next name that is not in use. A slot that has a name from before a crash answers that one, whatever it is
@@ -369,7 +387,7 @@ impl<'a> Names<'a> {
         while self.n < CANDIDATES_MAX {
             let path = candidate(self.wanted, self.n);
             self.n += 1;
-            if world.outbox().exists(&path).await? {
+            if self.own != Some(&path) && world.outbox().exists(&path).await? {
                 continue;
             }
             let reservation = Reservation { job: job.id(), slot: slot.clone(), path };
