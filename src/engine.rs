@@ -33,7 +33,7 @@ use self::commit::{CommitAnswer, Pending, Unread};
 use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of, side_of};
 use self::look::Looks;
-use self::perform::perform;
+use self::perform::{Moment, perform};
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::wishes::SWEEP;
@@ -487,10 +487,10 @@ impl<W: World> Engine<W> {
         let (world, tenure, handed_on) = (self.world.clone(), self.tenure.clone(), slot.handed_on);
         let (feed, job) = (slot.feed.clone(), slot.job.clone());
         let break_off = slot.break_off.clone();
+        let now = self.steady.now(self.world.clock());
         self.acting.spawn(async move {
-            let act = AssertUnwindSafe(perform(
-                &*world, &tenure, &feed, &job, handed_on, &progress, action,
-            ));
+            let moment = Moment { handed_on, progress: &progress, now };
+            let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, moment, action));
             let outcome = tokio::select! {
                 biased;
                 done = act.catch_unwind() => done.unwrap_or_else(|_| Outcome::Fault(broken_off())),

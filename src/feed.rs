@@ -88,13 +88,15 @@ pub struct SourceRules {
     pub archive_name: Template,
     /// What a source is called in the folder of `on_failure`.
     pub failed_name: Template,
+    /// How long a source is kept, from the end of its job on, before it is deleted.
+    pub delete_grace: Duration,
 }
 
 impl SourceRules {
     /// Sources that keep their paths where they are moved to, and are deleted at once where they are deleted.
     pub fn new(on_success: SourceEnd, on_failure: SourceEnd) -> Self {
         let (archive_name, failed_name) = (Template::same_path(), Template::same_path());
-        Self { on_success, on_failure, archive_name, failed_name }
+        Self { on_success, on_failure, archive_name, failed_name, delete_grace: Duration::ZERO }
     }
 
     /// What becomes of a job's source.

@@ -1,6 +1,7 @@
 //! What becomes of sources: the table `[feeds.NAME.source]`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::reader::Reader;
 use crate::feed::{SourceEnd, SourceRules, Template};
@@ -32,10 +33,11 @@ pub(super) fn read(feed: &mut Reader<'_>) -> Option<SourceRules> {
     let on_failure = end("on_failure", "failed", failed);
     let archive_name = read_name(&mut source, "archive_name");
     let failed_name = read_name(&mut source, "failed_name");
+    let delete_grace = source.span("delete_grace", Duration::ZERO);
     let shown = source.finish();
     feed.include("source", shown);
     let (on_success, on_failure) = (on_success?, on_failure?);
-    Some(SourceRules { on_success, on_failure, archive_name, failed_name })
+    Some(SourceRules { on_success, on_failure, archive_name, failed_name, delete_grace })
 }
 
 /// What sources are called in a folder that they move to.

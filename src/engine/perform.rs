@@ -18,11 +18,20 @@ use crate::job::{
     Uploaded,
 };
 use crate::ports::{
-    Access, BlobPlace, Blobs, Clock, Inbox, Node, Outbox, Part, Permit, Placed, RemoteStatus,
-    Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store, StoreError,
-    Submission, SubmitAnswer, World,
+    Access, BlobPlace, Blobs, Clock, Inbox, Node, Outbox, Part, Permit, Placed, Processed,
+    RemoteStatus, Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store,
+    StoreError, Submission, SubmitAnswer, World,
 };
 use crate::wire::BlobReference;
+
+/// What an action goes by, beside the job.
+pub(super) struct Moment<'a> {
+    /// Somebody had the job before, and may have begun an output.
+    pub(super) handed_on: bool,
+    pub(super) progress: &'a Progress,
+    /// The wall clock without its jumps: a file that is deleted too early is gone.
+    pub(super) now: DateTime<Utc>,
+}
 
 /// Does one action for a job and tells what came of it.
 ///
@@ -34,8 +43,7 @@ pub(super) async fn perform<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
-    handed_on: bool,
-    progress: &Progress,
+    Moment { handed_on, progress, now }: Moment<'_>,
     action: Action,
 ) -> Outcome {
     let lease = &tenure.lease;
@@ -50,7 +58,7 @@ pub(super) async fn perform<W: World>(
         Action::Poll => poll(world, feed, job).await,
         Action::Cancel => within(world, lease, cancel(world, feed, job)).await,
         Action::Deliver => deliver(world, tenure, feed, job, handed_on, progress).await,
-        Action::Settle => settle(world, tenure, feed, job).await,
+        Action::Settle => settle(world, tenure, feed, job, now).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
 }
@@ -303,6 +311,7 @@ async fn settle<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
+    now: DateTime<Utc>,
 ) -> Result<Outcome, Fault> {
     let lease = &tenure.lease;
     // A feed that no longer watches a folder has no source to handle.
@@ -312,13 +321,25 @@ async fn settle<W: World>(
     let end = feed.source.end(job);
     let outbox = world.outbox();
     let (settlement, folder) = match end {
-        SourceEnd::Delete => (Settlement::Delete, None),
+        SourceEnd::Delete => {
+            let grace = feed.source.delete_grace;
+            if !grace.is_zero() && source.now.is_some() {
+                let kept = (now - ended_at(world, job).await?).to_std().unwrap_or_default();
+                let left = grace.saturating_sub(kept);
+                if !left.is_zero() {
+                    return Ok(Outcome::Kept(left.min(KEPT_LOOK)));
+                }
+            }
+            let content = job.uploaded().map(Uploaded::content);
+            (Settlement::Delete(Processed { file: job.file(), content }), None)
+        }
         SourceEnd::Leave => (Settlement::Leave, None),
         SourceEnd::Move(folder) => (Settlement::Move(PathBuf::new()), Some(folder)),
     };
     let Some(folder) = folder else {
         return match outbox.settle(&source, &settlement, lease).await? {
             Settled::Done => Ok(Outcome::Settled(None)),
+            Settled::GivenBack(path) => Ok(Outcome::GivenBack(path)),
             Settled::Taken => Err(taken(&source.dropped)),
         };
     };
@@ -342,6 +363,8 @@ async fn settle<W: World>(
                 return Ok(Outcome::Settled(there.then_some(path)));
             }
             Settled::Taken => names.give_up(&path, OnConflict::Suffix)?,
+            // Nothing that moves is given back.
+            Settled::GivenBack(path) => return Ok(Outcome::GivenBack(path)),
         }
     }
 }
@@ -496,5 +519,7 @@ fn taken(path: &Path) -> Fault {
 
 /// Names to try before a person must clear up.
 const CANDIDATES_MAX: u32 = 10_000;
+/// How long a source is kept at most before the clocks are looked at again.
+const KEPT_LOOK: Duration = Duration::from_hours(1);
 /// Clocks differ, and a run may begin just before the deadline.
 const HAND_OVER_MARGIN: Duration = Duration::from_hours(24);

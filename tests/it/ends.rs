@@ -1,12 +1,15 @@
 //! What becomes of a source when its job is over: what it is called then, what is deleted and what never is, and how one
 //! that failed is tried again.
 
+use std::io::Write as _;
+
 use scoreline::clock::SystemClock;
+use scoreline::http::JobBody;
 use scoreline::job::Phase;
 use scoreline::ports::Clock as _;
 
 use crate::audit::{audited, found};
-use crate::hashing::input_of;
+use crate::hashing::{input_of, scores_of};
 use crate::rig::{Rig, Running};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,4 +80,69 @@ async fn failed_in(daemon: &Running, generation: u32) {
         })
         .await;
     daemon.until_ended(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_to_a_source_while_its_job_runs_is_not_deleted_with_it() {
+    let rig =
+        Rig::new().await.feed("source.on_success = \"delete\"").feed("watch.ready = [\"settle\"]");
+    rig.faults(&["status=503:1"]);
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", &input_of(&["one"]));
+    // Its writer has it open still.
+    let jobs = daemon
+        .until("it runs", |jobs| jobs.first().is_some_and(|job| job.phase == Phase::Running))
+        .await;
+    let taken = rig.path("in/.scoreline/work").join(jobs[0].id.to_string()).join("a.csv");
+    let mut writer = std::fs::File::options().append(true).open(taken).unwrap();
+    writer.write_all(b"two\n").unwrap();
+    drop(writer);
+    rig.faults(&[]);
+    let jobs = daemon.until_ended(2).await;
+    assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded), "{jobs:#?}");
+    assert_eq!(jobs[0].name, "a.csv", "it was a new arrival");
+    let out = rig.files("out");
+    assert_eq!(out["a.scores-1.csv"], scores_of(&["one", "two"]), "{out:?}");
+    assert!(rig.files("in").is_empty());
+    let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", jobs[1].id)).await;
+    assert!(events.contains("given back"), "{events}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_is_deleted_when_its_outputs_have_been_in_place_for_the_grace() {
+    let ends = "source.on_success = \"delete\"\nsource.on_failure = \"delete\"\n";
+    let rig = Rig::new().await.feed(ends).feed("source.delete_grace = \"1h\"");
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", &input_of(&["one"]));
+    rig.drop_file("b.csv", &input_of(&["POISON"]));
+    let settled = |jobs: &[JobBody]| {
+        let phases: Vec<_> = jobs.iter().map(|job| job.phase).collect();
+        phases.contains(&Phase::Delivered) && phases.contains(&Phase::Failed)
+    };
+    let jobs = daemon.until("only the sources are left", settled).await;
+    // A duplicate need not wait for that.
+    rig.drop_file("a.csv", &input_of(&["one"]));
+    daemon.until("it is known", |jobs| jobs[0].phase == Phase::Skipped).await;
+    // What is kept can be tried again, without waiting until it is gone.
+    let failed = jobs.iter().find(|job| job.phase == Phase::Failed).unwrap().id;
+    assert_eq!(daemon.post(&format!("/api/v1/jobs/{failed}/retry")).await, 202);
+    daemon
+        .until("it has failed again", |jobs| {
+            let job = jobs.iter().find(|job| job.id == failed).unwrap();
+            (job.phase, job.generation) == (Phase::Failed, 2)
+        })
+        .await;
+    let work = rig.path("in/.scoreline/work");
+    assert_eq!(std::fs::read_dir(&work).unwrap().count(), 3);
+    assert!(found(&audited(&rig).await, &rig).is_empty());
+    daemon.stop().await;
+
+    // The time goes on from the outputs, whoever has the job.
+    let rig = rig.feed("source.delete_grace = \"1ms\"");
+    let daemon = rig.start().await;
+    daemon.until_ended(3).await;
+    assert_eq!(std::fs::read_dir(work).unwrap().count(), 0);
+    assert!(rig.files("in").is_empty());
+    daemon.stop().await;
 }

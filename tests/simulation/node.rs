@@ -777,7 +777,7 @@ impl Outbox for Life {
                 return Ok(Settled::Done);
             }
             let target = match end {
-                Settlement::Delete => {
+                Settlement::Delete(_) => {
                     state.disk.remove(now);
                     return Ok(Settled::Done);
                 }
