@@ -27,7 +27,12 @@ use crate::folder::{
     report_name, reported_job, user,
 };
 use crate::job::{Content, Sha256};
-use crate::ports::{Outbox, Part, Permit, Placed, Processed, Settled, Settlement, SourcePlace};
+use crate::ports::{
+    Outbox, Part, Permit, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement,
+    SourcePlace,
+};
+
+mod retries;
 
 /// The folders of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -181,6 +186,21 @@ impl Outbox for FolderOutbox {
             Ok(settled)
         })
         .await
+    }
+
+    async fn retry_wishes(&self, folder: &Path, limit: usize) -> Result<Vec<RetryWish>, Fault> {
+        let folder = folder.to_owned();
+        off_thread(Origin::Outbox, move || retries::wishes(&folder, limit)).await
+    }
+
+    async fn answer_retry<P: Permit>(
+        &self,
+        wish: &Path,
+        answer: RetryAnswer,
+        permit: &P,
+    ) -> Result<bool, Fault> {
+        let (wish, permit) = (wish.to_owned(), permit.clone());
+        off_thread(Origin::Outbox, move || retries::answer(&wish, answer, &permit)).await
     }
 }
 

@@ -28,7 +28,9 @@ mod scan;
 mod schedules;
 
 pub use admission::{Admitted, Ask, Earlier, Same};
-pub use outbox::{Outbox, Part, Placed, Processed, Settled, Settlement};
+pub use outbox::{
+    Outbox, Part, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement, Whose,
+};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 

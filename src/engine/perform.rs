@@ -354,7 +354,7 @@ async fn settle<W: World>(
         if failed {
             // Before the move: whoever finds the file finds its reason beside it.
             let report = report_name(path.as_os_str());
-            outbox.write(Path::new(&report), &error_report(feed, job), lease).await?;
+            outbox.write(Path::new(&report), &error_report(feed, job, &path), lease).await?;
         }
         match outbox.settle(&source, &Settlement::Move(path.clone()), lease).await? {
             Settled::Done => {
@@ -439,7 +439,8 @@ impl<'a> Names<'a> {
 }
 
 /// What lies beside a failed source.
-fn error_report(feed: &Feed, job: &Job) -> String {
+fn error_report(feed: &Feed, job: &Job, path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().display();
     let report = serde_json::json!({
         "job": job.id(),
         "feed": feed.name.as_str(),
@@ -452,7 +453,12 @@ fn error_report(feed: &Feed, job: &Job) -> String {
         "error": job.error(),
         "created_at": job.created_at(),
         "finished_at": job.finished_at(),
-        "next_step": "mend what the error names, then drop the mended file into the folder; unchanged and moved back, it would be taken for the one that failed: drop a copy then",
+        "next_step": format!(
+            "to have this very file tried again once the cause is gone, make an empty file {name}.retry beside it, or run \
+             `scoreline jobs retry {}`; if the file itself is wrong, drop a mended one into the drop folder: moved back \
+             unchanged it would be taken for the one that failed",
+            job.id()
+        ),
     });
     format!("{report:#}\n")
 }

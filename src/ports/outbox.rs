@@ -54,6 +54,69 @@ pub trait Outbox: Send + Sync + 'static {
         end: &Settlement,
         permit: &P,
     ) -> impl Future<Output = Result<Settled, Fault>> + Send;
+
+    /// The wishes that people left in a folder of failed sources, and in those inside it: at most `limit`.
+    fn retry_wishes(
+        &self,
+        folder: &Path,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<RetryWish>, Fault>> + Send;
+
+    /// Does with a wish what was decided; answers whether it was there still. Of several who take it one has it.
+    fn answer_retry<P: Permit>(
+        &self,
+        wish: &Path,
+        answer: RetryAnswer,
+        permit: &P,
+    ) -> impl Future<Output = Result<bool, Fault>> + Send;
+}
+
+/// A file that says that a failed source is to be tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetryWish {
+    /// The file.
+    pub path: PathBuf,
+    /// The job that it is for.
+    pub whose: Whose,
+}
+
+/// The job that a wish is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// No report is beside it.
+    Nobodys,
+    /// The report beside it names this one.
+    Asked(JobId),
+    /// It was taken for this one already, when that was at this revision.
+    Taken {
+        /// The job.
+        job: JobId,
+        /// Its revision.
+        revision: u64,
+    },
+}
+
+/// What is decided about a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAnswer {
+    /// It is taken, and about to be noted for a job at this revision.
+    Take {
+        /// The job.
+        job: JobId,
+        /// Its revision.
+        revision: u64,
+    },
+    /// What was taken is noted.
+    RemoveTaken {
+        /// The job.
+        job: JobId,
+        /// Its revision.
+        revision: u64,
+    },
+    /// One that was found taken is noted.
+    Remove,
+    /// It can't be had: it is called so from here on.
+    Refuse,
 }
 
 /// Whose file is being written.

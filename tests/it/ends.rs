@@ -2,15 +2,18 @@
 //! that failed is tried again.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use scoreline::clock::SystemClock;
 use scoreline::http::JobBody;
-use scoreline::job::Phase;
-use scoreline::ports::Clock as _;
+use scoreline::job::{JobId, Phase};
+use scoreline::outbox::FolderOutbox;
+use scoreline::ports::{Clock as _, Outbox as _, RetryAnswer, Store as _, Whose, World as _};
 
 use crate::audit::{audited, found};
 use crate::hashing::{input_of, scores_of};
-use crate::rig::{Rig, Running};
+use crate::inbox::Leave;
+use crate::rig::{Rig, Running, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sources_get_a_folder_a_day_and_numbers_where_a_name_is_taken() {
@@ -145,4 +148,140 @@ async fn a_source_is_deleted_when_its_outputs_have_been_in_place_for_the_grace()
     assert_eq!(std::fs::read_dir(work).unwrap().count(), 0);
     assert!(rig.files("in").is_empty());
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_called_retry_beside_a_failed_one_runs_its_job_once_more() {
+    let rig = Rig::new().await.feed("source.failed_name = \"{date}/{name}\"");
+    rig.faults(&["run=fail:1"]);
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", &input_of(&["one"]));
+    daemon.until_ended(1).await;
+    let failed = moved_to(&daemon).await;
+    let told = std::fs::read_to_string(failed.with_file_name("a.csv.error.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let id = daemon.jobs().await[0].id.to_string();
+    assert_eq!(
+        (report["job"].as_str(), &report["error"]["code"]),
+        (Some(&*id), &"remote_failed".into())
+    );
+    assert!(report["attempts"].is_number());
+    assert!(report["next_step"].as_str().unwrap().contains("a.csv.retry"), "{report:#}");
+
+    // In vain: the source stays, with another report, and the wish is used up.
+    std::fs::write(failed.with_file_name("a.csv.retry"), "please").unwrap();
+    failed_in(&daemon, 2).await;
+    eventually("the wish is gone", || async { names_in(&failed).len() == 2 }).await;
+    assert_eq!(names_in(&failed), ["a.csv", "a.csv.error.json"]);
+    assert_eq!(daemon.jobs().await[0].generation, 2, "once");
+
+    rig.faults(&[]);
+    std::fs::write(failed.with_file_name("a.csv.retry"), "").unwrap();
+    daemon.until("it succeeds", |jobs| jobs[0].phase == Phase::Succeeded).await;
+    eventually("the wish is gone", || async { names_in(&failed).is_empty() }).await;
+    assert_eq!(rig.files("archive").into_keys().collect::<Vec<_>>(), ["a.csv"]);
+    assert!(found(&audited(&rig).await, &rig).is_empty());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_of_a_job_that_ended_before_its_upload_is_brought_back_for_a_retry() {
+    let rig = Rig::new().await;
+    rig.faults(&["put=503:1"]);
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", &input_of(&["one"]));
+    let jobs = daemon.until("it waits", |jobs| jobs.len() == 1).await;
+    assert_eq!(daemon.post(&format!("/api/v1/jobs/{}/cancel", jobs[0].id)).await, 202);
+    daemon.until_ended(1).await;
+    rig.faults(&[]);
+    let failed = moved_to(&daemon).await;
+    std::fs::write(failed.with_file_name("a.csv.retry"), "").unwrap();
+    daemon.until("it succeeds", |jobs| jobs[0].phase == Phase::Succeeded).await;
+    assert_eq!(rig.files("out")["a.scores.csv"], scores_of(&["one"]));
+    eventually("the wish is gone", || async { names_in(&failed).is_empty() }).await;
+    assert!(rig.files("archive").contains_key("a.csv"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_that_cannot_be_granted_is_called_so_and_no_source_is_taken_for_one() {
+    let rig = Rig::new().await.feed("watch.include = [\"*\"]");
+    let daemon = rig.start().await;
+    rig.drop_file("good.csv", &input_of(&["good"]));
+    rig.drop_file("bad.csv.retry", &input_of(&["POISON"]));
+    let jobs = daemon.until_ended(2).await;
+    let good = jobs.iter().find(|job| job.name == "good.csv").unwrap().id;
+    let failed = rig.path("failed");
+    for (name, report) in [
+        ("none.csv", None),
+        ("garbage.csv", Some("{\"job\":".to_owned())),
+        ("huge.csv", Some(" ".repeat(1 << 20))),
+        ("unknown.csv", Some("{\"job\": \"019ab5a8-9d0c-7000-a1b2-c3d4e5f60718\"}".to_owned())),
+        ("good.csv", Some(format!("{{\"job\": \"{good}\"}}"))),
+    ] {
+        if let Some(report) = report {
+            std::fs::write(failed.join(format!("{name}.error.json")), report).unwrap();
+        }
+        let wish = failed.join(format!("{name}.retry"));
+        std::fs::write(&wish, "").unwrap();
+        eventually("it is refused", || async { !wish.exists() }).await;
+        assert!(failed.join(format!("{name}.retry.refused")).exists(), "{name}");
+    }
+    assert!(failed.join("bad.csv.retry").exists(), "it is a source that failed");
+    assert_eq!(rig.sandbox.ledger().jobs.len(), 2);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_that_a_crash_left_half_granted_is_granted_once() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", &input_of(&["POISON"]));
+    let id = daemon.until_ended(1).await[0].id;
+    let failed = moved_to(&daemon).await;
+    // Taken, and not noted; then the same again, after it was noted.
+    let (job, _) = daemon.world.store().load(&[id]).await.unwrap().remove(0);
+    let taken = failed.with_file_name(format!(".{id}.{}.scoreline-retry", job.revision()));
+    for _ in 0..2 {
+        std::fs::write(&taken, "").unwrap();
+        eventually("it is gone", || async { !taken.exists() }).await;
+        failed_in(&daemon, 2).await;
+    }
+    assert_eq!(daemon.jobs().await[0].generation, 2);
+    assert_eq!(names_in(&failed), ["a.csv", "a.csv.error.json"]);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn of_several_who_take_a_wish_one_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let wish = folder.path().join("a.csv.retry");
+    std::fs::write(&wish, "").unwrap();
+    let (outbox, job) = (FolderOutbox::new(), JobId::new(uuid::Uuid::from_u128(7)));
+    let take = RetryAnswer::Take { job, revision: 3 };
+    let leave = Leave::always();
+    let (one, two) = tokio::join!(
+        outbox.answer_retry(&wish, take, &leave),
+        outbox.answer_retry(&wish, take, &leave)
+    );
+    assert_eq!(u8::from(one.unwrap()) + u8::from(two.unwrap()), 1);
+    let found = outbox.retry_wishes(folder.path(), 9).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].whose, Whose::Taken { job, revision: 3 });
+}
+
+/// Where the newest job's source was moved to.
+async fn moved_to(daemon: &Running) -> PathBuf {
+    let id = daemon.jobs().await[0].id;
+    let (job, _) = daemon.world.store().load(&[id]).await.unwrap().remove(0);
+    job.source_moved_to().unwrap().clone()
+}
+
+/// The names beside a file, its own too.
+fn names_in(file: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(file.parent().unwrap()).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }

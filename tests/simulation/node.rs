@@ -16,8 +16,8 @@ use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPlace, Blobs, Clock, Committed, Firing, FolderId,
     Inbox, JobPage, JobQuery, Node, NodeId, Outbox, Part, Pause, Peer, Permit, Placed, Reservation,
-    Reserved, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store, StoreError,
-    Transition, Unowned, Why, Wished, World,
+    Reserved, RetryAnswer, RetryWish, Scan, Schedules, Settled, Settlement, Source, SourcePlace,
+    Store, StoreError, Transition, Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -797,6 +797,17 @@ impl Outbox for Life {
             Ok(Settled::Done)
         })
         .await
+    }
+    async fn retry_wishes(&self, _: &Path, _: usize) -> Result<Vec<RetryWish>, Fault> {
+        Ok(Vec::new())
+    }
+    async fn answer_retry<P: Permit>(
+        &self,
+        _: &Path,
+        _: RetryAnswer,
+        _: &P,
+    ) -> Result<bool, Fault> {
+        Ok(false)
     }
 }
 
