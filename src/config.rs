@@ -26,6 +26,7 @@ mod fixed;
 mod rates;
 mod reader;
 mod schedule;
+mod source;
 mod watch;
 
 use fixed::Named;
@@ -525,7 +526,7 @@ fn read_feed(
     let takes_something = if is_named { fixed.is_some() } else { watch.is_some() };
     let deliver = read_delivery(feed);
     let source = if is_named && !feed.has("source") {
-        Some(SourceRules { on_success: SourceEnd::Leave, on_failure: SourceEnd::Leave })
+        Some(SourceRules::new(SourceEnd::Leave, SourceEnd::Leave))
     } else {
         if is_named {
             feed.error(
@@ -533,7 +534,7 @@ fn read_feed(
                 "is for files of a drop folder: an input that the schedule names stays where it is",
             );
         }
-        read_source(feed)
+        source::read(feed)
     };
     let duplicates = read_duplicates(feed, fixed.as_ref());
     let poll = endpoint
@@ -594,36 +595,6 @@ fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {
     let shown = deliver.finish();
     feed.include("deliver", shown);
     Some(Delivery { folder: folder?, on_conflict, marker })
-}
-
-fn read_source(feed: &mut Reader<'_>) -> Option<SourceRules> {
-    let mut source = feed.table("source");
-    let (archive, failed) = (source.path("archive"), source.path("failed"));
-    let mut end = |key, folder_key, folder: Option<PathBuf>| match source.text(key, "move").as_str()
-    {
-        "move" => {
-            if folder.is_none() {
-                source.demand(folder_key, &format!("name the folder that sources move to, or set {key} to \"delete\" or \"leave\""));
-            }
-            folder.map(SourceEnd::Move)
-        }
-        "delete" => Some(SourceEnd::Delete),
-        "leave" => Some(SourceEnd::Leave),
-        other => {
-            source.error(
-                key,
-                format!(
-                    "{other:?} is no end for a source: write \"move\", \"delete\" or \"leave\""
-                ),
-            );
-            None
-        }
-    };
-    let on_success = end("on_success", "archive", archive);
-    let on_failure = end("on_failure", "failed", failed);
-    let shown = source.finish();
-    feed.include("source", shown);
-    Some(SourceRules { on_success: on_success?, on_failure: on_failure? })
 }
 
 fn read_duplicates(feed: &mut Reader<'_>, fixed: Option<&Fixed>) -> Duplicates {

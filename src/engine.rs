@@ -33,7 +33,7 @@ use self::commit::{CommitAnswer, Pending, Unread};
 use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of, side_of};
 use self::look::Looks;
-use self::perform::perform;
+use self::perform::{Moment, perform};
 use self::progress::Passage;
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
@@ -493,10 +493,10 @@ impl<W: World> Engine<W> {
         let (rates, clock) = (self.rates.of(action, &feed), world.clock().clone());
         let passage = Passage { progress, rates, clock };
         let break_off = slot.break_off.clone();
+        let now = self.steady.now(self.world.clock());
         self.acting.spawn(async move {
-            let act = AssertUnwindSafe(perform(
-                &*world, &tenure, &feed, &job, handed_on, &passage, action,
-            ));
+            let moment = Moment { handed_on, passage: &passage, now };
+            let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, moment, action));
             let outcome = tokio::select! {
                 biased;
                 done = act.catch_unwind() => done.unwrap_or_else(|_| Outcome::Fault(broken_off())),

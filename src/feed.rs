@@ -3,26 +3,29 @@
 //! Everything here answers a question from its arguments alone. Names are bytes, as the file system has them: a name
 //! that is no UTF-8 is a name like any other, and only what must be text (a blob's name, a screen) is made so.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::num::NonZeroU64;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use crate::job::{Job, JobId, Sha256};
+use crate::job::{Job, JobId, Phase, Sha256};
 pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 use crate::schedule::Schedule;
 
 mod fixed;
+mod template;
 mod watch;
 
 pub use fixed::{Again, Fixed, FixedPlace, blob_identity};
+pub use template::{Template, candidate};
 pub use watch::{DoneMarker, Order, OrderBy, Ready, Watch, Zero};
 
 /// A configured route: where inputs come from, which endpoint scores them, where outputs go.
@@ -99,6 +102,47 @@ pub struct SourceRules {
     pub on_success: SourceEnd,
     /// After failure or cancellation.
     pub on_failure: SourceEnd,
+    /// What a source is called in the folder of `on_success`.
+    pub archive_name: Template,
+    /// What a source is called in the folder of `on_failure`.
+    pub failed_name: Template,
+    /// How long a source is kept, from the end of its job on, before it is deleted.
+    pub delete_grace: Duration,
+}
+
+impl SourceRules {
+    /// Sources that keep their paths where they are moved to, and are deleted at once where they are deleted.
+    pub fn new(on_success: SourceEnd, on_failure: SourceEnd) -> Self {
+        let (archive_name, failed_name) = (Template::same_path(), Template::same_path());
+        Self { on_success, on_failure, archive_name, failed_name, delete_grace: Duration::ZERO }
+    }
+
+    /// What becomes of a job's source.
+    pub fn end(&self, job: &Job) -> &SourceEnd {
+        if has_failed(job) { &self.on_failure } else { &self.on_success }
+    }
+
+    /// What a job's source is called in the folder that it moves to; `ended_at` is when the job's fate was decided.
+    pub fn name(&self, job: &Job, ended_at: DateTime<Utc>) -> PathBuf {
+        // Beside one that failed lie a report, and a wish to try again.
+        let (template, beside) = if has_failed(job) {
+            (&self.failed_name, REPORT_BYTES)
+        } else {
+            (&self.archive_name, 0)
+        };
+        template.source(job, ended_at, beside)
+    }
+
+    /// Whether the name of a job's source depends on the time.
+    pub fn is_dated(&self, job: &Job) -> bool {
+        let template = if has_failed(job) { &self.failed_name } else { &self.archive_name };
+        template.is_dated()
+    }
+}
+
+/// Whether a job has come to the end that `on_failure` is for.
+fn has_failed(job: &Job) -> bool {
+    matches!(job.phase(), Phase::Failed | Phase::Cancelled)
 }
 
 /// What becomes of a source at the end of its job.
@@ -242,22 +286,13 @@ impl Feed {
     /// The file name of an output, relative to the delivery folder. An output that the config doesn't name gets
     /// `{stem}.{output}` and the extension of its blob.
     pub fn output_path(&self, job: &Job, output: &str, blob: &str) -> PathBuf {
-        let template = self.outputs.iter().find(|(name, _)| name == output).map(|(_, t)| t.clone());
-        let template = template.unwrap_or_else(|| {
-            let file = blob.rsplit('/').next().unwrap_or_default();
-            let extension = file.rsplit_once('.').map_or("", |(_, extension)| extension);
-            Template(vec![
-                Part::Stem,
-                Part::Text(".".into()),
-                Part::Output,
-                Part::Text(if extension.is_empty() {
-                    String::new()
-                } else {
-                    format!(".{extension}")
-                }),
-            ])
-        });
-        template.fill(job, output)
+        if let Some((_, template)) = self.outputs.iter().find(|(name, _)| name == output) {
+            return template.output(job, output);
+        }
+        let file = blob.rsplit('/').next().unwrap_or_default();
+        let extension = file.rsplit_once('.').map(|(_, extension)| extension);
+        let extension = extension.filter(|extension| !extension.is_empty());
+        Template::of_unnamed_output(extension).output(job, output)
     }
 }
 
@@ -355,135 +390,6 @@ impl Globs {
     }
 }
 
-/// A file name with places to fill: `{stem} {name} {relpath} {job} {generation} {output}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Vec<Part>);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    Text(String),
-    Stem,
-    Name,
-    RelPath,
-    Job,
-    Generation,
-    Output,
-}
-
-impl Template {
-    /// Reads a template; the error says what is wrong with it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let path = Path::new(text);
-        if !path.components().all(|part| matches!(part, Component::Normal(_)))
-            || text.ends_with('/')
-        {
-            return Err(format!("{text:?} must be a file name inside the delivery folder"));
-        }
-        let mut parts = Vec::new();
-        let mut rest = text;
-        while let Some(open) = rest.find('{') {
-            let close = rest[open..].find('}').map(|close| open + close);
-            let close =
-                close.ok_or_else(|| format!("{text:?} opens a brace and never closes it"))?;
-            if open > 0 {
-                parts.push(Part::Text(rest[..open].to_owned()));
-            }
-            parts.push(match &rest[open + 1..close] {
-                "stem" => Part::Stem,
-                "name" => Part::Name,
-                "relpath" => Part::RelPath,
-                "job" => Part::Job,
-                "generation" => Part::Generation,
-                "output" => Part::Output,
-                other => {
-                    return Err(format!(
-                        "{text:?} has {{{other}}}: write {{stem}}, {{name}}, {{relpath}}, {{job}}, {{generation}} or {{output}}"
-                    ));
-                }
-            });
-            rest = &rest[close + 1..];
-        }
-        if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
-        }
-        if parts.is_empty() {
-            return Err("an output needs a file name".to_owned());
-        }
-        let varies =
-            |part: &Part| matches!(part, Part::Stem | Part::Name | Part::RelPath | Part::Job);
-        if !parts.iter().any(varies) {
-            return Err(format!(
-                "{text:?} names the same file for every job: add {{stem}}, {{name}}, {{relpath}} or {{job}}"
-            ));
-        }
-        Ok(Self(parts))
-    }
-
-    fn extension(&self) -> Option<&str> {
-        match self.0.last() {
-            Some(Part::Text(text)) => text.rsplit_once('.').map(|(_, extension)| extension),
-            _ => None,
-        }
-    }
-
-    fn fill(&self, job: &Job, output: &str) -> PathBuf {
-        let name = job.path().file_name();
-        let mut bytes = Vec::new();
-        for part in &self.0 {
-            match part {
-                Part::Text(text) => bytes.extend(text.as_bytes()),
-                Part::Stem => bytes.extend(Path::new(name).file_stem().unwrap_or(name).as_bytes()),
-                Part::Name => bytes.extend(name.as_bytes()),
-                Part::RelPath => bytes.extend(job.path().as_bytes()),
-                Part::Job => bytes.extend(job.id().to_string().as_bytes()),
-                Part::Generation => bytes.extend(job.generation().to_string().as_bytes()),
-                // The service names its outputs; a slash in one must not lead elsewhere.
-                Part::Output => bytes.extend(output.replace(['/', '\0'], "_").as_bytes()),
-            }
-        }
-        let path = PathBuf::from(OsString::from_vec(bytes));
-        let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
-        let path = if inside { path } else { PathBuf::from(format!("{}.out", job.id())) };
-        shortened(&path, 0)
-    }
-}
-
-/// The `n`th name to try when those before it are taken: `a.csv`, `a-1.csv`, `a-2.csv`, …
-pub fn candidate(path: &Path, n: u32) -> PathBuf {
-    if n == 0 {
-        return path.to_owned();
-    }
-    let suffix = format!("-{n}");
-    let path = shortened(path, suffix.len());
-    let mut name = path.file_stem().unwrap_or_default().to_owned();
-    name.push(suffix);
-    if let Some(extension) = path.extension() {
-        name.push(".");
-        name.push(extension);
-    }
-    path.with_file_name(name)
-}
-
-/// The path with its file name cut, before the extension, to what a file system holds, less `reserve` bytes.
-fn shortened(path: &Path, reserve: usize) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().as_bytes();
-    // Room for the name under which the file is written before it gets its own.
-    let max = NAME_MAX_BYTES - reserve - 8;
-    if name.len() <= max {
-        return path.to_owned();
-    }
-    let dot = name.iter().rposition(|byte| *byte == b'.').filter(|at| name.len() - at <= 32);
-    let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
-    let mut end = max - extension.len();
-    // Not through the middle of a character.
-    while end > 0 && stem[end] & 0xc0 == 0x80 {
-        end -= 1;
-    }
-    let mut short = stem[..end].to_vec();
-    short.extend(extension);
-    path.with_file_name(OsString::from_vec(short))
-}
-
 /// A file's name as a part of a blob's name: what every service and tool on the way reads alike. The name itself goes
 /// along as metadata.
 fn legal_blob_name(name: &OsStr) -> String {
@@ -503,13 +409,16 @@ fn legal_blob_name(name: &OsStr) -> String {
 /// The daemon's own folder inside a watched or a delivery folder.
 pub const OWN_FOLDER: &str = ".scoreline";
 
+/// The longest name that something beside a failed source gets has so many bytes more than the source's: `.retry.refused`.
+const REPORT_BYTES: usize = 14;
 /// What the service writes: data in three forms, and trained models.
 const OUTPUT_EXTENSIONS: [&str; 4] = ["csv", "tsv", "arff", "ilearner"];
-const NAME_MAX_BYTES: usize = 255;
 const UNFINISHED_ENDS: [&str; 5] = [".part", ".partial", ".filepart", ".tmp", ".crdownload"];
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::job::tests::queued;
 
@@ -541,45 +450,6 @@ mod tests {
             assert!(!all.takes(&path(unfinished)), "{unfinished}");
         }
         assert!(Filter::new(&globs(&["[a"]), &[]).unwrap_err().contains("\"[a\""));
-    }
-
-    #[test]
-    fn a_template_is_refused_with_its_reason() {
-        for (text, reason) in [
-            ("", "file name"),
-            ("../{stem}", "inside"),
-            ("/tmp/{stem}", "inside"),
-            ("{stem", "never closes"),
-            ("{steem}.csv", "{steem}"),
-            ("scores.csv", "same file"),
-            ("{generation}/", "inside"),
-        ] {
-            assert!(Template::parse(text).unwrap_err().contains(reason), "{text}");
-        }
-    }
-
-    #[test]
-    fn outputs_are_named_by_their_template() {
-        let job = queued("sub/a b.%x.csv");
-        for (template, name) in [
-            ("{stem}.scores.csv", "a b.%x.scores.csv".to_owned()),
-            ("{name}", "a b.%x.csv".to_owned()),
-            ("{relpath}.out", "sub/a b.%x.csv.out".to_owned()),
-            ("{job}-{generation}-{output}.csv", format!("{}-1-o_1.csv", job.id())),
-        ] {
-            let filled = Template::parse(template).unwrap().fill(&job, "o/1");
-            assert_eq!(filled, PathBuf::from(name), "{template}");
-        }
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_is_cut_before_its_extension_between_characters() {
-        let job = queued(&format!("{}.csv", "ü".repeat(125)));
-        let name = Template::parse("{stem}.scores.csv").unwrap().fill(&job, "o");
-        assert!(name.as_os_str().len() <= 247);
-        let text = name.to_str().expect("whole characters");
-        assert!(text.starts_with("üü") && text.ends_with("ü.csv"), "{text}");
-        assert!(candidate(&name, 12).as_os_str().len() <= 247);
     }
 
     #[test]
@@ -625,20 +495,10 @@ mod tests {
                 on_conflict: OnConflict::Suffix,
                 marker: false,
             },
-            source: SourceRules { on_success: SourceEnd::Leave, on_failure: SourceEnd::Leave },
+            source: SourceRules::new(SourceEnd::Leave, SourceEnd::Leave),
             duplicates: Duplicates::default(),
             policy: Policy::default(),
         }
-    }
-
-    #[test]
-    fn candidates_differ_before_the_extension() {
-        let names = [0, 1, 12].map(|n| candidate(Path::new("d/a.scores.csv"), n));
-        assert_eq!(
-            names,
-            ["d/a.scores.csv", "d/a.scores-1.csv", "d/a.scores-12.csv"].map(PathBuf::from)
-        );
-        assert_eq!(candidate(Path::new("noext"), 1), PathBuf::from("noext-1"));
     }
 
     #[test]

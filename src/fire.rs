@@ -328,7 +328,8 @@ pub struct Timetable {
     pub pause: Option<FeedPause>,
     /// The fires that are open, in the order of their nominal times; the first hundred.
     pub open: Vec<FireRow>,
-    /// The live jobs of the feed's fires, but those that wait for a person and have no run.
+    /// The live jobs of the feed's fires, but those that wait for a person and have no run, and those of which only the
+    /// source is left to handle.
     pub live: u64,
 }
 

@@ -442,6 +442,10 @@ fn nanoseconds(seconds: i64, rest: i64) -> i64 {
 pub(crate) const UNFINISHED: &str = ".scoreline-part";
 /// How the markers of deliveries end.
 pub(crate) const MARKER: &str = ".done";
+/// How wishes to try a failed source again end.
+pub(crate) const RETRY: &str = ".retry";
+/// How those end that can't be granted.
+pub(crate) const RETRY_REFUSED: &str = ".retry.refused";
 const REPORT: &str = ".error.json";
 const BLOCK_BYTES: usize = 256 * 1024;
 /// Many times what we write into one.

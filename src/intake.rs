@@ -21,6 +21,7 @@ use crate::ports::{Accepted, Clock, Firing, Inbox, Scan, Store, WatchMode, World
 
 mod fires;
 mod last_fire;
+mod retries;
 
 use fires::{Fires, Gate};
 
@@ -47,8 +48,15 @@ impl<W: World> Intake<W> {
         Some(Self { world, feed, tenure, watch, scans, engine })
     }
 
-    /// Looks and takes in, until it is stopped.
-    pub async fn run(mut self, stop: Stop) {
+    /// Looks and takes in, until it is stopped; and answers those who want failed files tried again.
+    pub async fn run(self, stop: Stop) {
+        tokio::join!(
+            self.look_and_take(self.scans.clone(), &stop),
+            self.retries(self.scans.clone(), &stop)
+        );
+    }
+
+    async fn look_and_take(&self, mut scans: watch::Receiver<Scanned>, stop: &Stop) {
         let world = self.world.clone();
         let Some(inbox) = world.inbox(&self.feed.name) else { return };
         let clock = world.clock();
@@ -56,7 +64,7 @@ impl<W: World> Intake<W> {
         let mut pace = Pace::new(self.feed.name.clone(), &self.watch);
         let mut fires = Fires::new(self.feed.clone());
         loop {
-            let state = self.scans.borrow_and_update().get(&self.feed.name).cloned();
+            let state = scans.borrow_and_update().get(&self.feed.name).cloned();
             let Some(state) = state else {
                 // Another node shows what is in the folder.
                 self.show(&Scan::default());
@@ -65,7 +73,7 @@ impl<W: World> Intake<W> {
                 tokio::select! {
                     biased;
                     () = stop.soft.cancelled() => return,
-                    changed = self.scans.changed() => if changed.is_err() {
+                    changed = scans.changed() => if changed.is_err() {
                         // Nobody tells us any more: the daemon ends.
                         stop.soft.cancelled().await;
                         return;
@@ -102,7 +110,7 @@ impl<W: World> Intake<W> {
                 tokio::select! {
                     biased;
                     () = stop.soft.cancelled() => return,
-                    Ok(()) = self.scans.changed() => continue,
+                    Ok(()) = scans.changed() => continue,
                     () = inbox.changed() => pace.hint(),
                     () = wait(pace.next()) => continue,
                 }

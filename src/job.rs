@@ -111,6 +111,10 @@ pub enum Outcome {
     Delivered(Vec<Output>),
     /// The source has been handled; moved to this place, if it was moved.
     Settled(Option<PathBuf>),
+    /// The source was to be deleted and had changed since it was read: it lies here again, and is another arrival.
+    GivenBack(PathBuf),
+    /// The source is to be kept for so long still.
+    Kept(Duration),
     /// Something outside went wrong.
     Fault(Fault),
     /// An operator wants something.
@@ -136,7 +140,8 @@ impl Outcome {
             Self::RemoteFailed(_) => "remote_failed",
             Self::RemoteCancelled => "remote_cancelled",
             Self::Delivered(_) => "delivered",
-            Self::Settled(_) => "settled",
+            Self::Settled(_) | Self::GivenBack(_) => "settled",
+            Self::Kept(_) => "kept",
             Self::Fault(_) => "fault",
             Self::Wished(want) => want.name(),
             Self::DeadlinePassed => "deadline_passed",
@@ -471,17 +476,18 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
             let paths: Vec<_> = outputs.iter().map(|o| o.path.display().to_string()).collect();
             (State::Delivered(Delivered { run, outputs }), Some(paths.join(", ")))
         }
-        (State::Delivered(delivered), Outcome::Settled(moved_to)) => {
-            let detail = moved_to.as_ref().map(|path| path.display().to_string());
-            job.source_moved_to = moved_to;
+        (state, Outcome::Kept(time)) if awaits_settling(&state) => {
+            return Ok(unchanged(job, state, Wait::After(time)));
+        }
+        (State::Delivered(delivered), outcome @ (Outcome::Settled(_) | Outcome::GivenBack(_))) => {
+            let detail = settled(&mut job, outcome);
             (State::Succeeded(delivered), detail)
         }
         (
             mut state @ (State::Failed(_) | State::Cancelled(_) | State::Skipped(..)),
-            Outcome::Settled(moved_to),
+            outcome @ (Outcome::Settled(_) | Outcome::GivenBack(_)),
         ) if !done => {
-            let detail = moved_to.as_ref().map(|path| path.display().to_string());
-            job.source_moved_to = moved_to;
+            let detail = settled(&mut job, outcome);
             state.settle_source();
             (state, detail)
         }
@@ -512,6 +518,32 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
         step.wait = Wait::After(policy.poll.wait(0, step.job.id.seed()));
     }
     Ok(step)
+}
+
+/// Whether the source is what is left to handle.
+fn awaits_settling(state: &State) -> bool {
+    let ended = state.phase().is_final() && !state.is_done();
+    ended || matches!(state, State::Delivered(_))
+}
+
+/// Keeps where the source is, and answers what the history says of it.
+fn settled(job: &mut Job, outcome: Outcome) -> Option<String> {
+    match outcome {
+        // There it is nobody's but its next job's.
+        Outcome::GivenBack(path) => {
+            job.source_moved_to = None;
+            Some(format!(
+                "changed since it was read, so not deleted but given back: {}",
+                path.display()
+            ))
+        }
+        Outcome::Settled(moved_to) => {
+            let detail = moved_to.as_ref().map(|path| path.display().to_string());
+            job.source_moved_to = moved_to;
+            detail
+        }
+        _ => None,
+    }
 }
 
 /// The deadline ends the job, as far as that is still possible.

@@ -27,7 +27,12 @@ use crate::folder::{
     report_name, reported_job, user,
 };
 use crate::job::{Content, Sha256};
-use crate::ports::{Outbox, Part, Permit, Placed, Settled, Settlement, SourcePlace};
+use crate::ports::{
+    Outbox, Part, Permit, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement,
+    SourcePlace,
+};
+
+mod retries;
 
 /// The folders of this machine.
 #[derive(Clone, Copy, Debug, Default)]
@@ -176,12 +181,17 @@ impl Outbox for FolderOutbox {
                 None => Settled::Done,
                 Some(now) => match end {
                     Settlement::Move(target) => move_file(now, &target, &permit)?,
-                    Settlement::Delete => delete(now, &permit)?,
+                    Settlement::Delete(processed) => {
+                        delete(now, &source.dropped, processed, &permit)?
+                    }
                     Settlement::Leave if *now == source.dropped => Settled::Done,
-                    Settlement::Leave => give_back(now, &source.dropped, &permit)?,
+                    Settlement::Leave => match give_back(now, &source.dropped, &permit)? {
+                        Some(_) => Settled::Done,
+                        None => Settled::Taken,
+                    },
                 },
             };
-            if settled == Settled::Done
+            if settled != Settled::Taken
                 && let Some(directory) = &source.work_directory
                 && let Ok((work, name)) = Folder::of(directory)
                 // Only an empty one goes; one that is left over is tidied away at the next start.
@@ -192,6 +202,21 @@ impl Outbox for FolderOutbox {
             Ok(settled)
         })
         .await
+    }
+
+    async fn retry_wishes(&self, folder: &Path, limit: usize) -> Result<Vec<RetryWish>, Fault> {
+        let folder = folder.to_owned();
+        off_thread(Origin::Outbox, move || retries::wishes(&folder, limit)).await
+    }
+
+    async fn answer_retry<P: Permit>(
+        &self,
+        wish: &Path,
+        answer: RetryAnswer,
+        permit: &P,
+    ) -> Result<bool, Fault> {
+        let (wish, permit) = (wish.to_owned(), permit.clone());
+        off_thread(Origin::Outbox, move || retries::answer(&wish, answer, &permit)).await
     }
 }
 
@@ -397,8 +422,22 @@ fn remove_report(of: &Path) -> Result<(), Fault> {
     }
 }
 
-fn delete<P: Permit>(path: &Path, permit: &P) -> Result<Settled, Fault> {
-    let Some((folder, name, _)) = found(path)? else { return Ok(Settled::Done) };
+/// Deletes what was scored and nothing else. Its writer may have it open still, and has written on since it was uploaded:
+/// what came then was never scored, so the whole file is given back.
+fn delete<P: Permit>(
+    path: &Path,
+    dropped: &Path,
+    processed: Processed,
+    permit: &P,
+) -> Result<Settled, Fault> {
+    let Some((folder, name, stamp)) = found(path)? else { return Ok(Settled::Done) };
+    if !is_whole(&folder, name, &stamp, processed).map_err(|error| fault("read", path, error))? {
+        if path == dropped {
+            return Ok(Settled::GivenBack(dropped.to_owned()));
+        }
+        let back = give_back(path, dropped, permit)?;
+        return Ok(back.map_or(Settled::Taken, Settled::GivenBack));
+    }
     permit.ensure(Origin::Outbox)?;
     match folder.remove(name) {
         Ok(()) | Err(Errno::NOENT) => {}
@@ -408,14 +447,38 @@ fn delete<P: Permit>(path: &Path, permit: &P) -> Result<Settled, Fault> {
     Ok(Settled::Done)
 }
 
-/// Moves a source back to where it was dropped; when the name is in use again, beside it.
-fn give_back<P: Permit>(now: &Path, dropped: &Path, permit: &P) -> Result<Settled, Fault> {
+/// Whether nothing is lost with a file: it is as it was accepted, or it holds what was uploaded, byte for byte.
+fn is_whole(
+    folder: &Folder,
+    name: &OsStr,
+    stamp: &Stamp,
+    processed: Processed,
+) -> Result<bool, Errno> {
+    let Processed { file, content } = processed;
+    // What was uploaded may be more than what was accepted.
+    let size_bytes = content.map_or(file.size_bytes, |content| content.size_bytes);
+    if !stamp.is_file() || stamp.size_bytes != size_bytes {
+        return Ok(false);
+    }
+    if (stamp.size_bytes, stamp.mtime_ns) == (file.size_bytes, file.mtime_ns) {
+        return Ok(true);
+    }
+    content.map_or(Ok(false), |content| {
+        // Nor may it change while it is read.
+        Ok(has_content(folder, name, content)? && folder.stamp(name)? == Some(*stamp))
+    })
+}
+
+/// Moves a source back to where it was dropped; when the name is in use again, beside it. Answers where it is then, if
+/// there was a name for it.
+fn give_back<P: Permit>(now: &Path, dropped: &Path, permit: &P) -> Result<Option<PathBuf>, Fault> {
     for n in 0..CANDIDATES {
-        if move_file(now, &candidate(dropped, n), permit)? == Settled::Done {
-            return Ok(Settled::Done);
+        let back = candidate(dropped, n);
+        if move_file(now, &back, permit)? == Settled::Done {
+            return Ok(Some(back));
         }
     }
-    Ok(Settled::Taken)
+    Ok(None)
 }
 
 /// A file, in the folder that it is in; `None` when one of them is gone.

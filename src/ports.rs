@@ -6,29 +6,33 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncRead;
 use uuid::Uuid;
 
 use crate::fault::{Fault, Origin};
 use crate::feed::{Name, SourcePath};
 use crate::fire::{FireRow, FireState};
 use crate::job::{
-    Arrival, Content, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Want,
+    Arrival, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Want,
 };
 use crate::metrics::Metrics;
 use crate::wire::BlobReference;
 
 mod admission;
 mod blobs;
+mod outbox;
 mod scan;
 mod schedules;
 
 pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
+pub use outbox::{
+    Outbox, Part, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement, Whose,
+};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 
@@ -664,94 +668,4 @@ pub enum RemoteStatus {
     Cancelled,
     /// The service doesn't know the job.
     Unknown,
-}
-
-/// The folders that outputs and finished sources end up in.
-pub trait Outbox: Send + Sync + 'static {
-    /// A file that is being written, beside the place it will have.
-    type Staged: AsyncWrite + Unpin + Send;
-
-    /// Begins a file under a hidden name in the folder of `target`, making the folder when it is missing. The name is
-    /// the node's own. With `handed_on`, whoever had the job before may have left something under a name of its own:
-    /// that is removed first, and can't be given a name any more.
-    fn stage(
-        &self,
-        target: &Path,
-        of: Part,
-        handed_on: bool,
-    ) -> impl Future<Output = Result<Self::Staged, Fault>> + Send;
-
-    /// Whether a name is in use.
-    fn exists(&self, path: &Path) -> impl Future<Output = Result<bool, Fault>> + Send;
-
-    /// Gives a staged file its name, durably: fsync, rename, fsync of the folder. Without `replace` no file is
-    /// overwritten: one with the same content is ours from before a crash, another one keeps the name.
-    fn place<P: Permit>(
-        &self,
-        staged: &mut Self::Staged,
-        content: Content,
-        target: &Path,
-        replace: bool,
-        permit: &P,
-    ) -> impl Future<Output = Result<Placed, Fault>> + Send;
-
-    /// Writes a small file whole, replacing what has the name.
-    fn write<P: Permit>(
-        &self,
-        path: &Path,
-        text: &str,
-        permit: &P,
-    ) -> impl Future<Output = Result<(), Fault>> + Send;
-
-    /// Reads a small file that [`write`](Self::write) made; `None` when nothing has the name.
-    fn read(&self, path: &Path) -> impl Future<Output = Result<Option<String>, Fault>> + Send;
-
-    /// Does with a source what is to be done at the end of its job. A move never overwrites, and across file systems
-    /// it is copy, fsync, check, delete.
-    fn settle<P: Permit>(
-        &self,
-        source: &SourcePlace,
-        end: &Settlement,
-        permit: &P,
-    ) -> impl Future<Output = Result<Settled, Fault>> + Send;
-}
-
-/// Whose file is being written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// The job.
-    pub job: JobId,
-    /// Which of its outputs.
-    pub output: usize,
-    /// Who writes it.
-    pub node: NodeId,
-}
-
-/// What became of a staged file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placed {
-    /// It has its name.
-    InPlace,
-    /// Another file has the name.
-    Taken,
-}
-
-/// What is to become of a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settlement {
-    /// It gets this path.
-    Move(PathBuf),
-    /// It is deleted.
-    Delete,
-    /// It goes back to where it was dropped, or stays there.
-    Leave,
-}
-
-/// What became of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// It is where it belongs, or was gone before.
-    Done,
-    /// Another file has the name.
-    Taken,
 }

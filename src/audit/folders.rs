@@ -14,7 +14,8 @@ use sha2::Digest;
 
 use crate::feed::{Feed, Name, SourceEnd, SourcePath, Watch};
 use crate::folder::{
-    Folder, MARKER, Stamp, UNFINISHED, errno, reported_job, source_of_report, user,
+    Folder, MARKER, RETRY, RETRY_REFUSED, Stamp, UNFINISHED, errno, reported_job, source_of_report,
+    user,
 };
 use crate::job::{Job, JobId, Sha256};
 
@@ -240,6 +241,11 @@ impl Walked {
                 // The markers of deliveries lie beside the outputs.
                 Use::Ends { outputs: true, .. }
                     if path.as_os_str().as_bytes().ends_with(MARKER.as_bytes()) => {}
+                // Wishes of people.
+                Use::Ends { failed: true, .. }
+                    if [RETRY, RETRY_REFUSED]
+                        .iter()
+                        .any(|end| name.as_bytes().ends_with(end.as_bytes())) => {}
                 Use::Ends { .. } => {
                     // Hidden files are other programs' notes: a source never has such a name.
                     if stamp.is_file() && !hidden && !root.is_for_outputs_alone() {

@@ -116,9 +116,7 @@ impl Seen {
             return;
         }
         let path = watch.folder.join(job.path().as_path());
-        let failed = matches!(job.phase(), Phase::Failed | Phase::Cancelled);
-        let end = if failed { &feed.source.on_failure } else { &feed.source.on_success };
-        if *end != SourceEnd::Leave || job.source_moved_to().is_some() {
+        if *feed.source.end(job) != SourceEnd::Leave || job.source_moved_to().is_some() {
             let detail = format!("its job is {}", job.phase().name());
             judged.findings.push(of(job, Kind::PutBack, Some(&path), detail));
         }

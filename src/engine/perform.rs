@@ -6,6 +6,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::lease::{Lease, Tenure};
 use super::progress::{Moving, Passage};
 use crate::fault::{Class, Fault, Origin};
@@ -17,10 +19,19 @@ use crate::job::{
 };
 use crate::ports::{
     Access, BlobPlace, BlobSeen, Blobs, Clock, Inbox, Node, Opened, Outbox, Part, Permit, Placed,
-    RemoteStatus, Reservation, Reserved, Scorer, Settled, Settlement, Source, StartAnswer, Store,
-    StoreError, Submission, SubmitAnswer, World,
+    Processed, RemoteStatus, Reservation, Reserved, Scorer, Settled, Settlement, Source,
+    StartAnswer, Store, StoreError, Submission, SubmitAnswer, World,
 };
 use crate::wire::BlobReference;
+
+/// What an action goes by, beside the job.
+pub(super) struct Moment<'a, C> {
+    /// Somebody had the job before, and may have begun an output.
+    pub(super) handed_on: bool,
+    pub(super) passage: &'a Passage<C>,
+    /// The wall clock without its jumps: a file that is deleted too early is gone.
+    pub(super) now: DateTime<Utc>,
+}
 
 /// Does one action for a job and tells what came of it.
 ///
@@ -32,8 +43,7 @@ pub(super) async fn perform<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
-    handed_on: bool,
-    passage: &Passage<W::Clock>,
+    Moment { handed_on, passage, now }: Moment<'_, W::Clock>,
     action: Action,
 ) -> Outcome {
     let lease = &tenure.lease;
@@ -48,7 +58,7 @@ pub(super) async fn perform<W: World>(
         Action::Poll => poll(world, feed, job).await,
         Action::Cancel => within(world, lease, cancel(world, feed, job)).await,
         Action::Deliver => deliver(world, tenure, feed, job, handed_on, passage).await,
-        Action::Settle => settle(world, tenure, feed, job).await,
+        Action::Settle => settle(world, tenure, feed, job, now).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
 }
@@ -307,33 +317,50 @@ async fn settle<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
+    now: DateTime<Utc>,
 ) -> Result<Outcome, Fault> {
     let lease = &tenure.lease;
     // A feed that no longer watches a folder has no source to handle.
     let Some(inbox) = world.inbox(&feed.name) else { return Ok(Outcome::Settled(None)) };
     let source = inbox.source_path(job).await?;
     let failed = matches!(job.phase(), Phase::Failed | Phase::Cancelled);
-    let end = if failed { &feed.source.on_failure } else { &feed.source.on_success };
+    let end = feed.source.end(job);
     let outbox = world.outbox();
     let (settlement, folder) = match end {
-        SourceEnd::Delete => (Settlement::Delete, None),
+        SourceEnd::Delete => {
+            let grace = feed.source.delete_grace;
+            if !grace.is_zero() && source.now.is_some() {
+                let kept = (now - ended_at(world, job).await?).to_std().unwrap_or_default();
+                let left = grace.saturating_sub(kept);
+                if !left.is_zero() {
+                    return Ok(Outcome::Kept(left.min(KEPT_LOOK)));
+                }
+            }
+            let content = job.uploaded().and_then(Uploaded::content);
+            (Settlement::Delete(Processed { file: job.file(), content }), None)
+        }
         SourceEnd::Leave => (Settlement::Leave, None),
         SourceEnd::Move(folder) => (Settlement::Move(PathBuf::new()), Some(folder)),
     };
     let Some(folder) = folder else {
         return match outbox.settle(&source, &settlement, lease).await? {
             Settled::Done => Ok(Outcome::Settled(None)),
+            Settled::GivenBack(path) => Ok(Outcome::GivenBack(path)),
             Settled::Taken => Err(taken(&source.dropped)),
         };
     };
-    let wanted = folder.join(job.path().as_path());
+    let ended_at =
+        if feed.source.is_dated(job) { ended_at(world, job).await? } else { job.updated_at() };
+    let wanted = folder.join(feed.source.name(job, ended_at));
     let mut names = Names::new(&wanted, format!("{}/source", job.generation()));
+    // One that is retried in vain stays where it lies, if that is its place.
+    names.own = source.now.as_deref();
     loop {
         let path = names.reserve(world, &tenure.node, job, OnConflict::Suffix).await?;
         if failed {
             // Before the move: whoever finds the file finds its reason beside it.
             let report = report_name(path.as_os_str());
-            outbox.write(Path::new(&report), &error_report(feed, job), lease).await?;
+            outbox.write(Path::new(&report), &error_report(feed, job, &path), lease).await?;
         }
         match outbox.settle(&source, &Settlement::Move(path.clone()), lease).await? {
             Settled::Done => {
@@ -342,14 +369,28 @@ async fn settle<W: World>(
                 return Ok(Outcome::Settled(there.then_some(path)));
             }
             Settled::Taken => names.give_up(&path, OnConflict::Suffix)?,
+            // Nothing that moves is given back.
+            Settled::GivenBack(path) => return Ok(Outcome::GivenBack(path)),
         }
     }
+}
+
+/// When the job's fate was decided, as its row or its history has it: a later try of the same must not be told another day.
+async fn ended_at<W: World>(world: &W, job: &Job) -> Result<DateTime<Utc>, Fault> {
+    if let Some(finished_at) = job.finished_at() {
+        return Ok(finished_at);
+    }
+    let events = world.store().events(job.id()).await.map_err(|error| store_away(&error))?;
+    let delivered = events.iter().rev().find(|e| e.to == Phase::Delivered && e.from != e.to);
+    Ok(delivered.map_or(job.updated_at(), |event| event.at))
 }
 
 /// The names to try for one file, in order, each reserved in the store before it is used: after a crash the same name
 /// is found again, and a file that has it is known to be ours.
 struct Names<'a> {
     wanted: &'a Path,
+    /// Where the file lies already: that name is in use, and may be kept.
+    own: Option<&'a Path>,
     slot: String,
     n: u32,
     lost: u32,
@@ -357,7 +398,7 @@ struct Names<'a> {
 
 impl<'a> Names<'a> {
     fn new(wanted: &'a Path, slot: String) -> Self {
-        Self { wanted, slot, n: 0, lost: 0 }
+        Self { wanted, own: None, slot, n: 0, lost: 0 }
     }
 
     /// The next name that is not in use. A slot that has a name from before a crash answers that one, whatever it is
@@ -375,7 +416,7 @@ impl<'a> Names<'a> {
         while self.n < CANDIDATES_MAX {
             let path = candidate(self.wanted, self.n);
             self.n += 1;
-            if world.outbox().exists(&path).await? {
+            if self.own != Some(&path) && world.outbox().exists(&path).await? {
                 continue;
             }
             let reservation = Reservation { job: job.id(), slot: slot.clone(), path };
@@ -404,7 +445,8 @@ impl<'a> Names<'a> {
 }
 
 /// What lies beside a failed source.
-fn error_report(feed: &Feed, job: &Job) -> String {
+fn error_report(feed: &Feed, job: &Job, path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().display();
     let report = serde_json::json!({
         "job": job.id(),
         "feed": feed.name.as_str(),
@@ -417,7 +459,12 @@ fn error_report(feed: &Feed, job: &Job) -> String {
         "error": job.error(),
         "created_at": job.created_at(),
         "finished_at": job.finished_at(),
-        "next_step": "mend what the error names, then drop the mended file into the folder; unchanged and moved back, it would be taken for the one that failed: drop a copy then",
+        "next_step": format!(
+            "to have this very file tried again once the cause is gone, make an empty file {name}.retry beside it, or run \
+             `scoreline jobs retry {}`; if the file itself is wrong, drop a mended one into the drop folder: moved back \
+             unchanged it would be taken for the one that failed",
+            job.id()
+        ),
     });
     format!("{report:#}\n")
 }
@@ -484,5 +531,7 @@ fn taken(path: &Path) -> Fault {
 
 /// Names to try before a person must clear up.
 const CANDIDATES_MAX: u32 = 10_000;
+/// How long a source is kept at most before the clocks are looked at again.
+const KEPT_LOOK: Duration = Duration::from_hours(1);
 /// Clocks differ, and a run may begin just before the deadline.
 const HAND_OVER_MARGIN: Duration = Duration::from_hours(24);

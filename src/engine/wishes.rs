@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::commit::Unread;
 use super::{Engine, Stage};
-use crate::feed::Name;
+use crate::feed::{Name, SourceEnd};
 use crate::job::{Action, JobId, Outcome, Wait, Want, next_action};
 use crate::ports::{Store, World};
 
@@ -42,7 +42,9 @@ impl<W: World> Engine<W> {
         }
         let Some(want) = slot.wish.take() else { return };
         // A failed job's source may be on its way: where it gets to must be written down first. The wish is found again.
-        if slot.job.phase().is_final() && !slot.job.is_done() {
+        // One that is to be deleted is on its way nowhere, and a retry may be what it is kept for.
+        let moves = *slot.feed.source.end(&slot.job) != SourceEnd::Delete;
+        if slot.job.phase().is_final() && !slot.job.is_done() && moves {
             return;
         }
         match slot.stage {

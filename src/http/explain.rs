@@ -395,9 +395,8 @@ async fn ended<W: World>(
         _ => job.source_moved_to().is_some_and(|moved| moved == source),
     };
     let names = likely_names(inside);
-    // An output may be called after its job.
-    let jobs: Vec<_> = names.iter().filter_map(|name| JobId::parse(name)).collect();
-    let mut jobs = api.world.store().load(&jobs).await?.into_iter().map(|(job, _)| job);
+    let mut jobs =
+        api.world.store().load(&jobs_named(inside)).await?.into_iter().map(|(job, _)| job);
     let job = match jobs.find(&is_its) {
         Some(job) => Some(job),
         None => newest(api, feed, &names, is_its).await?,
@@ -425,6 +424,14 @@ async fn ended<W: World>(
             ..Standing::default()
         },
     })
+}
+
+/// The jobs that it may be called after: `{job}` may stand anywhere in a template.
+fn jobs_named(path: &SourcePath) -> Vec<JobId> {
+    let text = path.to_string();
+    let starts = 0..text.len().saturating_sub(JOB_ID_BYTES - 1);
+    let parts = starts.filter_map(|at| text.get(at..at + JOB_ID_BYTES));
+    parts.filter_map(JobId::parse).collect()
 }
 
 /// Parts of what the input may have been called that this is named after, the longest first.
@@ -512,6 +519,7 @@ fn seconds_up(time: Duration) -> u64 {
     u64::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
+const JOB_ID_BYTES: usize = 36;
 /// Pages of jobs that are looked through for one file.
 const PAGES: usize = 20;
 const FOLDERS_TOLD: usize = 20;
@@ -519,6 +527,16 @@ const FOLDERS_TOLD: usize = 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_job_is_found_wherever_its_id_stands() {
+        let id = "019ab5a8-9d0c-7000-a1b2-c3d4e5f60718";
+        for path in [format!("{id}/a.csv"), format!("d/a.{id}.csv"), format!("ü{id}")] {
+            let path = SourcePath::new(Path::new(&path)).unwrap();
+            assert_eq!(jobs_named(&path), [JobId::parse(id).unwrap()], "{path}");
+        }
+        assert!(jobs_named(&SourcePath::new(Path::new("a.csv")).unwrap()).is_empty());
+    }
 
     #[test]
     fn what_an_input_may_have_been_called_is_tried_from_the_longest_to_the_shortest() {

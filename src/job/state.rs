@@ -174,6 +174,12 @@ impl Uploaded {
         self.size_bytes
     }
 
+    /// Its content, if that was read on its way there.
+    pub fn content(&self) -> Option<Content> {
+        let size_bytes = self.size_bytes;
+        self.sha256.map(|sha256| Content { size_bytes, sha256 })
+    }
+
     /// The hash of its content, if that was read on its way there.
     pub fn sha256(&self) -> Option<Sha256> {
         self.sha256

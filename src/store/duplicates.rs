@@ -37,7 +37,8 @@ impl Holder {
         }
         match self.phase {
             Some(Phase::Failed | Phase::Cancelled | Phase::Skipped) => None,
-            Some(Phase::Succeeded) | None => Some(Earlier::Scored(self.job)),
+            // With its outputs in place nothing bad can come of it any more, however long its source is kept.
+            Some(Phase::Delivered | Phase::Succeeded) | None => Some(Earlier::Scored(self.job)),
             Some(_) => Some(Earlier::UnderWay(self.job)),
         }
     }

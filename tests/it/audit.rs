@@ -43,12 +43,12 @@ async fn try_audit<C: Clock>(rig: &Rig, clock: C, hash: bool) -> Result<Report, 
     Audit::new(&store, &config.feeds, clock).with_hashes(hash).run().await
 }
 
-async fn audited(rig: &Rig) -> Report {
+pub(crate) async fn audited(rig: &Rig) -> Report {
     try_audit(rig, Impatient::default(), false).await.unwrap()
 }
 
 /// What was found, with the places that it names: of paths what is inside the rig, without the ids of jobs.
-fn found(report: &Report, rig: &Rig) -> BTreeSet<String> {
+pub(crate) fn found(report: &Report, rig: &Rig) -> BTreeSet<String> {
     let inside = |path: &Path| {
         let path = path.strip_prefix(rig.path("")).unwrap_or(path).display().to_string();
         let parts = path.split('/').filter(|part| part.len() != 36);

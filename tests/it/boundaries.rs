@@ -27,9 +27,9 @@ use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
     Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
-    Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved, Scan, Schedules, Scorer,
-    Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer,
-    Transition, Unowned, Why, Wished, World,
+    Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved, RetryAnswer, RetryWish, Scan,
+    Schedules, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
+    Submission, SubmitAnswer, Transition, Unowned, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -614,6 +614,17 @@ impl Outbox for MinedPart {
         permit: &P,
     ) -> Result<Settled, Fault> {
         self.bomb.around("settle", self.real.outbox().settle(source, end, permit)).await
+    }
+    async fn retry_wishes(&self, folder: &Path, limit: usize) -> Result<Vec<RetryWish>, Fault> {
+        self.real.outbox().retry_wishes(folder, limit).await
+    }
+    async fn answer_retry<P: Permit>(
+        &self,
+        wish: &Path,
+        answer: RetryAnswer,
+        permit: &P,
+    ) -> Result<bool, Fault> {
+        self.real.outbox().answer_retry(wish, answer, permit).await
     }
 }
 

@@ -11,6 +11,7 @@ mod cli;
 mod clock;
 mod config;
 mod daemon;
+mod ends;
 mod hashing;
 mod heavy;
 mod http;

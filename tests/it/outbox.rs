@@ -1,14 +1,15 @@
 //! Outputs and finished sources get their places.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use scoreline::fault::{Blame, Class, Fault};
-use scoreline::job::{Content, JobId, Sha256};
+use scoreline::job::{Content, FileIdentity, JobId, Sha256};
 use scoreline::outbox::{FolderOutbox, StagedFile};
-use scoreline::ports::{NodeId, Outbox, Part, Placed, Settled, Settlement, SourcePlace};
+use scoreline::ports::{NodeId, Outbox, Part, Placed, Processed, Settled, Settlement, SourcePlace};
 use sha2::Digest;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -97,6 +98,12 @@ impl Taken {
         !self.folder.path().join(".scoreline/work/1").exists()
     }
 
+    /// To be deleted, if it is as it was accepted.
+    fn deleted(&self) -> Settlement {
+        let file = self.place.now.as_deref().map_or(NO_FILE, identity);
+        Settlement::Delete(Processed { file, content: None })
+    }
+
     async fn settle(&self, end: Settlement) -> Result<Settled, Fault> {
         FolderOutbox::new().settle(&self.place, &end, &leave()).await
     }
@@ -105,6 +112,14 @@ impl Taken {
         self.settle(Settlement::Move(target.to_owned())).await
     }
 }
+
+fn identity(path: &Path) -> FileIdentity {
+    let file = fs::metadata(path).unwrap();
+    let mtime_ns = file.mtime() * 1_000_000_000 + file.mtime_nsec();
+    FileIdentity { inode: file.ino(), size_bytes: file.size(), mtime_ns }
+}
+
+const NO_FILE: FileIdentity = FileIdentity { inode: 0, size_bytes: 0, mtime_ns: 0 };
 
 /// A folder on another file system than [`folder`]'s.
 fn folder_elsewhere() -> TempDir {
@@ -452,10 +467,59 @@ async fn an_archived_file_on_another_file_system_is_never_overwritten() {
 #[tokio::test]
 async fn a_source_is_deleted() {
     let taken = Taken::new("1");
+    let deleted = taken.deleted();
     for _ in 0..2 {
-        assert_eq!(taken.settle(Settlement::Delete).await.unwrap(), Settled::Done);
+        assert_eq!(taken.settle(deleted.clone()).await.unwrap(), Settled::Done);
         assert!(taken.work_is_gone());
     }
+}
+
+#[tokio::test]
+async fn a_source_that_changed_is_never_deleted_but_given_back() {
+    let append = |path: &Path| {
+        let mut file = fs::File::options().append(true).open(path).unwrap();
+        file.write_all(b"2").unwrap();
+    };
+    let touch = |path: &Path| {
+        let file = fs::File::options().append(true).open(path).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    };
+    let uploaded = [None, Some(content("1")), Some(content("12"))];
+    for (n, content) in uploaded.into_iter().enumerate() {
+        for appended in [false, true] {
+            let taken = Taken::new("1");
+            let file = identity(taken.now());
+            touch(taken.now());
+            if appended {
+                append(taken.now());
+            }
+            let end = Settlement::Delete(Processed { file, content });
+            let settled = taken.settle(end.clone()).await.unwrap();
+            // Whoever wrote when: what is deleted was uploaded, byte for byte.
+            if (n, appended) == (1, false) || (n, appended) == (2, true) {
+                assert_eq!(settled, Settled::Done);
+                assert!(!taken.place.dropped.exists());
+            } else {
+                assert_eq!(settled, Settled::GivenBack(taken.place.dropped.clone()));
+                assert_eq!(read(&taken.place.dropped), if appended { "12" } else { "1" });
+            }
+            assert!(taken.work_is_gone());
+        }
+    }
+
+    // Beside a newer file of its name; and one that was never taken stays where it is.
+    let mut taken = Taken::new("1");
+    let file = identity(taken.now());
+    let end = Settlement::Delete(Processed { file, content: None });
+    append(taken.now());
+    fs::write(&taken.place.dropped, "new").unwrap();
+    let back = taken.folder.path().join("a-1.csv");
+    assert_eq!(taken.settle(end.clone()).await.unwrap(), Settled::GivenBack(back.clone()));
+    assert_eq!((read(&back).as_str(), read(&taken.place.dropped).as_str()), ("12", "new"));
+    taken.place.now = Some(taken.place.dropped.clone());
+    let stays = Settled::GivenBack(taken.place.dropped.clone());
+    assert_eq!(taken.settle(end).await.unwrap(), stays);
+    assert_eq!(read(&taken.place.dropped), "new");
 }
 
 #[tokio::test]
@@ -493,11 +557,12 @@ async fn a_source_goes_back_beside_a_newer_file_of_its_name() {
 #[tokio::test]
 async fn a_source_that_somebody_removed_is_settled() {
     let mut taken = Taken::new("1");
+    let deleted = taken.deleted();
     fs::remove_file(taken.now()).unwrap();
     let target = taken.folder.path().join("archive/a.csv");
     for now in [taken.place.now.clone(), None] {
         taken.place.now = now;
-        for end in [Settlement::Move(target.clone()), Settlement::Delete, Settlement::Leave] {
+        for end in [Settlement::Move(target.clone()), deleted.clone(), Settlement::Leave] {
             assert_eq!(taken.settle(end).await.unwrap(), Settled::Done);
         }
     }
@@ -509,7 +574,7 @@ async fn a_work_folder_that_is_not_empty_stays() {
     let taken = Taken::new("1");
     let other = taken.now().with_file_name("other");
     fs::write(&other, "").unwrap();
-    assert_eq!(taken.settle(Settlement::Delete).await.unwrap(), Settled::Done);
+    assert_eq!(taken.settle(taken.deleted()).await.unwrap(), Settled::Done);
     assert!(other.exists());
 }
 
@@ -555,7 +620,7 @@ async fn without_leave_nothing_is_placed_written_moved_or_deleted() {
     let (outbox, lapsed) = (FolderOutbox::new(), Leave::first(0));
     let target = taken.folder.path().join("archive/a.csv");
     let settle = |end| outbox.settle(&taken.place, end, &lapsed);
-    let ends = [Settlement::Move(target), Settlement::Delete, Settlement::Leave];
+    let ends = [Settlement::Move(target), taken.deleted(), Settlement::Leave];
     for fault in [
         outbox.place(&mut staged, content("output"), &out, false, &lapsed).await.unwrap_err(),
         outbox.place(&mut staged, content("output"), &out, true, &lapsed).await.unwrap_err(),
@@ -619,7 +684,7 @@ async fn the_report_of_a_failure_goes_with_its_source() {
     for end in 0..3 {
         let taken = ended(&report);
         let archived = taken.folder.path().join("archive/a.csv");
-        let ends = [Settlement::Move(archived), Settlement::Delete, Settlement::Leave];
+        let ends = [Settlement::Move(archived), taken.deleted(), Settlement::Leave];
         assert_eq!(taken.settle(ends[end].clone()).await.unwrap(), Settled::Done);
         assert!(names(&taken.folder.path().join("failed")).is_empty(), "{:?}", ends[end]);
     }
@@ -632,7 +697,7 @@ async fn the_report_of_a_failure_goes_with_its_source() {
 #[tokio::test]
 async fn a_file_that_only_looks_like_a_report_stays() {
     let taken = ended("somebody else's notes");
-    taken.settle(Settlement::Delete).await.unwrap();
+    taken.settle(taken.deleted()).await.unwrap();
     assert_eq!(names(&taken.folder.path().join("failed")), ["a.csv.error.json"]);
 
     // In a drop folder every name is a sender's.
@@ -640,7 +705,9 @@ async fn a_file_that_only_looks_like_a_report_stays() {
     let dropped = folder.path().join("a.csv");
     fs::write(&dropped, "1").unwrap();
     fs::write(folder.path().join("a.csv.error.json"), "{\"job\": \"x\"}").unwrap();
+    let file = identity(&dropped);
     let place = SourcePlace { now: Some(dropped.clone()), dropped, work_directory: None };
-    FolderOutbox::new().settle(&place, &Settlement::Delete, &leave()).await.unwrap();
+    let deleted = Settlement::Delete(Processed { file, content: None });
+    FolderOutbox::new().settle(&place, &deleted, &leave()).await.unwrap();
     assert_eq!(names(folder.path()), ["a.csv.error.json"]);
 }

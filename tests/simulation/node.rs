@@ -16,8 +16,9 @@ use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
     Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
-    Pause, Peer, Permit, Placed, Reservation, Reserved, Scan, Schedules, Settled, Settlement,
-    Source, SourcePlace, Store, StoreError, Transition, Unowned, Why, Wished, World,
+    Pause, Peer, Permit, Placed, Reservation, Reserved, RetryAnswer, RetryWish, Scan, Schedules,
+    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Why, Wished,
+    World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -809,7 +810,7 @@ impl Outbox for Life {
                 return Ok(Settled::Done);
             }
             let target = match end {
-                Settlement::Delete => {
+                Settlement::Delete(_) => {
                     state.disk.remove(now);
                     return Ok(Settled::Done);
                 }
@@ -829,6 +830,17 @@ impl Outbox for Life {
             Ok(Settled::Done)
         })
         .await
+    }
+    async fn retry_wishes(&self, _: &Path, _: usize) -> Result<Vec<RetryWish>, Fault> {
+        Ok(Vec::new())
+    }
+    async fn answer_retry<P: Permit>(
+        &self,
+        _: &Path,
+        _: RetryAnswer,
+        _: &P,
+    ) -> Result<bool, Fault> {
+        Ok(false)
     }
 }
 

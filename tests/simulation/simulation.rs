@@ -146,10 +146,7 @@ fn walk(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
         in_flight: rng.pick(&[1, 2, 3]),
         calls: 2,
         on_conflict: rng.pick(&[OnConflict::Suffix, OnConflict::Replace, OnConflict::Fail]),
-        source: SourceRules {
-            on_success: end(&mut rng, "/archive"),
-            on_failure: end(&mut rng, "/failed"),
-        },
+        source: SourceRules::new(end(&mut rng, "/archive"), end(&mut rng, "/failed")),
         max_attempts: rng.pick(&[1, 3, 8]),
         reruns: rng.pick(&[0, 0, 1, 2]),
         deadline: if unruly { Duration::from_mins(10) } else { Duration::from_hours(10_000) },
@@ -271,10 +268,10 @@ fn one_seed() -> Setup {
         in_flight: 2,
         calls: 2,
         on_conflict: OnConflict::Suffix,
-        source: SourceRules {
-            on_success: SourceEnd::Move("/archive".into()),
-            on_failure: SourceEnd::Move("/failed".into()),
-        },
+        source: SourceRules::new(
+            SourceEnd::Move("/archive".into()),
+            SourceEnd::Move("/failed".into()),
+        ),
         // Trouble that isn't the job's own must not cost an attempt.
         max_attempts: 1,
         reruns: 0,

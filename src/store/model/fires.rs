@@ -57,6 +57,8 @@ impl Schedules for ModelStore {
             !row.history
                 && (&row.site, job.feed()) == (&node.site, feed)
                 && job.fire().is_some()
+                && !job.phase().is_final()
+                && job.phase() != Phase::Delivered
                 && (job.held().is_none() || tables.runs.contains_key(&job.id()))
         };
         Ok(Timetable {

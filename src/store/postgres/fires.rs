@@ -359,6 +359,7 @@ const SCHEDULE: &str = concat!(
        SELECT now, known, coalesce((SELECT since FROM told), (SELECT since FROM held), now) AS held_since, \
          (SELECT max(nominal) FROM fire WHERE site = $2 AND feed = $3 AND kind <> 'manual') AS last, \
          (SELECT count(*) FROM job j WHERE j.site = $2 AND j.feed = $3 AND j.fire IS NOT NULL \
+            AND j.phase NOT IN ('delivered', 'failed', 'cancelled', 'skipped') \
             AND (j.held_code IS NULL OR EXISTS (SELECT FROM remote_run WHERE job_id = j.id))) AS live \
        FROM clock \
      ), open AS ( \

@@ -352,6 +352,7 @@ const SCHEDULE: &str = "SELECT EXISTS (SELECT 1 FROM node WHERE id = ?1 AND NOT 
        (SELECT since FROM schedule WHERE site = ?2 AND feed = ?3 AND rules = ?4) AS since, \
        (SELECT max(nominal) FROM fire WHERE site = ?2 AND feed = ?3 AND kind <> 'manual') AS last, \
        (SELECT count(*) FROM job j WHERE j.site = ?2 AND j.feed = ?3 AND j.fire IS NOT NULL \
+          AND j.phase NOT IN ('delivered', 'failed', 'cancelled', 'skipped') \
           AND (j.held_code IS NULL OR EXISTS (SELECT 1 FROM remote_run WHERE job_id = j.id))) AS live, \
        p.paused_by, p.why, p.since AS paused_since, p.until, p.ended \
      FROM (SELECT 1) LEFT JOIN feed_pause p ON p.site = ?2 AND p.feed = ?3";
