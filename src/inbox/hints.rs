@@ -296,15 +296,26 @@ fn limit(error: &notify::Error) -> Option<String> {
         notify::ErrorKind::Io(error) => Errno::from_io_error(error) == Some(Errno::MFILE),
         _ => false,
     };
-    let name = if watches {
-        "max_user_watches"
+    // The same limit twice (namespaces(7), inotify(7)): a user's, and that of a container with users of its own, which is
+    // the lower one if somebody has set it.
+    let names = if watches {
+        ["fs.inotify.max_user_watches", "user.max_inotify_watches"]
     } else if instances {
-        "max_user_instances"
+        ["fs.inotify.max_user_instances", "user.max_inotify_instances"]
     } else {
         return None;
     };
-    let value = std::fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).unwrap_or_default();
-    Some(format!("the machine's limit fs.inotify.{name} ({}) is reached: raise it", value.trim()))
+    let value = |name: &str| {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+    };
+    let [user, container] = names.map(value);
+    let (name, value) = match (user, container) {
+        (Some(user), Some(container)) if container < user => (names[1], Some(container)),
+        _ => (names[0], user),
+    };
+    let value = value.map_or("unknown".to_owned(), |value| value.to_string());
+    Some(format!("the machine's limit {name} ({value}) is reached: raise it"))
 }
 
 /// Whether an event is a reason to look. Not what we do ourselves (opening, taking files away), not what comes before
