@@ -379,7 +379,9 @@ impl<C: Clock> Look<'_, C> {
         memory.end(self.denied);
         self.scan.oldest = memory.oldest(now);
         drop(memory);
-        scanner.hints.tend_canary(self.root, now);
+        if let Some(left) = scanner.hints.tend_canary(self.root, now) {
+            look_again(&mut self.scan, left);
+        }
         self.scan.watching = scanner.hints.keep_only(self.round);
         let backlog = self.first.in_order();
         self.scan.backlog = backlog.len();
@@ -426,10 +428,14 @@ pub(super) fn has_marker(
     marker.is_some_and(|marker| marker.is_file() && marker.mtime_ns >= file.mtime_ns)
 }
 
-fn settling(scan: &mut Scan, look_again: Duration) {
+fn settling(scan: &mut Scan, again: Duration) {
     scan.settling += 1;
+    look_again(scan, again);
+}
+
+fn look_again(scan: &mut Scan, after: Duration) {
     let before = scan.again_after.unwrap_or(Duration::MAX);
-    scan.again_after = Some(before.min(look_again));
+    scan.again_after = Some(before.min(after));
 }
 
 pub(super) fn parent(path: &SourcePath) -> &Path {

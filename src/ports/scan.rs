@@ -27,8 +27,8 @@ pub struct Scan {
     pub ignored: usize,
     /// How long the oldest file that is for this feed has been there without a job.
     pub oldest: Option<Duration>,
-    /// When another look is worth it, if nothing changes: the first settling file's time, or at once when all that the
-    /// adapter could keep waiting are examined and there were more.
+    /// When another look is worth it, if nothing changes: the first settling file's time, or when it is known whether
+    /// events come, or at once when all that the adapter could keep waiting are examined and there were more.
     pub again_after: Option<Duration>,
     /// How changes of the folder are noticed.
     pub watching: Watching,
