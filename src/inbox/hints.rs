@@ -238,8 +238,11 @@ impl Hints {
             Some(watcher) => watcher,
             none => {
                 let (root, heard) = (self.root.clone(), Arc::clone(&self.heard));
-                let keeps_closed = self.keeps_closed;
+                let (feed, keeps_closed) = (self.feed.clone(), self.keeps_closed);
                 none.insert((self.source)(Box::new(move |event| {
+                    if event.as_ref().is_ok_and(Event::need_rescan) {
+                        tracing::debug!(%feed, "events of the drop folder were lost: it is looked at");
+                    }
                     heard.forget_moved(&event);
                     heard.look_for_canary(&event);
                     if is_hint(&root, &event) {

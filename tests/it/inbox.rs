@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::clock::FakeClock;
 use crate::rights::without_roots_rights;
 
-mod load;
+pub(crate) mod load;
 mod rules;
 mod watching;
 mod why;

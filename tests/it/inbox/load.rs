@@ -1,5 +1,7 @@
 //! Many files, and in which order they come.
 
+use std::collections::BTreeSet;
+
 use scoreline::feed::Order;
 use scoreline::ports::{JobQuery, Node, NodeId, Store, World};
 use scoreline::sandbox::Settings;
@@ -134,3 +136,37 @@ async fn without_events_the_look_finds_every_file() {
     .await;
     daemon.stop().await;
 }
+
+/// Not a test by itself: the process that a heavy test starts, and stops in its midst.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a heavy test runs it as a process of its own"]
+async fn an_inbox_on_a_short_queue() {
+    // Also what the thread says that reads the queue.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).init();
+    let folder = std::env::var_os("FOLDER").expect("started by that test");
+    let watch = Watch { settle: Duration::ZERO, ..Watch::new(folder.into()) };
+    let inbox = FolderInbox::new(Name::try_from("f".to_owned()).unwrap(), watch, true, SystemClock);
+    assert_eq!(inbox.scan().await.unwrap().seen, 0);
+    println!("{WATCHING}");
+    let woken = SystemClock.timeout(Duration::from_mins(1), inbox.changed()).await;
+    assert!(woken.is_some(), "nothing told of the files");
+    println!("{WOKEN}");
+    assert_eq!(inbox.scan().await.unwrap().backlog, FILES);
+    let mut found = BTreeSet::new();
+    loop {
+        let ready = inbox.more(1000).await.unwrap().ready;
+        if ready.is_empty() {
+            break;
+        }
+        for (path, file) in ready {
+            inbox.accepted(&path, file);
+            assert!(found.insert(path), "twice");
+        }
+    }
+    assert_eq!(found.len(), FILES);
+    assert_eq!(inbox.scan().await.unwrap().backlog, 0);
+}
+
+pub(crate) const FILES: usize = 10_000;
+pub(crate) const WATCHING: &str = "it watches";
+pub(crate) const WOKEN: &str = "it was woken";
