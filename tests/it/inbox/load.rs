@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use scoreline::config::Config;
 use scoreline::feed::Order;
 use scoreline::ports::{JobQuery, Node, NodeId, Store, World};
 use scoreline::sandbox::Settings;
 
-use crate::rig::{Rig, eventually};
+use crate::rig::{Rig, drop_into, eventually};
 
 use super::*;
 
@@ -118,6 +119,50 @@ async fn no_more_files_are_taken_than_the_jobs_before_them_leave_room_for() {
     })
     .await;
     assert!((1..=3).contains(&most.load(Ordering::SeqCst)), "{most:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heap_is_scored_in_its_order_and_holds_no_other_feeds_file_up() {
+    const HEAP: usize = 5000;
+    let run_time = Duration::from_millis(20);
+    let rig = Rig::with(Settings { run_time, ..Settings::default() }).await;
+    let rig = rig
+        .endpoint("max_in_flight = 1")
+        .feed("watch.order = \"-name\"\nwatch.ready = [\"rename_only\"]");
+    // They come in another order than they are to be scored in.
+    for n in 0..HEAP {
+        let n = n * 7 % HEAP;
+        rig.drop_file(&format!("{n:04}.csv"), &format!("Col2\nfile number {n}\n"));
+    }
+    fs::create_dir(rig.path("other")).unwrap();
+    let text = rig.config_text();
+    let (_, feed) = text.split_once("[feeds.f]").unwrap();
+    let place = |folder: &str| rig.path(folder).display().to_string();
+    let text = format!("{text}[feeds.g]{}", feed.replace(&place("in"), &place("other")));
+    let config = Config::parse(&text, &rig.path("x.toml"), &BTreeMap::new()).unwrap();
+    let daemon = rig.start_with(config).await;
+    // By the names of their blobs, FEED/JOB/GENERATION-REVISION/NAME.
+    let submitted = |feed: &str| {
+        let jobs = rig.sandbox.ledger().jobs.into_iter().map(|job| job.input);
+        let of_feed = jobs.filter(|input| input.contains(&format!("/{feed}/")));
+        of_feed.map(|input| input.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("the heap is worked on", || async { submitted("f").len() >= 10 }).await;
+    drop_into(&rig.path("other"), "alone.csv".as_ref(), b"Col2\nalone\n");
+    eventually("the other feed's file is submitted", || async { submitted("g").len() == 1 }).await;
+    let before = submitted("f");
+    assert!(before.len() < HEAP / 10, "{} of the heap came before it", before.len());
+    let number = |name: &str| name.trim_end_matches(".csv").parse::<usize>().unwrap();
+    // So many are uploaded at once, and the quickest is submitted first.
+    let first = HEAP - before.len() - 16;
+    assert!(before.iter().all(|name| number(name) >= first), "{before:?}");
+    let jobs = daemon.jobs().await;
+    let jobs = jobs.iter().filter(|job| job.feed == "f").map(|job| number(&job.name));
+    // Newest first, of which there are a thousand at least.
+    let jobs: Vec<_> = jobs.collect();
+    let last = jobs[0];
+    assert!(jobs.len() >= 999 && jobs.iter().copied().eq(last..last + jobs.len()), "{jobs:?}");
     daemon.stop().await;
 }
 
