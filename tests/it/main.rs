@@ -15,6 +15,7 @@ mod hashing;
 mod heavy;
 mod http;
 mod inbox;
+mod leaps;
 mod log;
 mod nodes;
 mod outbox;
