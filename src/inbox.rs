@@ -27,6 +27,7 @@ use crate::ports::{Clock, FolderId, Inbox, Permit, Scan, Source, SourcePlace, Wh
 
 mod backlog;
 mod hints;
+mod lease;
 mod marker;
 mod memory;
 mod mount;

@@ -171,7 +171,7 @@ impl Hints {
             asking.canary.missed.then(|| missed.to_owned())
         };
         let mode = if why.is_some() { WatchMode::Polling } else { WatchMode::Events };
-        let watching = Watching { mode, why, folders };
+        let watching = Watching { mode, why, folders, unleased: None };
         if (&asking.told.mode, &asking.told.why) != (&watching.mode, &watching.why) {
             let feed = &self.feed;
             if let Some(why) = &watching.why {

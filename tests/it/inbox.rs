@@ -33,6 +33,7 @@ pub(crate) mod load;
 mod rules;
 mod watching;
 mod why;
+mod writers;
 
 const SETTLE: Duration = Duration::from_secs(5);
 
