@@ -1,4 +1,4 @@
-//! A figure: ours beside something else, measured in turns.
+//! A figure: ours beside something else, measured in turns; or a spread, of something that has nothing beside it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -16,6 +16,35 @@ pub(crate) struct Section {
     /// Under what conditions.
     pub(crate) conditions: Vec<String>,
     pub(crate) figures: Vec<Figure>,
+    pub(crate) spreads: Vec<Spread>,
+}
+
+/// How long something takes, each time that it was done.
+#[derive(Serialize)]
+pub(crate) struct Spread {
+    what: String,
+    count: usize,
+    median_ms: f64,
+    p99_ms: f64,
+    most_ms: f64,
+}
+
+impl Spread {
+    /// Of times in milliseconds.
+    pub(crate) fn of(what: impl Into<String>, times_ms: &[f64]) -> Self {
+        let mut sorted = times_ms.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+        let count = sorted.len();
+        Self {
+            what: what.into(),
+            count,
+            median_ms: median(times_ms),
+            // The least that 99 of 100 don't exceed.
+            p99_ms: at((count * 99).div_ceil(100).saturating_sub(1)),
+            most_ms: at(count.saturating_sub(1)),
+        }
+    }
 }
 
 /// Two sides, both as something per second: more is better.
@@ -66,7 +95,7 @@ pub(crate) fn table(conditions: &[String], sections: &[Section]) -> String {
     for line in conditions {
         let _ = writeln!(text, "{line}");
     }
-    for Section { title, conditions, figures } in sections {
+    for Section { title, conditions, figures, spreads } in sections {
         let _ = writeln!(text, "\n{title}");
         for line in conditions {
             let _ = writeln!(text, "  {line}");
@@ -83,6 +112,15 @@ pub(crate) fn table(conditions: &[String], sections: &[Section]) -> String {
                 number(ratio.most),
                 ours = number(ours),
                 theirs = number(theirs),
+            );
+        }
+        for Spread { what, count, median_ms, p99_ms, most_ms } in spreads {
+            let _ = writeln!(
+                text,
+                "  {what:<48} median {:>6} ms   p99 {:>6} ms   most {:>6} ms   of {count}",
+                number(*median_ms),
+                number(*p99_ms),
+                number(*most_ms),
             );
         }
     }

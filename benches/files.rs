@@ -56,6 +56,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         title: "Small files end to end".to_owned(),
         conditions,
         figures: vec![sqlite, postgres],
+        spreads: Vec::new(),
     })
 }
 
@@ -67,9 +68,9 @@ enum Side {
 }
 
 /// A remote side, and folders.
-struct Remote {
+pub(crate) struct Remote {
     _sandbox: Child,
-    folder: TempDir,
+    pub(crate) folder: TempDir,
     /// The tables of a config.
     snippet: String,
     access: Access,
@@ -99,7 +100,7 @@ impl Access {
 }
 
 impl Remote {
-    async fn start() -> anyhow::Result<Self> {
+    pub(crate) async fn start() -> anyhow::Result<Self> {
         let mut sandbox = program()
             .args(["sandbox", "--listen", "127.0.0.1:0", "--run-time", "0s"])
             .stdout(Stdio::piped())
@@ -122,16 +123,7 @@ impl Remote {
 
     /// Files per second, by the daemon.
     async fn score(&self, files: usize, database: &str) -> anyhow::Result<f64> {
-        let folder = self.folder.path();
-        let config = folder.join("scoreline.toml");
-        std::fs::write(&config, self.config(database))?;
-        let mut daemon = program()
-            .arg("--config")
-            .arg(&config)
-            .arg("serve")
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.join("log"))?)
-            .spawn()?;
+        let mut daemon = self.serve(database, "watch.settle = \"20ms\"\n")?;
         // The first one warms up, and shows that it is there.
         self.stage(1)?;
         self.rename_all(1)?;
@@ -141,7 +133,7 @@ impl Remote {
         self.rename_all(files)?;
         self.until_archived(files + 1).await?;
         let time = since(began);
-        let outputs = std::fs::read_dir(folder.join("out"))?.count();
+        let outputs = std::fs::read_dir(self.folder.path().join("out"))?.count();
         ensure!(outputs == files + 1, "{outputs} outputs of {files} files");
         daemon.kill().await?;
         Ok(per_second(files, time))
@@ -175,6 +167,21 @@ impl Remote {
         Ok(())
     }
 
+    /// The daemon, with more keys for its feed.
+    pub(crate) fn serve(&self, database: &str, feed: &str) -> anyhow::Result<Child> {
+        let folder = self.folder.path();
+        let config = folder.join("scoreline.toml");
+        std::fs::write(&config, self.config(database) + feed)?;
+        let daemon = program()
+            .arg("--config")
+            .arg(&config)
+            .arg("serve")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.join("log"))?)
+            .spawn()?;
+        Ok(daemon)
+    }
+
     fn config(&self, database: &str) -> String {
         // A TOML basic string takes the escapes of Rust's.
         let path = |name: &str| format!("{:?}", self.folder.path().join(name).to_string_lossy());
@@ -182,7 +189,7 @@ impl Remote {
             "{database}[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n{}\
              poll = {{ first = \"20ms\", factor = 1.5, max = \"1s\" }}\n\
              [feeds.bench]\nendpoint = \"sandbox\"\nstorage = \"sandbox\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
-             watch.folder = {}\nwatch.settle = \"20ms\"\ndeliver.folder = {}\nsource.archive = {}\nsource.failed = {}\n",
+             watch.folder = {}\ndeliver.folder = {}\nsource.archive = {}\nsource.failed = {}\n",
             path("state"),
             self.snippet,
             path("in"),
@@ -192,12 +199,12 @@ impl Remote {
         )
     }
 
-    fn staged(&self, n: usize) -> std::path::PathBuf {
+    pub(crate) fn staged(&self, n: usize) -> std::path::PathBuf {
         self.folder.path().join(format!("staged/{n}.csv"))
     }
 
     /// Writes files beside the drop folder, each different.
-    fn stage(&self, files: usize) -> anyhow::Result<()> {
+    pub(crate) fn stage(&self, files: usize) -> anyhow::Result<()> {
         for n in 0..files {
             let row = format!("this is good day {n} of {files}\n");
             let text = "Col2\n".to_owned() + &row.repeat(1024 / row.len());
@@ -206,7 +213,7 @@ impl Remote {
         Ok(())
     }
 
-    fn rename_all(&self, files: usize) -> anyhow::Result<()> {
+    pub(crate) fn rename_all(&self, files: usize) -> anyhow::Result<()> {
         for n in 0..files {
             let dropped = self.folder.path().join(format!("in/{files}-{n}.csv"));
             std::fs::rename(self.staged(n), dropped)?;
@@ -214,7 +221,7 @@ impl Remote {
         Ok(())
     }
 
-    async fn until_archived(&self, files: usize) -> anyhow::Result<()> {
+    pub(crate) async fn until_archived(&self, files: usize) -> anyhow::Result<()> {
         for _ in 0..60_000 {
             let folder = self.folder.path();
             let archived = std::fs::read_dir(folder.join("archive")).map_or(0, Iterator::count);

@@ -21,7 +21,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
     let conditions = vec![
         "with their 7 events each, and their arrivals; 100 jobs a call; a page is the first 50 of the list".to_owned(),
     ];
-    Ok(Section { title, conditions, figures })
+    Ok(Section { title, conditions, figures, spreads: Vec::new() })
 }
 
 async fn in_sqlite(extent: &Extent, finished: usize) -> anyhow::Result<Vec<Figure>> {

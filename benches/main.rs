@@ -21,6 +21,7 @@ mod figure;
 mod files;
 mod history;
 mod jobs;
+mod latency;
 #[path = "../tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 #[expect(clippy::unwrap_used, reason = "without a server there is nothing to measure")]
@@ -57,6 +58,8 @@ enum Topic {
     History,
     /// Small files end to end, beside the guide's script
     Files,
+    /// How soon a single file is on its way
+    Latency,
 }
 
 /// How much is measured.
@@ -103,6 +106,7 @@ async fn main() -> anyhow::Result<()> {
             Topic::Transitions => transitions::section(&extent, &server).await?,
             Topic::History => history::section(&extent, &server).await?,
             Topic::Files => files::section(&extent, &server).await?,
+            Topic::Latency => latency::section(&extent, &server).await?,
         });
     }
     conditions.push(format!("load {} at the end", load()?));

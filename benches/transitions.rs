@@ -53,7 +53,12 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         "6 transitions a job, from its acceptance to the history, each with its event; a new database each time".to_owned(),
         "pgbench -M prepared with benches/transitions.sql: the same tables, rows and commits, written by hand".to_owned(),
     ];
-    Ok(Section { title: "Transitions committed".to_owned(), conditions, figures })
+    Ok(Section {
+        title: "Transitions committed".to_owned(),
+        conditions,
+        figures,
+        spreads: Vec::new(),
+    })
 }
 
 #[derive(Clone, Copy)]

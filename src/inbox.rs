@@ -29,6 +29,7 @@ mod any;
 mod backlog;
 mod fixed;
 mod hints;
+mod lease;
 mod marker;
 mod memory;
 mod mount;

@@ -264,7 +264,10 @@ fn held_back(why: &Why) -> Standing {
         },
         Why::OpenForWriting(process) => standing(
             "open_for_writing",
-            format!("process {process} has it open for writing: it is taken once that closes it"),
+            format!(
+                "{} has it open for writing: it is taken once that closes it",
+                process.map_or("another user's process".to_owned(), |id| format!("process {id}"))
+            ),
         ),
         Why::NoDoneMarker(marker) => standing(
             "no_done_marker",

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecursiveMode, Watcher};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
@@ -34,10 +34,15 @@ pub(super) struct Hints {
     wanted: bool,
     /// Whether it matters which files were closed.
     keeps_closed: bool,
+    source: Source,
     // Two locks: the watcher's own thread, which a call to the watcher waits for, takes those of `heard`.
     asking: Mutex<Asking>,
     heard: Arc<Heard>,
 }
+
+/// Where events come from: the kernel, or what a test has in its place.
+type Source =
+    fn(Box<dyn Fn(notify::Result<Event>) + Send>) -> notify::Result<Box<dyn Watcher + Send>>;
 
 /// What the watcher's own thread writes.
 #[derive(Default)]
@@ -53,7 +58,7 @@ struct Heard {
 
 #[derive(Default)]
 struct Asking {
-    watcher: Option<RecommendedWatcher>,
+    watcher: Option<Box<dyn Watcher + Send>>,
     /// In this look; it asks for no more.
     failed: Option<String>,
     canary: Canary,
@@ -84,6 +89,7 @@ impl Hints {
             root: absolute(&watch.folder),
             wanted: watch.events,
             keeps_closed: watch.ready.close_write,
+            source: |tell| Ok(Box::new(notify::recommended_watcher(tell)?)),
             asking: Mutex::default(),
             heard: Arc::default(),
         }
@@ -165,7 +171,7 @@ impl Hints {
             asking.canary.missed.then(|| missed.to_owned())
         };
         let mode = if why.is_some() { WatchMode::Polling } else { WatchMode::Events };
-        let watching = Watching { mode, why, folders };
+        let watching = Watching { mode, why, folders, unleased: None };
         if (&asking.told.mode, &asking.told.why) != (&watching.mode, &watching.why) {
             let feed = &self.feed;
             if let Some(why) = &watching.why {
@@ -179,15 +185,16 @@ impl Hints {
     }
 
     /// Now and then makes a hidden file in our own folder, if there is one that can be written to, and takes note of
-    /// whether an event of it comes.
-    pub(super) fn tend_canary(&self, root: &Folder, now: Duration) {
+    /// whether an event of it comes. Answers how long it may still take: nothing else may wake whoever is to find out.
+    pub(super) fn tend_canary(&self, root: &Folder, now: Duration) -> Option<Duration> {
         let mut asking = locked(&self.asking);
         let own = self.root.join(OWN_FOLDER);
         if let Some((name, since)) = asking.canary.out.take() {
             let seen = self.heard.canary_seen.load(Ordering::Acquire);
-            if !seen && now.saturating_sub(since) < CANARY_TIME {
+            let left = CANARY_TIME.saturating_sub(now.saturating_sub(since));
+            if !seen && !left.is_zero() {
                 asking.canary.out = Some((name, since));
-                return;
+                return Some(left);
             }
             asking.canary.missed = !seen;
             *locked(&self.heard.canary) = None;
@@ -195,12 +202,12 @@ impl Hints {
                 drop(watcher.unwatch(&own));
             }
             let _ = root.inside(OWN_FOLDER.as_ref()).and_then(|folder| folder.remove(&name));
-            return;
+            return None;
         }
         if !self.wanted || asking.failed.is_some() || now < asking.canary.next {
-            return;
+            return None;
         }
-        let Ok(folder) = root.inside(OWN_FOLDER.as_ref()) else { return };
+        let folder = root.inside(OWN_FOLDER.as_ref()).ok()?;
         asking.canary.next = now + CANARY_EVERY;
         asking.canary.made += 1;
         let name = format!("{CANARY}{}-{}", std::process::id(), asking.canary.made);
@@ -208,6 +215,7 @@ impl Hints {
         *locked(&self.heard.canary) = Some(own.join(&name));
         let made = self.add(&mut asking, &own).is_ok() && folder.create(name.as_ref()).is_ok();
         asking.canary.out = made.then(|| (name.into(), now));
+        made.then_some(CANARY_TIME)
     }
 
     /// The folder itself can't be looked into. What comes back under its name may even have its number, and still has no
@@ -230,8 +238,11 @@ impl Hints {
             Some(watcher) => watcher,
             none => {
                 let (root, heard) = (self.root.clone(), Arc::clone(&self.heard));
-                let keeps_closed = self.keeps_closed;
-                none.insert(notify::recommended_watcher(move |event| {
+                let (feed, keeps_closed) = (self.feed.clone(), self.keeps_closed);
+                none.insert((self.source)(Box::new(move |event| {
+                    if event.as_ref().is_ok_and(Event::need_rescan) {
+                        tracing::debug!(%feed, "events of the drop folder were lost: it is looked at");
+                    }
                     heard.forget_moved(&event);
                     heard.look_for_canary(&event);
                     if is_hint(&root, &event) {
@@ -240,7 +251,7 @@ impl Hints {
                         }
                         heard.arrived.notify_one();
                     }
-                })?)
+                }))?)
             }
         };
         // A folder that took the place of another one has that one's watch under its name.
@@ -296,15 +307,26 @@ fn limit(error: &notify::Error) -> Option<String> {
         notify::ErrorKind::Io(error) => Errno::from_io_error(error) == Some(Errno::MFILE),
         _ => false,
     };
-    let name = if watches {
-        "max_user_watches"
+    // The same limit twice (namespaces(7), inotify(7)): a user's, and that of a container with users of its own, which is
+    // the lower one if somebody has set it.
+    let names = if watches {
+        ["fs.inotify.max_user_watches", "user.max_inotify_watches"]
     } else if instances {
-        "max_user_instances"
+        ["fs.inotify.max_user_instances", "user.max_inotify_instances"]
     } else {
         return None;
     };
-    let value = std::fs::read_to_string(format!("/proc/sys/fs/inotify/{name}")).unwrap_or_default();
-    Some(format!("the machine's limit fs.inotify.{name} ({}) is reached: raise it", value.trim()))
+    let value = |name: &str| {
+        let path = format!("/proc/sys/{}", name.replace('.', "/"));
+        std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+    };
+    let [user, container] = names.map(value);
+    let (name, value) = match (user, container) {
+        (Some(user), Some(container)) if container < user => (names[1], Some(container)),
+        _ => (names[0], user),
+    };
+    let value = value.map_or("unknown".to_owned(), |value| value.to_string());
+    Some(format!("the machine's limit {name} ({value}) is reached: raise it"))
 }
 
 /// Whether an event is a reason to look. Not what we do ourselves (opening, taking files away), not what comes before
@@ -351,9 +373,69 @@ const UNWATCHED: u64 = u64::MAX;
 
 #[cfg(test)]
 mod tests {
+    use notify::NullWatcher;
     use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind};
 
     use super::*;
+
+    /// A folder whose events are all lost, with its hints.
+    struct Deaf {
+        folder: tempfile::TempDir,
+        hints: Hints,
+        round: u64,
+    }
+
+    impl Deaf {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join(OWN_FOLDER)).unwrap();
+            let feed = Name::try_from("churn".to_owned()).unwrap();
+            let hints = Hints::new(feed, &Watch::new(folder.path().to_owned()));
+            let hints = Hints { source: |_| Ok(Box::new(NullWatcher)), ..hints };
+            Self { folder, hints, round: 0 }
+        }
+
+        /// What a look does with them, so many seconds after the first one.
+        fn look(&mut self, second: u64) -> (WatchMode, bool, Option<Duration>) {
+            self.round += 1;
+            let root = Folder::open(self.folder.path()).unwrap();
+            self.hints.watch(self.folder.path(), &root, self.round).unwrap();
+            let left = self.hints.tend_canary(&root, Duration::from_secs(second));
+            let watching = self.hints.keep_only(self.round);
+            let why = watching.why.unwrap_or_default();
+            (watching.mode, why.contains("no event came"), left)
+        }
+
+        fn canaries(&self) -> Vec<PathBuf> {
+            let own = std::fs::read_dir(self.folder.path().join(OWN_FOLDER)).unwrap();
+            own.map(|entry| entry.unwrap().path()).collect()
+        }
+    }
+
+    #[test]
+    fn a_folder_whose_events_are_lost_is_found_out_and_polled_until_one_comes() {
+        let mut deaf = Deaf::new();
+        let second = Duration::from_secs;
+        let trusted = |left| (WatchMode::Events, false, left);
+        let lost = |left| (WatchMode::Polling, true, left);
+        assert_eq!(deaf.look(0), trusted(Some(second(2))), "nothing is known yet");
+        let canary = deaf.canaries();
+        assert_eq!(canary.len(), 1);
+        assert_eq!(deaf.look(1), trusted(Some(second(1))), "its event may still come");
+        assert_eq!(deaf.canaries(), canary);
+        assert_eq!(deaf.look(2), lost(None));
+        assert!(deaf.canaries().is_empty(), "it is left behind");
+        assert_eq!(deaf.look(599), lost(None));
+        assert!(deaf.canaries().is_empty());
+
+        // Another one, and this one's event comes, in the end.
+        assert_eq!(deaf.look(600), lost(Some(second(2))));
+        let canary = deaf.canaries();
+        let event = Event::new(EventKind::Create(CreateKind::File)).add_path(canary[0].clone());
+        deaf.hints.heard.look_for_canary(&Ok(event));
+        assert_eq!(deaf.look(601), trusted(None));
+        assert!(deaf.canaries().is_empty());
+    }
 
     #[test]
     fn only_what_may_bring_a_file_is_a_hint() {

@@ -10,9 +10,11 @@
 //! held against what was met) as the feed has room for them.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::FileType;
@@ -20,6 +22,7 @@ use rustix::io::Errno;
 
 use super::backlog::{Backlog, First};
 use super::hints::{CANARY, Hints};
+use super::lease;
 use super::marker::Marker;
 use super::memory::{FolderKey, Key, Memory, Met, Note};
 use super::ready::{Facts, Hold, hold};
@@ -28,7 +31,7 @@ use crate::fault::{Fault, Origin};
 use crate::feed::{DoneMarker, Name, OWN_FOLDER, SourcePath, Watch};
 use crate::folder::{Folder, Stamp, user};
 use crate::job::FileIdentity;
-use crate::ports::{Clock, Scan};
+use crate::ports::{Clock, Scan, Watching};
 
 /// One feed's folder, as the looks at it found it.
 pub(super) struct Scanner<C> {
@@ -41,6 +44,8 @@ pub(super) struct Scanner<C> {
     memory: Mutex<Memory>,
     found: Mutex<Found>,
     rounds: AtomicU64,
+    /// The first error of asking the kernel for writers.
+    unleased: OnceLock<Errno>,
 }
 
 /// What the last look found, and what became of it since.
@@ -72,7 +77,18 @@ impl<C: Clock> Scanner<C> {
         let hints = Hints::new(feed.clone(), &watch);
         let memory = Mutex::new(Memory::new(clock.boot()));
         let (found, rounds) = (Mutex::default(), AtomicU64::new(0));
-        Self { feed, watch, hints, marker, moves_sources, clock, memory, found, rounds }
+        Self {
+            feed,
+            watch,
+            hints,
+            marker,
+            moves_sources,
+            clock,
+            memory,
+            found,
+            rounds,
+            unleased: OnceLock::new(),
+        }
     }
 
     /// What the first look does beside looking isn't done.
@@ -134,12 +150,9 @@ impl<C: Clock> Scanner<C> {
         {
             let again = match examine(&root, &path, |stamp| self.memory().is(Key::of(&path), stamp))
             {
-                (Verdict::Ready(_), Some(stamp))
+                (Verdict::Ready(_), Some((file, stamp)))
                     if self.watch.ready.no_writer
-                        && writers
-                            .get_or_insert_with(Writers::look)
-                            .of(path.file_name(), &stamp)
-                            .is_some() =>
+                        && self.is_written(&file, &stamp, path.file_name(), &mut writers) =>
                 {
                     Some(LOOK_AGAIN)
                 }
@@ -169,7 +182,44 @@ impl<C: Clock> Scanner<C> {
             scan.again_after = Some(Duration::ZERO);
         }
         scan.backlog = backlog.len();
+        scan.watching.unleased = self.unleased();
         Ok(Scan { ready, ..scan.clone() })
+    }
+
+    /// Whether anybody writes to this file: by the kernel's own count, or, where it doesn't tell, by what `/proc` shows.
+    fn is_written(
+        &self,
+        file: &File,
+        stamp: &Stamp,
+        name: &OsStr,
+        writers: &mut Option<Writers>,
+    ) -> bool {
+        match lease::is_written(file) {
+            Ok(written) => written,
+            Err(error) => {
+                // Once: files of several owners may lie here.
+                if self.unleased.set(error).is_ok() {
+                    let why = self.unleased().unwrap_or_default();
+                    tracing::info!(feed = %self.feed, "of some writers to the drop folder nothing is known: {why}");
+                }
+                writers.get_or_insert_with(Writers::look).of(name, stamp).is_some()
+            }
+        }
+    }
+
+    /// Why the kernel didn't tell of a file whether it is written.
+    fn unleased(&self) -> Option<String> {
+        let error = self.unleased.get()?;
+        let why = match *error {
+            Errno::ACCESS | Errno::PERM => {
+                format!("they are another owner's than {}, who has no CAP_LEASE", user())
+            }
+            Errno::INVAL | Errno::OPNOTSUPP => "their file system has none".to_owned(),
+            error => error.to_string(),
+        };
+        Some(format!(
+            "leases of files can't be had ({why}): only those writers are seen that /proc shows"
+        ))
     }
 
     /// The folder, if it is the feed's.
@@ -379,8 +429,11 @@ impl<C: Clock> Look<'_, C> {
         memory.end(self.denied);
         self.scan.oldest = memory.oldest(now);
         drop(memory);
-        scanner.hints.tend_canary(self.root, now);
-        self.scan.watching = scanner.hints.keep_only(self.round);
+        if let Some(left) = scanner.hints.tend_canary(self.root, now) {
+            look_again(&mut self.scan, left);
+        }
+        let watching = scanner.hints.keep_only(self.round);
+        self.scan.watching = Watching { unleased: scanner.unleased(), ..watching };
         let backlog = self.first.in_order();
         self.scan.backlog = backlog.len();
         Found { backlog, scan: self.scan }
@@ -426,10 +479,14 @@ pub(super) fn has_marker(
     marker.is_some_and(|marker| marker.is_file() && marker.mtime_ns >= file.mtime_ns)
 }
 
-fn settling(scan: &mut Scan, look_again: Duration) {
+fn settling(scan: &mut Scan, again: Duration) {
     scan.settling += 1;
+    look_again(scan, again);
+}
+
+fn look_again(scan: &mut Scan, after: Duration) {
     let before = scan.again_after.unwrap_or(Duration::MAX);
-    scan.again_after = Some(before.min(look_again));
+    scan.again_after = Some(before.min(after));
 }
 
 pub(super) fn parent(path: &SourcePath) -> &Path {
@@ -441,10 +498,10 @@ fn examine(
     root: &Folder,
     path: &SourcePath,
     is_met: impl Fn(&Stamp) -> bool,
-) -> (Verdict, Option<Stamp>) {
+) -> (Verdict, Option<(File, Stamp)>) {
     let opened = root.inside(parent(path)).and_then(|folder| folder.read(path.file_name()));
-    let opened = opened.map(|(_, stamp)| stamp);
-    (verdict(opened, is_met), opened.ok())
+    let stamp = opened.as_ref().map(|(_, stamp)| *stamp).map_err(|error| *error);
+    (verdict(stamp, is_met), opened.ok())
 }
 
 /// What opening a file tells about it.
@@ -461,7 +518,7 @@ fn verdict(opened: Result<Stamp, Errno>, is_met: impl Fn(&Stamp) -> bool) -> Ver
     }
 }
 
-fn name_of(entry: &rustix::fs::DirEntry) -> &std::ffi::OsStr {
+fn name_of(entry: &rustix::fs::DirEntry) -> &OsStr {
     std::os::unix::ffi::OsStrExt::from_bytes(entry.file_name().to_bytes())
 }
 

@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
+use super::lease;
 use super::memory::Key;
 use super::ready::{Hold, hold};
 use super::scan::{Scanner, facts, has_marker, parent};
@@ -71,9 +72,12 @@ impl<C: Clock> Scanner<C> {
                 let name = marker.map(|marker| marker.of(path.file_name())).unwrap_or_default();
                 Why::NoDoneMarker(name)
             }
-            Some(Hold::Writer(process)) => Why::OpenForWriting(process),
+            Some(Hold::Writer(process)) => Why::OpenForWriting(Some(process)),
             None => match folder.read(path.file_name()) {
                 Err(Errno::ACCESS | Errno::PERM) => Why::Denied(Some((stamp.owner, stamp.mode))),
+                Ok((file, _)) if watch.ready.no_writer && lease::is_written(&file) == Ok(true) => {
+                    Why::OpenForWriting(None)
+                }
                 _ => Why::Waiting,
             },
         })

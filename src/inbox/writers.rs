@@ -2,7 +2,8 @@
 //!
 //! A pause in the middle of a copy looks like its end, whatever the waiting time; that somebody still holds the file
 //! open for writing tells the two apart. The kernel tells it in `/proc`, of every process we may look into: root sees
-//! them all, others their own. What is not told, or is written from another machine, is left to the waiting time.
+//! them all, others their own. Of what is not told a [lease](super::lease) may, and this says who it is; what is written from
+//! another machine is left to the waiting time.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};

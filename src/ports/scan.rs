@@ -27,8 +27,8 @@ pub struct Scan {
     pub ignored: usize,
     /// How long the oldest file that is for this feed has been there without a job.
     pub oldest: Option<Duration>,
-    /// When another look is worth it, if nothing changes: the first settling file's time, or at once when all that the
-    /// adapter could keep waiting are examined and there were more.
+    /// When another look is worth it, if nothing changes: the first settling file's time, or when it is known whether
+    /// events come, or at once when all that the adapter could keep waiting are examined and there were more.
     pub again_after: Option<Duration>,
     /// How changes of the folder are noticed.
     pub watching: Watching,
@@ -43,8 +43,8 @@ pub enum Why {
     FilteredOut(FilteredOut),
     /// It has to be still for so much longer.
     Settling(Duration),
-    /// A process, by its number, has it open for writing.
-    OpenForWriting(u32),
+    /// A process has it open for writing; its number, if we may know it.
+    OpenForWriting(Option<u32>),
     /// It has no content, and so much longer to get some.
     ZeroGrace(Duration),
     /// The marker of this name doesn't lie beside it, or is older.
@@ -87,6 +87,8 @@ pub struct Watching {
     pub why: Option<String>,
     /// How many folders there are to watch.
     pub folders: usize,
+    /// Why the kernel didn't tell of some file whether anybody writes to it.
+    pub unleased: Option<String>,
 }
 
 /// By what changes of a folder are noticed.

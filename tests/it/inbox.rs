@@ -29,10 +29,11 @@ use uuid::Uuid;
 use crate::clock::FakeClock;
 use crate::rights::without_roots_rights;
 
-mod load;
+pub(crate) mod load;
 mod rules;
 mod watching;
 mod why;
+mod writers;
 
 const SETTLE: Duration = Duration::from_secs(5);
 

@@ -16,6 +16,8 @@ mod hashing;
 mod heavy;
 mod http;
 mod inbox;
+mod leaps;
+mod log;
 mod named;
 mod nodes;
 mod outbox;

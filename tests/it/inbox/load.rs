@@ -1,10 +1,13 @@
 //! Many files, and in which order they come.
 
+use std::collections::BTreeSet;
+
+use scoreline::config::Config;
 use scoreline::feed::Order;
 use scoreline::ports::{JobQuery, Node, NodeId, Store, World};
 use scoreline::sandbox::Settings;
 
-use crate::rig::{Rig, eventually};
+use crate::rig::{Rig, drop_into, eventually};
 
 use super::*;
 
@@ -120,6 +123,50 @@ async fn no_more_files_are_taken_than_the_jobs_before_them_leave_room_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_heap_is_scored_in_its_order_and_holds_no_other_feeds_file_up() {
+    const HEAP: usize = 5000;
+    let run_time = Duration::from_millis(20);
+    let rig = Rig::with(Settings { run_time, ..Settings::default() }).await;
+    let rig = rig
+        .endpoint("max_in_flight = 1")
+        .feed("watch.order = \"-name\"\nwatch.ready = [\"rename_only\"]");
+    // They come in another order than they are to be scored in.
+    for n in 0..HEAP {
+        let n = n * 7 % HEAP;
+        rig.drop_file(&format!("{n:04}.csv"), &format!("Col2\nfile number {n}\n"));
+    }
+    fs::create_dir(rig.path("other")).unwrap();
+    let text = rig.config_text();
+    let (_, feed) = text.split_once("[feeds.f]").unwrap();
+    let place = |folder: &str| rig.path(folder).display().to_string();
+    let text = format!("{text}[feeds.g]{}", feed.replace(&place("in"), &place("other")));
+    let config = Config::parse(&text, &rig.path("x.toml"), &BTreeMap::new()).unwrap();
+    let daemon = rig.start_with(config).await;
+    // By the names of their blobs, FEED/JOB/GENERATION-REVISION/NAME.
+    let submitted = |feed: &str| {
+        let jobs = rig.sandbox.ledger().jobs.into_iter().map(|job| job.input);
+        let of_feed = jobs.filter(|input| input.contains(&format!("/{feed}/")));
+        of_feed.map(|input| input.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("the heap is worked on", || async { submitted("f").len() >= 10 }).await;
+    drop_into(&rig.path("other"), "alone.csv".as_ref(), b"Col2\nalone\n");
+    eventually("the other feed's file is submitted", || async { submitted("g").len() == 1 }).await;
+    let before = submitted("f");
+    assert!(before.len() < HEAP / 10, "{} of the heap came before it", before.len());
+    let number = |name: &str| name.trim_end_matches(".csv").parse::<usize>().unwrap();
+    // So many are uploaded at once, and the quickest is submitted first.
+    let first = HEAP - before.len() - 16;
+    assert!(before.iter().all(|name| number(name) >= first), "{before:?}");
+    let jobs = daemon.jobs().await;
+    let jobs = jobs.iter().filter(|job| job.feed == "f").map(|job| number(&job.name));
+    // Newest first, of which there are a thousand at least.
+    let jobs: Vec<_> = jobs.collect();
+    let last = jobs[0];
+    assert!(jobs.len() >= 999 && jobs.iter().copied().eq(last..last + jobs.len()), "{jobs:?}");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_events_the_look_finds_every_file() {
     let rig = Rig::new().await.feed("watch.events = false\nwatch.max_waiting = 5000");
     let daemon = rig.start().await;
@@ -134,3 +181,37 @@ async fn without_events_the_look_finds_every_file() {
     .await;
     daemon.stop().await;
 }
+
+/// Not a test by itself: the process that a heavy test starts, and stops in its midst.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a heavy test runs it as a process of its own"]
+async fn an_inbox_on_a_short_queue() {
+    // Also what the thread says that reads the queue.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_ansi(false).init();
+    let folder = std::env::var_os("FOLDER").expect("started by that test");
+    let watch = Watch { settle: Duration::ZERO, ..Watch::new(folder.into()) };
+    let inbox = FolderInbox::new(Name::try_from("f".to_owned()).unwrap(), watch, true, SystemClock);
+    assert_eq!(inbox.scan().await.unwrap().seen, 0);
+    println!("{WATCHING}");
+    let woken = SystemClock.timeout(Duration::from_mins(1), inbox.changed()).await;
+    assert!(woken.is_some(), "nothing told of the files");
+    println!("{WOKEN}");
+    assert_eq!(inbox.scan().await.unwrap().backlog, FILES);
+    let mut found = BTreeSet::new();
+    loop {
+        let ready = inbox.more(1000).await.unwrap().ready;
+        if ready.is_empty() {
+            break;
+        }
+        for (path, file) in ready {
+            inbox.accepted(&path, file);
+            assert!(found.insert(path), "twice");
+        }
+    }
+    assert_eq!(found.len(), FILES);
+    assert_eq!(inbox.scan().await.unwrap().backlog, 0);
+}
+
+pub(crate) const FILES: usize = 10_000;
+pub(crate) const WATCHING: &str = "it watches";
+pub(crate) const WOKEN: &str = "it was woken";

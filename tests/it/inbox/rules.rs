@@ -3,6 +3,7 @@
 use scoreline::feed::{DoneMarker, Ready, Zero};
 
 use super::*;
+use crate::log::Log;
 
 fn by(rules: &[&str]) -> Setting {
     by_with(rules, |_| {})
@@ -81,20 +82,30 @@ async fn a_file_that_is_polled_for_settles_instead_of_being_closed() {
     assert_eq!(names(&here.scan().await), ["a.csv"]);
 }
 
-#[tokio::test]
-async fn a_file_that_trickles_in_for_two_hours_is_taken_after_its_last_byte() {
-    let here = Setting::new();
-    let text = |n: usize| "x".repeat(n);
-    for n in 1..=1800 {
-        here.drop_file("a.csv", &text(n));
+#[test]
+fn a_file_that_trickles_in_for_two_hours_is_taken_after_its_last_byte_and_warned_of_once() {
+    let log = Log::default();
+    log.clone().on_all_threads(async {
+        let here = Setting::new();
+        let warnings = || log.text().matches(" WARN ").count();
+        for second in (0..7200).step_by(4) {
+            here.drop_file("a.csv", &"x".repeat(1 + second));
+            let scan = here.scan().await;
+            assert_eq!((scan.ready.len(), scan.settling), (0, 1), "after {second} s");
+            // After an hour, unless the config says otherwise.
+            assert_eq!(warnings(), usize::from(second >= 3600), "after {second} s");
+            here.clock.advance(Duration::from_secs(4));
+        }
+        here.clock.advance(Duration::from_secs(1));
         let scan = here.scan().await;
-        assert_eq!((scan.ready.len(), scan.settling), (0, 1), "after {n} writes");
-        here.clock.advance(Duration::from_secs(4));
-    }
-    here.clock.advance(Duration::from_secs(1));
-    let scan = here.scan().await;
-    assert_eq!(names(&scan), ["a.csv"], "5 s after the last byte");
-    assert_eq!(scan.ready[0].1.size_bytes, 1800);
+        assert_eq!(names(&scan), ["a.csv"], "5 s after the last byte");
+        assert_eq!(scan.ready[0].1.size_bytes, 7197);
+        assert_eq!(warnings(), 1, "{}", log.text());
+    });
+    let text = log.text();
+    let warning = text.lines().find(|line| line.contains(" WARN ")).unwrap();
+    let told = ["still not ready after 3600s: it keeps changing", "feed=churn", "name=a.csv"];
+    assert!(told.iter().all(|part| warning.contains(part)), "{warning}");
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! How changes are noticed: by events where they can be relied on.
 
-use scoreline::ports::{WatchMode, Watching};
+use scoreline::ports::{WatchMode, Watching, World as _};
+
+use crate::rig::{Rig, drop_into};
 
 use super::*;
 
@@ -108,4 +110,64 @@ async fn nothing_of_our_own_is_made_in_a_folder_that_has_nothing_of_ours() {
     let here = Setting::in_place();
     here.scan().await;
     assert!(!here.exists(".scoreline"));
+}
+
+#[test]
+fn a_daemon_without_watches_polls_and_names_the_limit_and_what_it_needs() {
+    // Without one at all, and with too few for all folders.
+    for (limit, value) in [("max_inotify_instances", 0), ("max_inotify_watches", 2)] {
+        let limited = |program: &Path, arguments: &[&str]| {
+            // A limit of a namespace that the process has for itself: nobody else loses a watch.
+            let lower = format!("echo {value} > /proc/sys/user/{limit} && exec \"$0\" \"$@\"");
+            Command::new("unshare")
+                .args(["--user", "--map-root-user", "sh", "-c", &lower])
+                .arg(program)
+                .args(arguments)
+                .env("LIMIT", format!("user.{limit} ({value})"))
+                .output()
+                .expect("unshare can be started")
+        };
+        let allowed = limited(Path::new("true"), &[]);
+        if !allowed.status.success() {
+            let why = String::from_utf8_lossy(&allowed.stderr);
+            println!("SKIPPED: this machine lets nobody lower a limit of its own: {why}");
+            return;
+        }
+        let child = "inbox::watching::a_daemon_whose_watches_are_limited";
+        let done = limited(
+            &std::env::current_exe().unwrap(),
+            &["--exact", child, "--ignored", "--nocapture"],
+        );
+        let said = [done.stdout, done.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(done.status.success() && said.contains("1 passed"), "{limit}: {said}");
+    }
+}
+
+/// Not a test by itself: the process that the test above starts with little.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the test above runs it as a process of its own"]
+async fn a_daemon_whose_watches_are_limited() {
+    let limit = std::env::var("LIMIT").expect("started by the test above");
+    // Only polling finds a file in a folder without a watch.
+    let rig = Rig::new()
+        .await
+        .feed("watch.recursive = true\nwatch.rescan = \"1h\"\nwatch.poll = \"100ms\"");
+    let folders = ["1", "2", "3", "4"];
+    for folder in folders {
+        fs::create_dir(rig.path("in").join(folder)).unwrap();
+    }
+    let daemon = rig.start().await;
+    for (n, folder) in folders.into_iter().enumerate() {
+        let text = format!("Col2\nfile number {n}\n");
+        drop_into(&rig.path("in").join(folder), "a.csv".as_ref(), text.as_bytes());
+        daemon.until_ended(n + 1).await;
+    }
+    rig.started_once_each(folders.len());
+    let feed = Name::try_from("f".to_owned()).unwrap();
+    let watching = daemon.world.inbox(&feed).unwrap().scan().await.unwrap().watching;
+    assert_eq!((watching.mode, watching.folders), (WatchMode::Polling, 5));
+    let why = watching.why.unwrap();
+    assert!(why.contains(&limit) && why.contains("needs 5 watches"), "{why}");
+    daemon.stop().await;
 }

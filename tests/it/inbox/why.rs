@@ -26,7 +26,7 @@ async fn a_file_tells_its_way_from_settling_to_its_job() {
     assert_eq!(why(&here, "a.csv").await, Why::Settling(Duration::from_secs(3)));
     here.clock.advance(Duration::from_secs(3));
     let writer = fs::File::options().append(true).open(here.path("a.csv")).unwrap();
-    assert_eq!(why(&here, "a.csv").await, Why::OpenForWriting(std::process::id()));
+    assert_eq!(why(&here, "a.csv").await, Why::OpenForWriting(Some(std::process::id())));
     drop(writer);
     assert_eq!(why(&here, "a.csv").await, Why::Waiting);
     let scan = here.scan().await;

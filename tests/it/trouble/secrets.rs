@@ -2,15 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-use scoreline::clock::SystemClock;
 use scoreline::config::Config;
-use scoreline::ports::Clock as _;
 use scoreline::sandbox::Gateway;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::*;
+use crate::log::Log;
 
 #[test]
 fn no_secret_shows_when_signatures_are_handed_over() {
@@ -185,59 +182,6 @@ fn around(text: &str, at: usize) -> String {
         from -= 1;
     }
     text[from..].chars().take(900).collect()
-}
-
-/// Everything that is logged, at every level, on the threads of one runtime.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn on_all_threads<T>(self, test: impl Future<Output = T>) -> T {
-        let writer = move || self.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_ansi(false)
-            .with_writer(writer)
-            .finish();
-        let dispatch = tracing::Dispatch::new(subscriber);
-        let on_threads = dispatch.clone();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            // The thread ends with the runtime, and its subscriber with it.
-            .on_thread_start(move || std::mem::forget(on_threads.clone().set_default()))
-            .build()
-            .unwrap();
-        let _here = dispatch.set_default();
-        // What a test beside this one comes across first, with nobody to listen, would be off for us as well.
-        let afresh = async {
-            loop {
-                tracing::callsite::rebuild_interest_cache();
-                SystemClock.sleep(Duration::from_millis(20)).await;
-            }
-        };
-        runtime.block_on(async {
-            tokio::select! {
-                done = test => done,
-                () = afresh => unreachable!("it never ends"),
-            }
-        })
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 const ACCOUNT_KEY: &str = "YWNjb3VudCtrZXkvdGhhdCBtdXN0IG5vdCBiZSBzaG93biE+Pz8+";
