@@ -23,7 +23,9 @@ use crate::folder::{
     Carried, Folder, Stamp, UNFINISHED, carry_over, off_thread, report_name, reported_job, user,
 };
 use crate::job::{FileIdentity, Job, JobId};
-use crate::ports::{Clock, FolderId, Inbox, Opened, Permit, Scan, Source, SourcePlace, Why};
+use crate::ports::{
+    Clock, FolderId, Inbox, Opened, Permit, Scan, Source, SourcePlace, Watching, Why,
+};
 
 mod any;
 mod backlog;
@@ -129,6 +131,10 @@ impl<C: Clock> Inbox for FolderInbox<C> {
         off_thread(Origin::Inbox, move || scanner.why(&path)).await
     }
 
+    fn watching(&self) -> Watching {
+        self.scanner.watching()
+    }
+
     async fn changed(&self) {
         self.scanner.hints.changed().await;
     }
@@ -169,6 +175,10 @@ pub struct FolderSource {
 }
 
 impl Source for FolderSource {
+    fn size_bytes(&self) -> u64 {
+        self.opened.size_bytes
+    }
+
     async fn unchanged(&self) -> Result<(), Fault> {
         let changed = |what: String| {
             let path = self.path.display();

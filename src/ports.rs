@@ -540,6 +540,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// What holds one file back, by a look at that path alone. The settling time is what the last look knew.
     fn why(&self, path: &SourcePath) -> impl Future<Output = Result<Why, Fault>> + Send;
 
+    /// How changes are noticed, as the last look found it.
+    fn watching(&self) -> Watching;
+
     /// Waits until something may have changed in the folder.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
@@ -589,6 +592,9 @@ pub enum Opened<S> {
 
 /// An opened source.
 pub trait Source: AsyncRead + Unpin + Send + 'static {
+    /// Its length when it was opened.
+    fn size_bytes(&self) -> u64;
+
     /// Whether the file is still what it was when it was opened: asked after the last byte was read. The fault says
     /// `source_changed`.
     fn unchanged(&self) -> impl Future<Output = Result<(), Fault>> + Send;

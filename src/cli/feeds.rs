@@ -162,6 +162,7 @@ fn row(feed: &FeedBody) -> Vec<String> {
         feed.paused.as_ref().map(pause_note),
         open,
         denied.map(|inbox| format!("{} can't be read", inbox.denied)),
+        inbox.map(|inbox| inbox.notes.join("; ")).filter(|notes| !notes.is_empty()),
     ];
     vec![
         feed.name.clone(),

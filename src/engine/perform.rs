@@ -100,8 +100,8 @@ async fn upload<W: World>(
             return Ok(Outcome::InPlace { blob, size_bytes });
         }
     };
-    if job.file().size_bytes == 0 && !sent_empty {
-        // The service would fail it after minutes; a file that grows later is another arrival.
+    if source.size_bytes() == 0 && !sent_empty {
+        // The service would fail it after minutes.
         source.unchanged().await?;
         return Err(empty());
     }

@@ -19,7 +19,7 @@ use super::{Api, FireBody, Problem, instant, page_limit, rfc3339};
 use crate::feed::{Feed, Name};
 use crate::fire::{FeedPause, FeedState, FireId, FireRow, Reason};
 use crate::metrics::INBOX_STATES;
-use crate::ports::{Schedules, World};
+use crate::ports::{Inbox, Schedules, WatchMode, World};
 use crate::schedule::Schedule;
 
 /// `GET /api/v1/feeds`
@@ -67,6 +67,10 @@ pub struct InboxBody {
     pub ignored: u64,
     /// How long the oldest file that is for the feed has been there without a job.
     pub oldest_seconds: u64,
+    /// How changes of it are noticed: "events" or "polling".
+    pub noticed_by: String,
+    /// What is to be known about that: why not by events, and why writers are not seen.
+    pub notes: Vec<String>,
 }
 
 /// A feed's pause.
@@ -310,7 +314,14 @@ fn inbox_body<W: World>(api: &Api<W>, feed: &Name) -> InboxBody {
     let [ready, settling, denied, ignored] = counts;
     let oldest = metrics.inbox_oldest_file_age_seconds.with_label_values(&[feed.as_str()]).get();
     let oldest_seconds = Duration::try_from_secs_f64(oldest).unwrap_or_default().as_secs();
-    InboxBody { ready, settling, denied, ignored, oldest_seconds }
+    let watching = api.world.inbox(feed).map(Inbox::watching).unwrap_or_default();
+    let noticed_by = match watching.mode {
+        WatchMode::Events => "events",
+        WatchMode::Polling => "polling",
+    };
+    let notes = watching.why.into_iter().chain(watching.unleased).collect();
+    let noticed_by = noticed_by.to_owned();
+    InboxBody { ready, settling, denied, ignored, oldest_seconds, noticed_by, notes }
 }
 
 fn pause_body(pause: &FeedPause) -> PauseBody {

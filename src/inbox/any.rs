@@ -6,7 +6,9 @@ use super::{FixedFile, FolderInbox, FolderSource, PrefixBlobs};
 use crate::fault::Fault;
 use crate::feed::{Feed, FixedPlace, SourcePath};
 use crate::job::{FileIdentity, Job, JobId};
-use crate::ports::{Blobs, Clock, FolderId, Inbox, Opened, Permit, Scan, SourcePlace, Why};
+use crate::ports::{
+    Blobs, Clock, FolderId, Inbox, Opened, Permit, Scan, SourcePlace, WatchMode, Watching, Why,
+};
 
 /// Where a feed's inputs come from.
 pub enum AnyInbox<C, B> {
@@ -84,6 +86,15 @@ impl<C: Clock, B: Blobs> Inbox for AnyInbox<C, B> {
             Self::Folder(folder) => folder.why(path).await,
             Self::File(file) => file.why().await,
             Self::Blobs(_) => Ok(Why::Waiting),
+        }
+    }
+
+    fn watching(&self) -> Watching {
+        match self {
+            Self::Folder(folder) => folder.watching(),
+            Self::File(_) | Self::Blobs(_) => {
+                Watching { mode: WatchMode::Polling, ..Watching::default() }
+            }
         }
     }
 

@@ -138,6 +138,11 @@ impl<C: Clock> Scanner<C> {
         Ok(scan)
     }
 
+    /// How changes were noticed at the last look.
+    pub(super) fn watching(&self) -> Watching {
+        self.found().scan.watching.clone()
+    }
+
     /// Examines those that wait, until so many are ready.
     pub(super) fn more(&self, limit: usize) -> Result<Scan, Fault> {
         let root = self.root()?;

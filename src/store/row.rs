@@ -164,7 +164,7 @@ macro_rules! holds_run {
 }
 pub(super) use holds_run;
 
-/// A row's [`Record`](crate::job::Record), whatever the database; else the function around it answers what is corrupt.
+/// A row's [`Record`], whatever the database; else the function around it answers what is corrupt.
 /// Databases differ in what they make of a 32-bit count, of a time and of another job's id: those are given.
 macro_rules! record {
     ($row:ident, $id:ident, count: $count:expr, time: $time:expr, job_id: $job_id:expr) => {{

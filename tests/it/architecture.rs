@@ -39,7 +39,7 @@ const FLOORS: [(&str, u32); 31] = [
 ];
 
 /// Neighbours that know each other, each for its reason.
-const NEIGHBOURS: [(&str, &str, &str); 20] = [
+const NEIGHBOURS: [(&str, &str, &str); 21] = [
     ("main", "daemon", "the program starts the daemon"),
     ("main", "demo", "the program starts the demo"),
     ("demo", "daemon", "the demo runs the real daemon"),
@@ -58,6 +58,7 @@ const NEIGHBOURS: [(&str, &str, &str); 20] = [
     ("feed", "job", "names are made from jobs"),
     ("feed", "retry", "a feed has a retry policy"),
     ("feed", "schedule", "and it may have a schedule"),
+    ("feed", "fire", "what a fire takes again is another arrival"),
     ("schedule", "fire", "whatever does not run has its reason"),
     (
         "schedule",

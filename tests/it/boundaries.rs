@@ -29,7 +29,7 @@ use scoreline::ports::{
     Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
     Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved, RetryAnswer, RetryWish, Scan,
     Schedules, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
-    Submission, SubmitAnswer, Transition, Unowned, Why, Wished, World,
+    Submission, SubmitAnswer, Transition, Unowned, Watching, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -483,6 +483,9 @@ impl Inbox for MinedPart {
     }
     async fn why(&self, path: &SourcePath) -> Result<Why, Fault> {
         self.inbox().why(path).await
+    }
+    fn watching(&self) -> Watching {
+        self.inbox().watching()
     }
     async fn changed(&self) {
         self.inbox().changed().await;

@@ -17,8 +17,8 @@ use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
     Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
     Pause, Peer, Permit, Placed, Reservation, Reserved, RetryAnswer, RetryWish, Scan, Schedules,
-    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Why, Wished,
-    World,
+    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Watching,
+    Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -570,6 +570,9 @@ impl Inbox for Life {
     async fn why(&self, _: &SourcePath) -> Result<Why, Fault> {
         Ok(Why::Waiting)
     }
+    fn watching(&self) -> Watching {
+        Watching::default()
+    }
     async fn changed(&self) {
         self.land.dropped.notified().await;
     }
@@ -619,6 +622,9 @@ impl Inbox for Life {
 pub(crate) struct Bytes(std::io::Cursor<Vec<u8>>);
 
 impl Source for Bytes {
+    fn size_bytes(&self) -> u64 {
+        self.0.get_ref().len() as u64
+    }
     async fn unchanged(&self) -> Result<(), Fault> {
         Ok(())
     }

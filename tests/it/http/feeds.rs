@@ -124,7 +124,8 @@ async fn feeds_are_shown_with_their_folders_schedules_and_fires() {
     assert_eq!(churn["folder"], feeds.rig.path("in").display().to_string());
     assert_eq!(
         churn["inbox"],
-        json!({ "ready": 7, "settling": 2, "denied": 0, "ignored": 0, "oldest_seconds": 61 })
+        json!({ "ready": 7, "settling": 2, "denied": 0, "ignored": 0, "oldest_seconds": 61,
+            "noticed_by": "events", "notes": [] })
     );
     let schedule = &churn["schedule"];
     assert_eq!(

@@ -16,6 +16,19 @@ async fn an_empty_file_fails_before_anything_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_empty_file_that_was_mended_where_it_failed_is_scored_when_its_job_is_retried() {
+    let rig = Rig::new().await;
+    let daemon = rig.start().await;
+    rig.drop_file("empty.csv", "");
+    let jobs = daemon.until_ended(1).await;
+    std::fs::write(rig.path("failed/empty.csv"), "Col2\nThis is a good day\n").unwrap();
+    assert_eq!(daemon.post(&format!("/api/v1/jobs/{}/retry", jobs[0].id)).await, 202);
+    daemon.until("it succeeds", |jobs| jobs[0].phase == Phase::Succeeded).await;
+    assert!(rig.files("archive").contains_key("empty.csv"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_file_is_sent_where_the_config_says_so() {
     let rig = Rig::new().await.feed("watch.zero = \"accept\"");
     let daemon = rig.start().await;
