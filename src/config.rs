@@ -210,8 +210,8 @@ impl Config {
                 }
             }
         }
-        let folder =
-            std::path::absolute(file.parent().unwrap_or(Path::new("."))).unwrap_or_default();
+        let file_path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let folder = file_path.parent().unwrap_or(Path::new("/")).to_owned();
         let lookup = |name: &str| env.get(name).cloned();
         let config = read(Reader::document(values, &findings, &folder, &lookup));
         let mistakes = findings.errors.into_inner();

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::{blobs, looking_inbox, scorers};
 use crate::clock::SystemClock;
 use crate::config::Config;
+use crate::fault::Fault;
 use crate::feed::{Feed, SourceEnd};
 use crate::metrics::Metrics;
 use crate::ports::{Blobs, Inbox, Scorer};
@@ -56,30 +57,26 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
             add(format!("feed {name}: {what} {}", place.path.display()), trouble);
         }
         if feed.fixed.is_some() {
-            add(
-                format!("feed {name}: takes {}", feed.takes_from()),
-                fixed_trouble(config, feed).await?,
-            );
+            // One that is to come is no trouble, but a name that is misspelt looks the same.
+            let (yet, trouble) = match look_at_fixed(config, feed).await? {
+                Ok(true) => ("", None),
+                Ok(false) => (", where nothing is yet", None),
+                Err(fault) => ("", Some(fault.to_string())),
+            };
+            add(format!("feed {name}: takes {}{yet}", feed.takes_from()), trouble);
         }
     }
     Ok(findings)
 }
 
-/// What keeps the input that a schedule names from being taken, if something does.
-async fn fixed_trouble(config: &Config, feed: &Feed) -> anyhow::Result<Option<String>> {
+/// Whether there is anything of the input that a schedule names.
+async fn look_at_fixed(config: &Config, feed: &Feed) -> anyhow::Result<Result<bool, Fault>> {
     let inbox = looking_inbox(config, feed)?;
     let looked = async {
         inbox.scan().await?;
         inbox.more(1).await
     };
-    Ok(match looked.await {
-        Ok(scan) if scan.ready.is_empty() => Some(
-            "nothing is there yet: a fire takes nothing, or waits as schedule.expect_by says"
-                .to_owned(),
-        ),
-        Ok(_) => None,
-        Err(fault) => Some(fault.to_string()),
-    })
+    Ok(looked.await.map(|scan| !scan.ready.is_empty()))
 }
 
 /// The folders of a feed.

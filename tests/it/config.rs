@@ -542,6 +542,12 @@ fn relative_paths_count_from_the_file() {
     assert_eq!(feed.source.on_success, SourceEnd::Move(folder.path().join("archive")));
     let shown = &config.effective["endpoints"]["churn"]["api_key"]["file"];
     assert_eq!(shown.as_str(), folder.path().join("key").to_str());
+    // A file in the working directory, named without it.
+    let key = env(&[("KEY", SECRET)]);
+    let config = Config::parse(GOOD, Path::new("scoreline.toml"), &key);
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    let watch = config.feeds.values().next().unwrap().watch.clone().unwrap();
+    assert_eq!(watch.folder, std::env::current_dir().unwrap().join("in"));
 }
 
 #[test]

@@ -18,6 +18,29 @@ use crate::hashing::{input_of, scores_of};
 use crate::rig::{Rig, drop_into, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_stays_is_not_scored_again_when_its_content_is_no_longer_remembered() {
+    let lines =
+        "source.on_success = \"leave\"\nsource.on_failure = \"leave\"\nduplicates.within = \"1ms\"";
+    let rig = Rig::new().await.feed(lines);
+    let daemon = rig.start().await;
+    rig.drop_file("a.csv", &input_of(&["one"]));
+    daemon.until_ended(1).await;
+    let looks = "scoreline_inbox_scan_duration_seconds_count{feed=\"f\"}";
+    let before = daemon.metric(looks).await.unwrap();
+    eventually("it was looked at again", || async {
+        daemon.metric(looks).await.unwrap() > before + 3.0
+    })
+    .await;
+    daemon.stop().await;
+    // Another process remembers the folder by the store alone.
+    let daemon = rig.start().await;
+    eventually("it was looked at again", || async { daemon.metric(looks).await > Some(3.0) }).await;
+    assert_eq!(daemon.jobs().await.len(), 1);
+    rig.started_once_each(1);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_guides_row_comes_back_with_the_guides_scores() {
     let rig = Rig::new().await;
     let daemon = rig.start().await;

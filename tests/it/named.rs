@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use scoreline::clock::SystemClock;
+use scoreline::daemon::check_online;
 use scoreline::fire::{FireRow, FireState};
 use scoreline::http::JobBody;
 use scoreline::job::{Arrival, Job, JobId, Phase};
@@ -70,6 +71,27 @@ async fn a_named_file_that_is_missing_is_told_and_taken_when_it_comes() {
     daemon.until_ended(1).await;
     eventually("it is missed no more", || async { missing().await == Some(0.0) }).await;
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_tells_what_is_named_and_that_nothing_is_there_yet() {
+    for (rig, what) in
+        [(file_rig(NEVER).await, "customers.csv"), (blob_rig(NEVER).await, "blobs under incoming/")]
+    {
+        let daemon = rig.start().await;
+        let told = || async {
+            let findings = check_online(&rig.config()).await.unwrap();
+            findings.into_iter().find(|found| found.what.contains("takes")).unwrap()
+        };
+        let nothing = told().await;
+        assert!(nothing.what.contains(what) && nothing.what.ends_with("where nothing is yet"));
+        assert_eq!(nothing.trouble, None);
+        std::fs::create_dir_all(rig.path("named")).unwrap();
+        write_named(&rig, INPUT);
+        put(&daemon, "incoming/a.csv", INPUT).await;
+        assert!(told().await.what.ends_with(what));
+        daemon.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
