@@ -11,7 +11,7 @@ use crate::fault::{Fault, Origin};
 use crate::feed::{Fixed, Name, SourcePath, blob_identity};
 use crate::folder::{Folder, Stamp, off_thread, user};
 use crate::job::{FileIdentity, Job};
-use crate::ports::{BlobSeen, Blobs, Clock, Scan, SourcePlace, WatchMode, Watching, Why};
+use crate::ports::{BlobSeen, Blobs, Clock, Scan, WatchMode, Watching, Why};
 
 /// One file, which each fire takes as it is then.
 pub struct FixedFile<C>(Arc<OneFile<C>>);
@@ -90,15 +90,6 @@ impl<C: Clock> FixedFile<C> {
             }
             let opened_file = tokio::fs::File::from_std(opened);
             Ok(FolderSource { file: opened_file, path: path.clone(), opened: stamp, read_bytes: 0 })
-        })
-        .await
-    }
-
-    pub(super) async fn place(&self) -> Result<SourcePlace, Fault> {
-        self.blocking(|file| {
-            let dropped = file.path.clone();
-            let now = file.meet()?.map(|_| dropped.clone());
-            Ok(SourcePlace { now, dropped, work_directory: None })
         })
         .await
     }
@@ -247,11 +238,6 @@ impl<B: Blobs> PrefixBlobs<B> {
             return Err(Fault::permanent(Origin::Inbox, "source_replaced", text));
         }
         Ok(seen)
-    }
-
-    /// It stays where it is.
-    pub(super) fn place(job: &Job) -> SourcePlace {
-        SourcePlace { now: None, dropped: job.path().as_path().to_owned(), work_directory: None }
     }
 
     fn cursor(&self) -> std::sync::MutexGuard<'_, Cursor> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use scoreline::clock::SystemClock;
-use scoreline::daemon::check_online;
+use scoreline::daemon::{check_online, looking_inbox};
 use scoreline::fire::{FireRow, FireState};
 use scoreline::http::JobBody;
 use scoreline::job::{Arrival, Job, JobId, Phase};
@@ -41,6 +41,22 @@ async fn each_fire_scores_the_named_file_as_it_is_then_and_leaves_it_there() {
     assert_eq!(rig.files("out").len(), 3);
     let beside: Vec<_> = std::fs::read_dir(rig.path("named")).unwrap().collect();
     assert_eq!(beside.len(), 1, "nothing of ours is put beside it");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_the_named_file_while_its_job_runs_holds_nothing_up() {
+    let rig = file_rig(NEVER).await;
+    let file = write_named(&rig, INPUT);
+    rig.faults(&["status=503:1"]);
+    let daemon = rig.start().await;
+    fire(&daemon).await;
+    daemon.until("it runs", |jobs| jobs.len() == 1 && jobs[0].remote_id.is_some()).await;
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    rig.faults(&[]);
+    let jobs = daemon.until_ended(1).await;
+    assert_eq!(jobs[0].phase, Phase::Succeeded);
     daemon.stop().await;
 }
 
@@ -168,16 +184,15 @@ async fn a_list_of_many_pages_is_taken_whole_and_one_that_breaks_off_is_begun_an
     for n in 0..7 {
         put(&daemon, &format!("incoming/{n}.csv"), INPUT).await;
     }
-    let blobs = daemon.world.blobs(&name("s")).unwrap();
-    let (mut names, mut from) = (Vec::new(), None);
-    loop {
-        let page = blobs.list("incoming/", from.as_deref(), 3).await.unwrap();
-        assert!(page.blobs.len() <= 3);
-        names.extend(page.blobs.into_iter().map(|blob| blob.name));
-        from = page.next;
-        if from.is_none() {
-            break;
-        }
+    let config = rig.config();
+    let inbox = looking_inbox(&config, &config.feeds[&name("f")]).unwrap();
+    let mut names = Vec::new();
+    let mut left = inbox.scan().await.unwrap().backlog;
+    while left > 0 {
+        let scan = inbox.more(3).await.unwrap();
+        assert!(scan.ready.len() <= 3);
+        names.extend(scan.ready.into_iter().map(|(path, _)| path.to_string()));
+        left = scan.backlog;
     }
     assert_eq!(names, (0..7).map(|n| format!("incoming/{n}.csv")).collect::<Vec<_>>());
     rig.faults(&["get=503:*2"]);
