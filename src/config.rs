@@ -7,27 +7,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::reader::{Findings, Given, Reader};
-use crate::blobs::{self, ConnectionString, HandOver};
+use crate::blobs;
 use crate::engine::{Limits, Rules};
 use crate::feed::{
     Delivery, Duplicates, Feed, Fixed, FixedPlace, Name, OnConflict, OnDuplicate, Rates, Sameness,
     SourceEnd, SourceRules, Template, Watch,
 };
 use crate::retry::{Backoff, Policy, Span};
-use crate::scoring::ServiceUrl;
 use crate::store::{self, Migrate};
 
+mod endpoint;
 mod fixed;
 mod rates;
 mod reader;
 mod schedule;
 mod source;
+mod storage;
 mod watch;
+
+pub use self::endpoint::EndpointConfig;
 
 use fixed::Named;
 
@@ -116,21 +119,6 @@ pub enum LogFormat {
     Text,
     /// JSON, one object a line.
     Json,
-}
-
-/// A scoring service.
-#[derive(Clone, Debug)]
-pub struct EndpointConfig {
-    /// Where it is.
-    pub url: ServiceUrl,
-    /// The service's key.
-    pub api_key: SecretString,
-    /// The key of API Management in front of it.
-    pub subscription_key: Option<SecretString>,
-    /// Remote runs at once.
-    pub max_in_flight: usize,
-    /// Time for one call.
-    pub timeout: Duration,
 }
 
 /// One mistake.
@@ -269,7 +257,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     let (mut storages, mut rates) = (BTreeMap::new(), BTreeMap::new());
     let mut shown = Table::new();
     for (name, mut storage) in document.tables("storage") {
-        let settings = read_storage(&mut storage);
+        let settings = storage::read(&mut storage);
         rates.insert(name.clone(), rates::read(&mut storage));
         shown.insert(name.to_string(), storage.finish().into());
         storages.insert(name, settings);
@@ -279,7 +267,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     let mut endpoints = BTreeMap::new();
     let mut shown = Table::new();
     for (name, mut endpoint) in document.tables("endpoints") {
-        let settings = read_endpoint(&mut endpoint);
+        let settings = endpoint::read(&mut endpoint);
         shown.insert(name.to_string(), endpoint.finish().into());
         endpoints.insert(name, settings);
     }
@@ -394,70 +382,6 @@ fn read_log(document: &mut Reader<'_>) -> LogConfig {
     };
     document.include("log", log.finish());
     LogConfig { level, format }
-}
-
-fn read_storage(storage: &mut Reader<'_>) -> Option<blobs::Settings> {
-    storage.demand("connection_string", "write { env = \"AZURE_STORAGE_CONNECTION_STRING\" }");
-    let connection = storage.secret("connection_string").and_then(|text| {
-        ConnectionString::parse(text.expose_secret())
-            .map_err(|error| storage.error("connection_string", error.to_string()))
-            .ok()
-    });
-    let container = storage.required("container", "name the blob container", |text| {
-        blobs::check_container(text).map(|()| text.to_owned())
-    });
-    let prefix = storage.text("prefix", "");
-    if let Err(message) = blobs::check_prefix(&prefix) {
-        storage.error("prefix", message);
-    }
-    let create = storage.flag("create", true);
-    let hand_over = match storage.text("hand_over", "sas").as_str() {
-        "sas" => HandOver::Sas,
-        "connection-string" => HandOver::ConnectionString,
-        other => {
-            storage.error(
-                "hand_over",
-                format!("{other:?} is no way to hand over: write \"sas\" or \"connection-string\""),
-            );
-            HandOver::Sas
-        }
-    };
-    Some(blobs::Settings {
-        connection: connection?,
-        container: container?,
-        prefix,
-        create,
-        hand_over,
-    })
-}
-
-fn read_endpoint(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)> {
-    endpoint.required("kind", "write \"bes\"", |text| match text {
-        "bes" => Ok(()),
-        "rrs" | "batch-endpoint" => {
-            Err(format!("{text:?} is not in this version yet: write \"bes\""))
-        }
-        other => Err(format!("{other:?} is no kind of endpoint: write \"bes\"")),
-    });
-    let url = endpoint.required("url", "paste the service's request URI", ServiceUrl::parse);
-    if let Some(url) = &url {
-        // What was pasted may have a key in its query.
-        endpoint.show("url", url.to_string());
-    }
-    endpoint.demand("api_key", "write { file = \"PATH\" } or { env = \"NAME\" }");
-    let api_key = endpoint.secret("api_key");
-    let subscription_key = endpoint.secret("subscription_key");
-    let max_in_flight = endpoint.number("max_in_flight", 40, 1);
-    let timeout = endpoint.span("timeout", Duration::from_secs(15));
-    if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&timeout) {
-        endpoint.error("timeout", "is out of range: write 1s to 60s");
-    }
-    let poll = read_backoff(endpoint, "poll", Policy::default().poll);
-    let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
-    Some((
-        EndpointConfig { url: url?, api_key: api_key?, subscription_key, max_in_flight, timeout },
-        poll,
-    ))
 }
 
 fn read_backoff(outer: &mut Reader<'_>, key: &'static str, default: Backoff) -> Backoff {

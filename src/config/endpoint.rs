@@ -1,0 +1,54 @@
+//! `[endpoints.NAME]`: a scoring service.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::read_backoff;
+use super::reader::Reader;
+use crate::retry::{Backoff, Policy};
+use crate::scoring::ServiceUrl;
+
+/// A scoring service.
+#[derive(Clone, Debug)]
+pub struct EndpointConfig {
+    /// Where it is.
+    pub url: ServiceUrl,
+    /// The service's key.
+    pub api_key: SecretString,
+    /// The key of API Management in front of it.
+    pub subscription_key: Option<SecretString>,
+    /// Remote runs at once.
+    pub max_in_flight: usize,
+    /// Time for one call.
+    pub timeout: Duration,
+}
+
+pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)> {
+    endpoint.required("kind", "write \"bes\"", |text| match text {
+        "bes" => Ok(()),
+        "rrs" | "batch-endpoint" => {
+            Err(format!("{text:?} is not in this version yet: write \"bes\""))
+        }
+        other => Err(format!("{other:?} is no kind of endpoint: write \"bes\"")),
+    });
+    let url = endpoint.required("url", "paste the service's request URI", ServiceUrl::parse);
+    if let Some(url) = &url {
+        // What was pasted may have a key in its query.
+        endpoint.show("url", url.to_string());
+    }
+    endpoint.demand("api_key", "write { file = \"PATH\" } or { env = \"NAME\" }");
+    let api_key = endpoint.secret("api_key");
+    let subscription_key = endpoint.secret("subscription_key");
+    let max_in_flight = endpoint.number("max_in_flight", 40, 1);
+    let timeout = endpoint.span("timeout", Duration::from_secs(15));
+    if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&timeout) {
+        endpoint.error("timeout", "is out of range: write 1s to 60s");
+    }
+    let poll = read_backoff(endpoint, "poll", Policy::default().poll);
+    let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
+    Some((
+        EndpointConfig { url: url?, api_key: api_key?, subscription_key, max_in_flight, timeout },
+        poll,
+    ))
+}
