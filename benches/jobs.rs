@@ -76,7 +76,11 @@ fn transition(job: &Job, step: usize) -> anyhow::Result<Transition> {
         1 => {
             let blob = format!("churn/{id}/1-2/output1.csv");
             let redirects = vec![Redirect { output: "output1".into(), blob }];
-            Outcome::Submitted { remote_id: RemoteId(id.to_string().replace('-', "")), redirects }
+            Outcome::Submitted {
+                remote_id: RemoteId(id.to_string().replace('-', "")),
+                redirects,
+                service: None,
+            }
         }
         2 => Outcome::Started,
         3 => Outcome::Finished(Vec::new()),

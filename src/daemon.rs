@@ -387,8 +387,17 @@ fn scorers(
         .iter()
         .map(|(name, endpoint)| {
             let EndpointConfig { url, api_key, subscription_key, timeout, .. } = endpoint.clone();
-            let settings =
-                bes::Settings { name: name.clone(), url, api_key, subscription_key, timeout };
+            let EndpointConfig { secondary_api_key, secondary_subscription_key, .. } =
+                endpoint.clone();
+            let settings = bes::Settings {
+                name: name.clone(),
+                url,
+                api_key,
+                secondary_api_key,
+                subscription_key,
+                secondary_subscription_key,
+                timeout,
+            };
             let bes =
                 Bes::new(settings, SystemClock, metrics.clone()).map_err(|error| anyhow!(error));
             Ok((name.clone(), Scoring::Bes(bes.with_context(|| format!("endpoint {name}"))?)))

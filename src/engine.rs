@@ -26,12 +26,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name, Rates};
-use crate::job::{Action, Job, JobId, Outcome, Phase, Step, Turn, Wait, Want, apply, next_action};
-use crate::ports::{Clock, Permit, Store, StoreError, Transition, World};
+use crate::job::{
+    Action, Job, JobId, Outcome, Phase, Step, Submitted, Turn, Wait, Want, apply, next_action,
+};
+use crate::ports::{Clock, Permit, Scorer, Store, StoreError, Transition, Way, World};
 
 use self::commit::{CommitAnswer, Pending, Unread};
 use self::health::{Gate, Health};
-use self::limits::{Lane, Permits, Waiting, lane_of, side_of};
+use self::limits::{Lane, Permits, Waiting, lane_of};
 use self::look::Looks;
 use self::perform::{Moment, perform};
 use self::progress::Passage;
@@ -50,6 +52,7 @@ mod perform;
 mod progress;
 mod pulse;
 mod rate;
+mod remote;
 mod runs;
 mod shown;
 mod sides;
@@ -107,7 +110,7 @@ pub enum Incoming {
     /// Just accepted.
     Jobs(Vec<Job>),
     /// Just adopted.
-    Adopted(Vec<Job>),
+    Adopted(Vec<(Job, Came)>),
     /// The store says that these exist already: if one is ours and unknown to us, the answer that told us was lost.
     Known(Vec<JobId>),
     /// What the store has as ours, with revisions.
@@ -116,6 +119,17 @@ pub enum Incoming {
     Wishes(Vec<(JobId, u64, Want)>),
     /// Another node was asked to leave an endpoint alone for this time.
     Pause(Name, Duration),
+}
+
+/// How a job came to an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Came {
+    /// It was accepted here.
+    Accepted,
+    /// Its last owner gave it back, with nothing under way for it.
+    GivenBack,
+    /// Nobody knows what its last owner had under way for it, which may have been this very engine.
+    LeftBehind,
 }
 
 /// The engine of one node.
@@ -200,7 +214,7 @@ impl<W: World> Engine<W> {
         world: Arc<W>,
         rules: Arc<Rules>,
         tenure: Tenure<W::Clock>,
-        adopted: Vec<Job>,
+        adopted: Vec<(Job, Came)>,
         incoming: mpsc::Receiver<Incoming>,
         pulse: Arc<Pulse>,
     ) -> Self {
@@ -248,8 +262,8 @@ impl<W: World> Engine<W> {
         engine.lanes.insert(Lane::Settlements, Permits::new(limits.settlements));
         // What an engine before it showed is over.
         engine.health.keys().for_each(|side| engine.gauge_closed(side, false));
-        for job in adopted {
-            engine.take_in(job, true);
+        for (job, came) in adopted {
+            engine.take_in(job, came);
         }
         // Before its first round it is not late.
         let now = engine.world.clock().boot();
@@ -359,8 +373,16 @@ impl<W: World> Engine<W> {
 
     fn came_in(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Jobs(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, false)),
-            Incoming::Adopted(jobs) => jobs.into_iter().for_each(|job| self.take_in(job, true)),
+            Incoming::Jobs(jobs) => {
+                for job in jobs {
+                    self.take_in(job, Came::Accepted);
+                }
+            }
+            Incoming::Adopted(jobs) => {
+                for (job, came) in jobs {
+                    self.take_in(job, came);
+                }
+            }
             Incoming::Owned(rows) => self.compare(&rows),
             Incoming::Wishes(wishes) => {
                 for (id, revision, want) in wishes {
@@ -378,7 +400,7 @@ impl<W: World> Engine<W> {
         }
     }
 
-    fn take_in(&mut self, job: Job, handed_on: bool) {
+    fn take_in(&mut self, job: Job, came: Came) {
         let id = job.id();
         if self.jobs.contains_key(&id) {
             return;
@@ -398,9 +420,15 @@ impl<W: World> Engine<W> {
             waited: Duration::ZERO,
             wish: None,
             break_off: CancellationToken::new(),
-            handed_on,
+            handed_on: came != Came::Accepted,
         };
+        let unclear = came == Came::LeftBehind && self.may_be_invoked(&slot);
         self.jobs.insert(id, slot);
+        if unclear {
+            let text = "whoever had the job before may have made the call that starts its run";
+            let fault = Fault::unavailable(Origin::Endpoint, "start_unclear", text);
+            return self.follow(id, Outcome::StartUnclear(fault), false);
+        }
         self.wait(id, Wait::Now);
     }
 
@@ -413,8 +441,16 @@ impl<W: World> Engine<W> {
         self.looks.forget(id);
         self.count(&slot.job, -1);
         if slot.holds_run {
-            self.run_is_free(&slot.feed);
+            let endpoint = endpoint_of(&self.rules, &slot.feed, &slot.job).clone();
+            self.run_is_free(&endpoint, &slot.feed);
         }
+    }
+
+    /// Whether the one call that starts a run may have been made for a job that does not say so.
+    fn may_be_invoked(&self, slot: &Slot) -> bool {
+        let endpoint = endpoint_of(&self.rules, &slot.feed, &slot.job);
+        next_action(&slot.job) == Some(Action::Start)
+            && self.world.scorer(endpoint).is_some_and(|scorer| scorer.way() == Way::OneCall)
     }
 
     // ---- acting
@@ -444,7 +480,9 @@ impl<W: World> Engine<W> {
         if (self.store_away || !self.tenure.lease.holds()) && action != Action::Poll {
             return self.wait(id, Wait::After(STORE_RETRY));
         }
-        let side = side_of(action, &slot.feed);
+        let endpoint = endpoint_of(&self.rules, &slot.feed, &slot.job);
+        let lane = lane_of(action, &slot.feed, endpoint);
+        let side = lane.side();
         match side
             .as_ref()
             .and_then(|side| self.health.get(side))
@@ -477,7 +515,6 @@ impl<W: World> Engine<W> {
             }
             return;
         }
-        let lane = lane_of(action, &slot.feed);
         if let Some(permits) = self.lanes.get_mut(&lane)
             && !permits.take(called)
         {
@@ -522,7 +559,7 @@ impl<W: World> Engine<W> {
             self.wait(id, Wait::Now);
             return self.heed(id);
         }
-        let outage = self.judge(id, &feed, action, &outcome, now);
+        let outage = self.judge(id, &feed, (action, &lane), &outcome, now);
         self.follow(id, outcome, outage);
         self.heed(id);
     }
@@ -531,7 +568,7 @@ impl<W: World> Engine<W> {
     fn follow(&mut self, id: JobId, outcome: Outcome, outage: bool) {
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         let turn = Turn { now: self.world.clock().now(), tries: slot.tries, outage };
-        let fault = if let Outcome::Fault(fault) = &outcome { Some(fault.clone()) } else { None };
+        let fault = outcome.fault().cloned();
         let answers = if let Outcome::Wished(want) = &outcome { Some(want.clone()) } else { None };
         match apply(slot.job.clone(), outcome, turn, &slot.feed.policy) {
             Err(illegal) => {
@@ -560,7 +597,8 @@ impl<W: World> Engine<W> {
             Ok(Step { mut job, wait, event: Some(event) }) => {
                 job.postpone(std::mem::take(&mut slot.waited));
                 slot.stage = Stage::Committing;
-                let run = job.holds_run().then(|| slot.feed.endpoint.clone());
+                let endpoint = || endpoint_of(&self.rules, &slot.feed, &job).clone();
+                let run = job.holds_run().then(endpoint);
                 let transition = Transition { job, event, run, answers };
                 self.outbox.push_back(Pending { transition, wait });
             }
@@ -583,8 +621,11 @@ impl<W: World> Engine<W> {
         let held_run = std::mem::replace(&mut slot.holds_run, run.is_some());
         let feed = slot.feed.clone();
         self.show(id, &before, &event, spent);
-        if held_run && run.is_none() {
-            self.run_is_free(&feed);
+        let held = held_run.then(|| endpoint_of(&self.rules, &feed, &before).clone());
+        if let Some(held) = held
+            && run.as_ref() != Some(&held)
+        {
+            self.run_is_free(&held, &feed);
         }
         self.wait(id, wait);
     }
@@ -610,6 +651,13 @@ impl<W: World> Engine<W> {
             self.due.insert((due, id));
         }
     }
+}
+
+/// The endpoint that a job's calls go to: the one that knows its run, as long as the config has it.
+fn endpoint_of<'a>(rules: &'a Rules, feed: &'a Feed, job: &'a Job) -> &'a Name {
+    let service = job.submitted().and_then(Submitted::service);
+    let known = service.map(|service| &service.endpoint);
+    known.filter(|name| rules.endpoints.contains_key(*name)).unwrap_or(&feed.endpoint)
 }
 
 /// Outputs that are in place, and remote runs that are being stopped already, are beyond any deadline.

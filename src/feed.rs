@@ -270,8 +270,8 @@ impl Feed {
     /// The blob that the service is asked to write an output to. The extension decides the format that the service
     /// writes, and it refuses all but four (`InvalidBlobExtension`): that of the output's file name where it is one of
     /// them, else CSV.
-    pub fn output_blob(&self, job: &Job, output: &str, template: &Template) -> String {
-        let wanted = template.extension().unwrap_or_default();
+    pub fn output_blob(&self, job: &Job, output: &str, template: Option<&Template>) -> String {
+        let wanted = template.and_then(Template::extension).unwrap_or_default();
         let extension =
             OUTPUT_EXTENSIONS.into_iter().find(|known| wanted.eq_ignore_ascii_case(known));
         let extension = extension.unwrap_or("csv");
@@ -463,7 +463,7 @@ mod tests {
             ("{stem}", ".csv"),
             ("{stem}.model.ilearner", ".ilearner"),
         ] {
-            let blob = feed.output_blob(&job, "out", &Template::parse(template).unwrap());
+            let blob = feed.output_blob(&job, "out", Some(&Template::parse(template).unwrap()));
             assert!(blob.ends_with(&format!("/1-1/out/out{end}")), "{template}: {blob}");
         }
     }

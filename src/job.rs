@@ -41,8 +41,8 @@ pub use identity::{Content, FileIdentity, JobId, RemoteId, Sha256};
 pub use phase::{Action, Phase};
 pub use record::{Corrupt, Record};
 pub use state::{
-    CancelReason, Delivered, Ended, Hold, Output, Redirect, ResultPlace, RunResult, Scored, State,
-    Submitted, Uploaded,
+    CancelReason, Delivered, Ended, Hold, Output, Redirect, ResultPlace, RunResult, Scored,
+    Service, State, Submitted, Uploaded,
 };
 pub use want::{DUPLICATE, SOURCE_GONE, Want};
 
@@ -94,9 +94,23 @@ pub enum Outcome {
         remote_id: RemoteId,
         /// With these outputs directed to us.
         redirects: Vec<Redirect>,
+        /// The service.
+        service: Option<Service>,
     },
     /// The remote run is started, now or before.
     Started,
+    /// One call has made the remote run and started it, and the service knows it by this name.
+    Invoked(RemoteId),
+    /// One call has scored the input, and these blobs hold its outputs.
+    Executed(Vec<Redirect>),
+    /// Nothing was started: the service said so, or never heard of it.
+    NotStarted(Fault),
+    /// The call that starts the run may have been heard, and may not; it is never repeated.
+    StartUnclear(Fault),
+    /// The run that a call may have started is there, under this name.
+    Found(RemoteId),
+    /// The run that a call may have started is not in the service's list, or not yet.
+    NotListed,
     /// The service says that it doesn't know the job.
     RemoteGone,
     /// The remote run waits or runs.
@@ -126,6 +140,14 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// What went wrong outside, if something did.
+    pub fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Fault(fault) | Self::NotStarted(fault) | Self::StartUnclear(fault) => Some(fault),
+            _ => None,
+        }
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::Uploaded { .. } => "uploaded",
@@ -134,6 +156,12 @@ impl Outcome {
             Self::InputMissing(_) => "input_missing",
             Self::Submitted { .. } => "submitted",
             Self::Started => "started",
+            Self::Invoked(_) => "invoked",
+            Self::Executed(_) => "executed",
+            Self::NotStarted(_) => "not_started",
+            Self::StartUnclear(_) => "start_unclear",
+            Self::Found(_) => "found",
+            Self::NotListed => "not_listed",
             Self::RemoteGone => "remote_gone",
             Self::Pending => "pending",
             Self::Finished(_) => "finished",
@@ -422,9 +450,15 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
             let detail = format!("{blob}, {size_bytes} bytes");
             (State::Uploaded(Uploaded { blob, size_bytes, sha256: None }), Some(detail))
         }
-        (State::Uploaded(input), Outcome::Submitted { remote_id, redirects }) => {
+        (State::Uploaded(input), Outcome::Submitted { remote_id, redirects, service }) => {
             let detail = format!("remote id {}", remote_id.0);
-            (State::Submitted(Submitted { input, remote_id, redirects }), Some(detail))
+            (State::Submitted(Submitted { input, remote_id, redirects, service }), Some(detail))
+        }
+        // Nothing was started where it was known first, and another service has it now.
+        (State::Submitted(run), Outcome::Submitted { remote_id, redirects, service }) => {
+            let detail = format!("remote id {}, it was {}", remote_id.0, run.remote_id.0);
+            let input = run.input;
+            (State::Submitted(Submitted { input, remote_id, redirects, service }), Some(detail))
         }
         (State::Uploaded(input), Outcome::Duplicate(of)) => {
             let detail = format!("the same content as job {of}");
@@ -435,6 +469,40 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
             return Ok(setback::faulted(job, from, State::Queued, &fault, turn, policy));
         }
         (State::Submitted(run), Outcome::Started) => (State::Running(run), None),
+        (State::Submitted(run), Outcome::Invoked(remote_id))
+        | (State::Running(run), Outcome::Found(remote_id)) => {
+            let detail = format!("remote id {}", remote_id.0);
+            (State::Running(run.known_as(remote_id)), Some(detail))
+        }
+        (State::Submitted(run), Outcome::Executed(redirects)) => {
+            (State::Running(Submitted { redirects, ..run }), None)
+        }
+        (State::Submitted(run), Outcome::NotStarted(fault)) => {
+            return Ok(setback::not_started(job, run, &fault, turn, policy));
+        }
+        // From here on it is only looked for: a second call could be a second run.
+        (State::Submitted(run), Outcome::StartUnclear(fault)) => {
+            (State::Running(run), Some(fault.to_string()))
+        }
+        (State::Cancelling(run, reason), Outcome::Found(remote_id)) => {
+            let detail = format!("remote id {}", remote_id.0);
+            (State::Cancelling(run.known_as(remote_id), reason), Some(detail))
+        }
+        // A list may lag behind what was begun.
+        (state @ (State::Running(_) | State::Cancelling(..)), Outcome::NotListed)
+            if turn.tries < LOOKS_FOR_A_RUN =>
+        {
+            return Ok(pending(job, state, turn, policy));
+        }
+        (state @ State::Running(_), Outcome::NotListed) => {
+            return Ok(setback::not_listed(job, state, turn));
+        }
+        (state @ State::Cancelling(_, reason), Outcome::NotListed) => {
+            let record = setback::unconfirmed(reason, "the service lists no such run");
+            let detail = record.message.clone();
+            job.error = Some(record);
+            (State::ended_by(reason, state), Some(detail))
+        }
         // A start may have been sent, so a second id could mean a second run: a person decides.
         (state @ (State::Submitted(_) | State::Running(_)), Outcome::RemoteGone) => {
             return Ok(setback::gone(job, state, turn));
@@ -512,13 +580,19 @@ pub fn apply(mut job: Job, outcome: Outcome, turn: Turn, policy: &Policy) -> Res
     {
         job.error = None;
     }
+    let executed = name == "executed";
     let mut step = moved(job, from, name, detail, turn);
-    if let State::Running(_) = step.job.state {
+    if let State::Running(_) = step.job.state
+        && !executed
+    {
         // A look at once would find what has just begun.
         step.wait = Wait::After(policy.poll.wait(0, step.job.id.seed()));
     }
     Ok(step)
 }
+
+/// How often a run is looked for that a call may have started, the waits between growing as between any looks.
+const LOOKS_FOR_A_RUN: u32 = 6;
 
 /// Whether the source is what is left to handle.
 fn awaits_settling(state: &State) -> bool {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::engine::{Incoming, Lease, Stop, Tenure};
+use crate::engine::{Came, Incoming, Lease, Stop, Tenure};
 use crate::feed::Name;
 use crate::fire::Scanned;
 use crate::job::Job;
@@ -57,7 +57,7 @@ pub struct Joined<W: World> {
     /// Its id and lease.
     pub tenure: Tenure<W::Clock>,
     /// What it took over.
-    pub adopted: Vec<Job>,
+    pub adopted: Vec<(Job, Came)>,
     /// Which feeds it works on.
     pub folders: Folders,
 }
@@ -97,7 +97,7 @@ async fn take_over<W: World>(
     world: &W,
     tenure: &Tenure<W::Clock>,
     feeds: &[Name],
-) -> Result<Vec<Job>, StoreError> {
+) -> Result<Vec<(Job, Came)>, StoreError> {
     let store = world.store();
     for gone in store.gone(&tenure.node).await? {
         store.fence(gone, None).await?;
@@ -123,7 +123,7 @@ async fn adopt<W: World>(
     tenure: &Tenure<W::Clock>,
     feeds: &[Name],
     limit: usize,
-) -> Result<Vec<Job>, StoreError> {
+) -> Result<Vec<(Job, Came)>, StoreError> {
     let adopted = world.store().adopt(&tenure.node, feeds, limit).await?;
     for corrupt in &adopted.corrupt {
         tracing::error!(job.id = %corrupt.id, "a job was left alone: {corrupt}");
@@ -132,7 +132,8 @@ async fn adopt<W: World>(
         let reason = if left_by.is_some() { "dead_node" } else { "free" };
         world.metrics().jobs_adopted_total.with_label_values(&[reason]).inc();
     }
-    Ok(adopted.jobs.into_iter().map(|(job, _)| job).collect())
+    let came = |dead| if dead { Came::LeftBehind } else { Came::GivenBack };
+    Ok(adopted.jobs.into_iter().map(|(job, left_by)| (job, came(left_by.is_some()))).collect())
 }
 
 impl<W: World> Membership<W> {

@@ -16,17 +16,15 @@ use uuid::Uuid;
 use crate::fault::{Fault, Origin};
 use crate::feed::{Name, SourcePath};
 use crate::fire::{FireRow, FireState};
-use crate::job::{
-    Arrival, Corrupt, Event, FileIdentity, Job, JobId, Phase, RemoteId, RunResult, Want,
-};
+use crate::job::{Arrival, Corrupt, Event, FileIdentity, Job, JobId, Phase, Want};
 use crate::metrics::Metrics;
-use crate::wire::BlobReference;
 
 mod admission;
 mod blobs;
 mod outbox;
 mod scan;
 mod schedules;
+mod scorer;
 
 pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
@@ -35,6 +33,10 @@ pub use outbox::{
 };
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
+pub use scorer::{
+    Executed, Execution, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
+    Way,
+};
 
 /// All ports, as one type parameter.
 pub trait World: Send + Sync + 'static {
@@ -598,80 +600,4 @@ pub trait Source: AsyncRead + Unpin + Send + 'static {
     /// Whether the file is still what it was when it was opened: asked after the last byte was read. The fault says
     /// `source_changed`.
     fn unchanged(&self) -> impl Future<Output = Result<(), Fault>> + Send;
-}
-
-/// A scoring service.
-pub trait Scorer: Send + Sync + 'static {
-    /// The kind, by its name in the config.
-    fn kind(&self) -> &'static str;
-
-    /// Makes the service know a job; it doesn't run yet.
-    fn submit(
-        &self,
-        submission: &Submission,
-    ) -> impl Future<Output = Result<SubmitAnswer, Fault>> + Send;
-
-    /// Starts a job.
-    fn start(&self, id: &RemoteId) -> impl Future<Output = Result<StartAnswer, Fault>> + Send;
-
-    /// Looks at a job.
-    fn status(&self, id: &RemoteId) -> impl Future<Output = Result<RemoteStatus, Fault>> + Send;
-
-    /// Asks for a job to be stopped.
-    fn cancel(&self, id: &RemoteId) -> impl Future<Output = Result<(), Fault>> + Send;
-
-    /// Makes fresh links to the outputs of a finished job that are not in our storage, by output.
-    fn links(
-        &self,
-        id: &RemoteId,
-    ) -> impl Future<Output = Result<Vec<(String, BlobReference)>, Fault>> + Send;
-
-    /// Whether the service can be reached and knows us: the probe of a suspended endpoint. Starts nothing.
-    fn probe(&self) -> impl Future<Output = Result<(), Fault>> + Send;
-}
-
-/// What a job asks of the service.
-#[derive(Clone, Debug)]
-pub struct Submission {
-    /// The service's name of the input; `None` for the single-input form.
-    pub input: Option<String>,
-    /// The input.
-    pub blob: BlobReference,
-    /// Where outputs go, by the service's names.
-    pub outputs: Vec<(String, BlobReference)>,
-    /// Parameters of the web service.
-    pub parameters: Vec<(String, String)>,
-}
-
-/// An answer to a submit.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SubmitAnswer {
-    /// The service knows the job by this name.
-    Known(RemoteId),
-    /// The service doesn't find the input.
-    InputMissing(Fault),
-}
-
-/// An answer to a start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartAnswer {
-    /// The job is started, now or before: the service refuses a second start, and that refusal says as much.
-    Started,
-    /// The service doesn't know the job.
-    Unknown,
-}
-
-/// An answer to a look.
-#[derive(Clone, Debug, PartialEq)]
-pub enum RemoteStatus {
-    /// It waits or runs.
-    Pending,
-    /// It has finished, with these outputs.
-    Finished(Vec<RunResult>),
-    /// It failed, with the service's words.
-    Failed(String),
-    /// It was cancelled.
-    Cancelled,
-    /// The service doesn't know the job.
-    Unknown,
 }

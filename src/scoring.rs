@@ -3,8 +3,7 @@
 //! One module per kind. What they share is here: the choice between them, made once by the config.
 
 use crate::fault::Fault;
-use crate::job::RemoteId;
-use crate::ports::{Clock, RemoteStatus, Scorer, StartAnswer, Submission, SubmitAnswer};
+use crate::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer};
 use crate::wire::BlobReference;
 
 mod answer;
@@ -28,33 +27,39 @@ impl<C: Clock> Scorer for Scoring<C> {
         }
     }
 
+    fn url(&self) -> String {
+        match self {
+            Self::Bes(bes) => bes.url(),
+        }
+    }
+
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         match self {
             Self::Bes(bes) => bes.submit(submission).await,
         }
     }
 
-    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
+    async fn start(&self, run: Run<'_>) -> Result<StartAnswer, Fault> {
         match self {
-            Self::Bes(bes) => bes.start(id).await,
+            Self::Bes(bes) => bes.start(run).await,
         }
     }
 
-    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
+    async fn status(&self, run: Run<'_>) -> Result<RemoteStatus, Fault> {
         match self {
-            Self::Bes(bes) => bes.status(id).await,
+            Self::Bes(bes) => bes.status(run).await,
         }
     }
 
-    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
+    async fn cancel(&self, run: Run<'_>) -> Result<(), Fault> {
         match self {
-            Self::Bes(bes) => bes.cancel(id).await,
+            Self::Bes(bes) => bes.cancel(run).await,
         }
     }
 
-    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
+    async fn links(&self, run: Run<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
         match self {
-            Self::Bes(bes) => bes.links(id).await,
+            Self::Bes(bes) => bes.links(run).await,
         }
     }
 

@@ -22,7 +22,9 @@ pub(super) fn contradictions(job: &Job, events: &[Event]) -> Vec<(Kind, String)>
         }
     }
     let mut started = BTreeSet::new();
-    let twice = events.iter().find(|e| e.outcome == STARTED && !started.insert(e.generation));
+    let twice = events
+        .iter()
+        .find(|e| STARTED.contains(&e.outcome.as_str()) && !started.insert(e.generation));
     if let Some(event) = twice {
         let (generation, revision) = (event.generation, event.revision);
         let what = format!("generation {generation}, the second time at revision {revision}");
@@ -35,8 +37,8 @@ pub(super) fn contradictions(job: &Job, events: &[Event]) -> Vec<(Kind, String)>
 /// What the job names and the last line about it doesn't. The lines are for people: that they hold the name is all
 /// that is asked of them.
 fn forgotten(job: &Job, events: &[Event]) -> Option<String> {
-    let told = |outcome: &str, name: &str| {
-        let last = events.iter().rev().find(|event| event.outcome == outcome)?;
+    let told = |outcomes: &[&str], name: &str| {
+        let last = events.iter().rev().find(|event| outcomes.contains(&event.outcome.as_str()))?;
         let detail = last.detail.as_deref()?;
         (!detail.contains(name)).then(|| {
             format!(
@@ -50,13 +52,16 @@ fn forgotten(job: &Job, events: &[Event]) -> Option<String> {
     let remote = job.submitted().map(|run| run.remote_id().0.clone());
     let moved = job.source_moved_to().map(|path| path.display().to_string());
     let outputs =
-        job.outputs().iter().map(|output| ("delivered", output.path.display().to_string()));
-    let named = [("uploaded", input), ("submitted", remote), ("settled", moved)];
-    let named = named.into_iter().filter_map(|(outcome, name)| Some((outcome, name?)));
-    named.chain(outputs).find_map(|(outcome, name)| told(outcome, &name))
+        job.outputs().iter().map(|output| (&["delivered"][..], output.path.display().to_string()));
+    let named = [(&["uploaded"][..], input), (&NAMED, remote), (&["settled"], moved)];
+    let named = named.into_iter().filter_map(|(outcomes, name)| Some((outcomes, name?)));
+    named.chain(outputs).find_map(|(outcomes, name)| told(outcomes, &name))
 }
 
-const STARTED: &str = "started";
+/// The outcomes that may each have begun the generation's run.
+const STARTED: [&str; 4] = ["started", "invoked", "executed", "start_unclear"];
+/// The outcomes whose lines name the run.
+const NAMED: [&str; 3] = ["submitted", "invoked", "found"];
 
 #[cfg(test)]
 mod tests {

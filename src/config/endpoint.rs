@@ -16,8 +16,12 @@ pub struct EndpointConfig {
     pub url: ServiceUrl,
     /// The service's key.
     pub api_key: SecretString,
+    /// The service's other key.
+    pub secondary_api_key: Option<SecretString>,
     /// The key of API Management in front of it.
     pub subscription_key: Option<SecretString>,
+    /// That subscription's other key.
+    pub secondary_subscription_key: Option<SecretString>,
     /// Remote runs at once.
     pub max_in_flight: usize,
     /// Time for one call.
@@ -39,7 +43,15 @@ pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff
     }
     endpoint.demand("api_key", "write { file = \"PATH\" } or { env = \"NAME\" }");
     let api_key = endpoint.secret("api_key");
+    let secondary_api_key = endpoint.secret("secondary_api_key");
     let subscription_key = endpoint.secret("subscription_key");
+    let secondary_subscription_key = endpoint.secret("secondary_subscription_key");
+    if secondary_subscription_key.is_some() && subscription_key.is_none() {
+        endpoint.error(
+            "secondary_subscription_key",
+            "is there without subscription_key: name the first key there",
+        );
+    }
     let max_in_flight = endpoint.number("max_in_flight", 40, 1);
     let timeout = endpoint.span("timeout", Duration::from_secs(15));
     if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&timeout) {
@@ -48,7 +60,15 @@ pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff
     let poll = read_backoff(endpoint, "poll", Policy::default().poll);
     let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
     Some((
-        EndpointConfig { url: url?, api_key: api_key?, subscription_key, max_in_flight, timeout },
+        EndpointConfig {
+            url: url?,
+            api_key: api_key?,
+            secondary_api_key,
+            subscription_key,
+            secondary_subscription_key,
+            max_in_flight,
+            timeout,
+        },
         poll,
     ))
 }

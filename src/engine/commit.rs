@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::progress::Progress;
-use super::{Engine, STORE_RETRY, Stage};
+use super::{Came, Engine, STORE_RETRY, Stage};
 use crate::job::{Job, JobId, Wait};
 use crate::ports::{Clock, Committed, NodeId, Store, Transition, World};
 
@@ -99,7 +99,7 @@ impl<W: World> Engine<W> {
                         self.forget(job.id());
                     }
                     if owner == Some(self.tenure.node.id) {
-                        self.take_in(job, true);
+                        self.take_in(job, Came::LeftBehind);
                     } else if asked.get(&job.id()) == Some(&Unread::FileIsThere)
                         && job.source_moved_to().is_some()
                     {
@@ -168,7 +168,7 @@ impl<W: World> Engine<W> {
                         }
                         Some((row, Some(owner))) if *owner == self.tenure.node.id => {
                             self.forget(id);
-                            self.take_in(row.clone(), true);
+                            self.take_in(row.clone(), Came::LeftBehind);
                         }
                         _ => self.forget(id),
                     }

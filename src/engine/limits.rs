@@ -116,16 +116,12 @@ impl fmt::Display for Side {
     }
 }
 
-/// The side that an action can't do without.
-pub(super) fn side_of(action: Action, feed: &Feed) -> Option<Side> {
-    lane_of(action, feed).side()
-}
-
-pub(super) fn lane_of(action: Action, feed: &Feed) -> Lane {
+/// What an action waits its turn in; `endpoint` is the one that the job's calls go to.
+pub(super) fn lane_of(action: Action, feed: &Feed, endpoint: &Name) -> Lane {
     match action {
         Action::Upload => Lane::Uploads(feed.storage.clone()),
         Action::Submit | Action::Start | Action::Poll | Action::Cancel => {
-            Lane::Calls(feed.endpoint.clone())
+            Lane::Calls(endpoint.clone())
         }
         Action::Deliver => Lane::Deliveries(feed.storage.clone()),
         Action::Settle => Lane::Settlements,

@@ -10,17 +10,16 @@ use chrono::{DateTime, Utc};
 
 use super::lease::{Lease, Tenure};
 use super::progress::{Moving, Passage};
-use crate::fault::{Class, Fault, Origin};
+use super::remote;
+use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, Zero, candidate};
 use crate::folder::{MARKER, report_name};
 use crate::job::{
-    Action, Content, Job, Outcome, Output, Phase, Redirect, ResultPlace, RunResult, SOURCE_GONE,
-    Uploaded,
+    Action, Content, Job, Outcome, Output, Phase, ResultPlace, RunResult, SOURCE_GONE, Uploaded,
 };
 use crate::ports::{
-    Access, BlobPlace, BlobSeen, Blobs, Clock, Inbox, Node, Opened, Outbox, Part, Permit, Placed,
-    Processed, RemoteStatus, Reservation, Reserved, Scorer, Settled, Settlement, Source,
-    StartAnswer, Store, StoreError, Submission, SubmitAnswer, World,
+    BlobPlace, BlobSeen, Blobs, Inbox, Node, Opened, Outbox, Part, Placed, Processed, Reservation,
+    Reserved, Scorer, Settled, Settlement, Source, Store, StoreError, World,
 };
 use crate::wire::BlobReference;
 
@@ -50,34 +49,17 @@ pub(super) async fn perform<W: World>(
     let outcome = match action {
         Action::Upload => upload(world, lease, feed, job, passage).await,
         Action::Submit if handed_on => match has_source(world, feed, job).await {
-            Ok(()) => within(world, lease, submit(world, feed, job)).await,
+            Ok(()) => remote::submit(world, lease, feed, job).await,
             Err(fault) => Err(fault),
         },
-        Action::Submit => within(world, lease, submit(world, feed, job)).await,
-        Action::Start => within(world, lease, start(world, feed, job)).await,
-        Action::Poll => poll(world, feed, job).await,
-        Action::Cancel => within(world, lease, cancel(world, feed, job)).await,
+        Action::Submit => remote::submit(world, lease, feed, job).await,
+        Action::Start => remote::start(world, lease, feed, job).await,
+        Action::Poll => remote::poll(world, feed, job).await,
+        Action::Cancel => remote::cancel(world, lease, feed, job).await,
         Action::Deliver => deliver(world, tenure, feed, job, handed_on, passage).await,
         Action::Settle => settle(world, tenure, feed, job, now).await,
     };
     outcome.unwrap_or_else(Outcome::Fault)
-}
-
-/// Makes a call for as long as the lease lasts.
-async fn within<W: World>(
-    world: &W,
-    lease: &Lease<W::Clock>,
-    call: impl Future<Output = Result<Outcome, Fault>> + Send,
-) -> Result<Outcome, Fault> {
-    lease.ensure(Origin::Endpoint)?;
-    let mut call = std::pin::pin!(call);
-    loop {
-        match world.clock().timeout(lease.remaining(), &mut call).await {
-            Some(done) => return done,
-            // It may have been renewed meanwhile.
-            None => lease.ensure(Origin::Endpoint)?,
-        }
-    }
 }
 
 async fn upload<W: World>(
@@ -136,80 +118,6 @@ async fn has_source<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<(), F
     Err(Fault::permanent(Origin::Inbox, SOURCE_GONE, text))
 }
 
-async fn submit<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
-    let input = job.uploaded().map(Uploaded::blob).ok_or_else(|| out_of_step(job))?;
-    let now = world.clock().now();
-    // What is handed over must outlast the queue, the run and the retries: all end at the deadline.
-    let life = (job.deadline_at() - now).to_std().unwrap_or_default() + HAND_OVER_MARGIN;
-    let blobs = blobs(world, feed)?;
-    let redirects: Vec<_> = feed
-        .outputs
-        .iter()
-        .map(|(output, template)| Redirect {
-            output: output.clone(),
-            blob: feed.output_blob(job, output, template),
-        })
-        .collect();
-    let submission = Submission {
-        input: feed.input.clone(),
-        blob: blobs.hand_over(input, Access::Read, now, life),
-        outputs: redirects
-            .iter()
-            .map(|redirect| {
-                (redirect.output.clone(), blobs.hand_over(&redirect.blob, Access::Write, now, life))
-            })
-            .collect(),
-        parameters: feed.parameters.clone(),
-    };
-    Ok(match scorer(world, feed)?.submit(&submission).await? {
-        SubmitAnswer::Known(remote_id) => Outcome::Submitted { remote_id, redirects },
-        SubmitAnswer::InputMissing(fault) => Outcome::InputMissing(fault),
-    })
-}
-
-async fn start<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
-    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
-    Ok(match scorer(world, feed)?.start(run.remote_id()).await? {
-        StartAnswer::Started => {
-            world
-                .metrics()
-                .remote_runs_started_total
-                .with_label_values(&[feed.endpoint.as_str()])
-                .inc();
-            Outcome::Started
-        }
-        StartAnswer::Unknown => Outcome::RemoteGone,
-    })
-}
-
-async fn poll<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
-    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
-    Ok(outcome_of(scorer(world, feed)?.status(run.remote_id()).await?))
-}
-
-async fn cancel<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
-    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
-    let scorer = scorer(world, feed)?;
-    match scorer.cancel(run.remote_id()).await {
-        Err(fault) if fault.class != Class::Permanent => Err(fault),
-        // A refusal may mean that the run has ended meanwhile: its state tells.
-        asked => match outcome_of(scorer.status(run.remote_id()).await?) {
-            Outcome::Pending => asked.map(|()| Outcome::Pending),
-            ended => Ok(ended),
-        },
-    }
-}
-
-fn outcome_of(status: RemoteStatus) -> Outcome {
-    match status {
-        RemoteStatus::Pending => Outcome::Pending,
-        RemoteStatus::Finished(results) => Outcome::Finished(results),
-        RemoteStatus::Failed(details) => Outcome::RemoteFailed(details),
-        RemoteStatus::Cancelled => Outcome::RemoteCancelled,
-        RemoteStatus::Unknown => Outcome::RemoteGone,
-    }
-}
-
 async fn deliver<W: World>(
     world: &W,
     tenure: &Tenure<W::Clock>,
@@ -249,7 +157,7 @@ async fn links<W: World>(
         return Ok(Vec::new());
     }
     let run = job.submitted().ok_or_else(|| out_of_step(job))?;
-    scorer(world, feed)?.links(run.remote_id()).await
+    remote::scorer_of(world, feed, job)?.links(remote::asked(run)).await
 }
 
 /// One output on its way.
@@ -469,16 +377,12 @@ fn error_report(feed: &Feed, job: &Job, path: &Path) -> String {
     format!("{report:#}\n")
 }
 
-fn blobs<'a, W: World>(world: &'a W, feed: &Feed) -> Result<&'a W::Blobs, Fault> {
+pub(super) fn blobs<'a, W: World>(world: &'a W, feed: &Feed) -> Result<&'a W::Blobs, Fault> {
     world.blobs(&feed.storage).ok_or_else(|| unconfigured(feed, "storage"))
 }
 
-fn scorer<'a, W: World>(world: &'a W, feed: &Feed) -> Result<&'a W::Scorer, Fault> {
-    world.scorer(&feed.endpoint).ok_or_else(|| unconfigured(feed, "endpoint"))
-}
-
 /// The config was checked at the start, so this is said only of a job whose feed has lost a part since.
-fn unconfigured(feed: &Feed, part: &str) -> Fault {
+pub(super) fn unconfigured(feed: &Feed, part: &str) -> Fault {
     Fault::unavailable(
         Origin::Inbox,
         "unconfigured",
@@ -486,7 +390,7 @@ fn unconfigured(feed: &Feed, part: &str) -> Fault {
     )
 }
 
-fn out_of_step(job: &Job) -> Fault {
+pub(super) fn out_of_step(job: &Job) -> Fault {
     Fault::permanent(
         Origin::Endpoint,
         "bug",
@@ -533,5 +437,3 @@ fn taken(path: &Path) -> Fault {
 const CANDIDATES_MAX: u32 = 10_000;
 /// How long a source is kept at most before the clocks are looked at again.
 const KEPT_LOOK: Duration = Duration::from_hours(1);
-/// Clocks differ, and a run may begin just before the deadline.
-const HAND_OVER_MARGIN: Duration = Duration::from_hours(24);

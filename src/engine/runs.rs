@@ -218,8 +218,8 @@ impl<W: World> Engine<W> {
     }
 
     /// A run of ours has ended: somebody may have it at once.
-    pub(super) fn run_is_free(&mut self, feed: &Feed) {
-        if let Some(runs) = self.runs.get_mut(&feed.endpoint) {
+    pub(super) fn run_is_free(&mut self, endpoint: &Name, feed: &Feed) {
+        if let Some(runs) = self.runs.get_mut(endpoint) {
             runs.freed(&feed.name);
         }
     }

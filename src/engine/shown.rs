@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Engine;
+use super::{Engine, endpoint_of};
 use crate::job::{Event, Job, JobId, Phase};
 use crate::ports::World;
 
@@ -52,7 +52,8 @@ impl<W: World> Engine<W> {
         if job.phase().is_in_flight()
             && let Some(feed) = self.rules.feeds.get(job.feed())
         {
-            metrics.remote_runs_in_flight.with_label_values(&[feed.endpoint.as_str()]).add(by);
+            let endpoint = endpoint_of(&self.rules, feed, job);
+            metrics.remote_runs_in_flight.with_label_values(&[endpoint.as_str()]).add(by);
         }
     }
 }

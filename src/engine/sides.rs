@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures::FutureExt;
 
 use super::health::Health;
-use super::limits::{Lane, Permits, Side, side_of};
+use super::limits::{Lane, Permits, Side};
 use super::pulse::{EndpointSeen, StorageSeen};
-use super::{Engine, Stage, broken_off};
+use super::{Engine, Stage, broken_off, endpoint_of};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Action, JobId, Outcome, Wait};
@@ -22,13 +22,12 @@ impl<W: World> Engine<W> {
         &mut self,
         id: JobId,
         feed: &Feed,
-        action: Action,
+        (action, lane): (Action, &Lane),
         outcome: &Outcome,
         now: Duration,
     ) -> bool {
-        let Outcome::Fault(fault) = outcome else {
-            if let Some(health) = side_of(action, feed).and_then(|side| self.health.get_mut(&side))
-            {
+        let Some(fault) = outcome.fault() else {
+            if let Some(health) = lane.side().and_then(|side| self.health.get_mut(&side)) {
                 health.succeeded();
             }
             return false;
@@ -39,7 +38,10 @@ impl<W: World> Engine<W> {
             .with_label_values(&[feed.name.as_str(), action.name(), fault.class.name()])
             .inc();
         let side = match fault.origin {
-            Origin::Endpoint => Side::Endpoint(feed.endpoint.clone()),
+            Origin::Endpoint => match lane {
+                Lane::Calls(endpoint) => Side::Endpoint(endpoint.clone()),
+                _ => Side::Endpoint(feed.endpoint.clone()),
+            },
             Origin::Storage => Side::Storage(feed.storage.clone()),
             Origin::Inbox | Origin::Outbox => return false,
         };
@@ -65,12 +67,12 @@ impl<W: World> Engine<W> {
         let Lane::Calls(endpoint) = lane else { return };
         let Some(permits) = self.lanes.get_mut(lane) else { return };
         let before = permits.pace.limit();
-        match outcome {
-            Outcome::Fault(fault) if fault.origin == Origin::Endpoint && fault.is_overload() => {
+        match outcome.fault() {
+            Some(fault) if fault.origin == Origin::Endpoint && fault.is_overload() => {
                 permits.pace.refused(began, now);
             }
-            Outcome::Fault(_) => {}
-            _ => permits.pace.succeeded(),
+            Some(_) => {}
+            None => permits.pace.succeeded(),
         }
         let limit = permits.pace.limit();
         if limit != before {
@@ -153,7 +155,7 @@ impl<W: World> Engine<W> {
         };
         let mut in_flight = BTreeMap::<&Name, usize>::new();
         for slot in self.jobs.values().filter(|slot| slot.job.phase().is_in_flight()) {
-            *in_flight.entry(&slot.feed.endpoint).or_default() += 1;
+            *in_flight.entry(endpoint_of(&self.rules, &slot.feed, &slot.job)).or_default() += 1;
         }
         let used = |lane: Lane| self.lanes.get(&lane).map_or(0, |permits| permits.used);
         let endpoints = self.rules.endpoints.iter().map(|(name, max_in_flight)| {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     CancelReason, Delivered, Ended, FileIdentity, Hold, Job, JobId, Output, Phase, Redirect,
-    RemoteId, RunResult, Scored, Sha256, State, Submitted, Uploaded,
+    RemoteId, RunResult, Scored, Service, Sha256, State, Submitted, Uploaded,
 };
 use crate::fault::FaultRecord;
 use crate::fire::Fired;
@@ -37,6 +37,7 @@ pub struct Record {
     pub sha256: Option<Sha256>,
     pub remote_id: Option<RemoteId>,
     pub redirects: Option<Vec<Redirect>>,
+    pub service: Option<Service>,
     pub results: Option<Vec<RunResult>>,
     pub outputs: Option<Vec<Output>>,
     pub cancel_reason: Option<CancelReason>,
@@ -84,6 +85,7 @@ impl Job {
             sha256: self.uploaded().and_then(|uploaded| uploaded.sha256),
             remote_id: self.submitted().map(|submitted| submitted.remote_id.clone()),
             redirects: self.submitted().map(|submitted| submitted.redirects.clone()),
+            service: self.submitted().and_then(|submitted| submitted.service.clone()),
             results: self.state.scored().map(|scored| scored.results.clone()),
             outputs: self.state.delivered().map(|delivered| delivered.outputs.clone()),
             cancel_reason: match inner {
@@ -115,6 +117,7 @@ impl Job {
                 input: uploaded()?,
                 remote_id: record.remote_id.clone().ok_or(corrupt("no remote id"))?,
                 redirects: record.redirects.clone().ok_or(corrupt("no redirects"))?,
+                service: record.service.clone(),
             })
         };
         let scored = || {

@@ -1,6 +1,6 @@
 //! What becomes of a job when something goes wrong: it waits, it is held for a person, or it ends.
 
-use super::{CancelReason, Hold, Job, State, Step, Turn, Wait, moved, unchanged};
+use super::{CancelReason, Hold, Job, State, Step, Submitted, Turn, Wait, moved, unchanged};
 use crate::fault::{Blame, Class, Fault, FaultRecord, Origin};
 use crate::retry::Policy;
 
@@ -67,28 +67,7 @@ pub(super) fn faulted(
             }
         },
         Class::Transient => match &state {
-            State::Queued | State::Uploaded(_) => {
-                let counts = fault.blame == Blame::Job && !turn.outage;
-                // A folder that can't be read for days must not fill the history. Nothing has left the machine, so
-                // the next try needs no revision of its own.
-                let known = job.error.as_ref().is_some_and(|error| error.code == fault.code);
-                if !counts && known && fault.origin == Origin::Inbox {
-                    let wait = backoff(turn.tries);
-                    return unchanged(job, state, wait);
-                }
-                job.attempts += u32::from(counts);
-                job.error = Some(fault.record());
-                if job.attempts >= policy.max_attempts {
-                    let attempts = job.attempts;
-                    job.state = State::failed(state);
-                    let detail = format!("gave up after {attempts} attempts: {fault}");
-                    return moved(job, from, "failed", Some(detail), turn);
-                }
-                // Always written: the next try gets a revision, and so a blob, of its own.
-                let wait = backoff(if counts { job.attempts - 1 } else { turn.tries });
-                job.state = state;
-                Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }
-            }
+            State::Queued | State::Uploaded(_) => counted(job, from, state, fault, turn, policy),
             State::Submitted(_)
             | State::Running(_)
             | State::Cancelling(..)
@@ -103,6 +82,68 @@ pub(super) fn faulted(
             }
         },
     }
+}
+
+/// A step that nothing outside remembers, and that may be tried so often.
+fn counted(
+    mut job: Job,
+    from: super::Phase,
+    state: State,
+    fault: &Fault,
+    turn: Turn,
+    policy: &Policy,
+) -> Step {
+    let backoff = |n| Wait::After(policy.backoff.wait(n, job.id.seed()));
+    let counts = fault.blame == Blame::Job && !turn.outage;
+    // A folder that can't be read for days must not fill the history. Nothing has left the machine, so the next try
+    // needs no revision of its own.
+    let known = job.error.as_ref().is_some_and(|error| error.code == fault.code);
+    if !counts && known && fault.origin == Origin::Inbox {
+        let wait = backoff(turn.tries);
+        return unchanged(job, state, wait);
+    }
+    job.attempts += u32::from(counts);
+    job.error = Some(fault.record());
+    if job.attempts >= policy.max_attempts {
+        let attempts = job.attempts;
+        job.state = State::failed(state);
+        let detail = format!("gave up after {attempts} attempts: {fault}");
+        return moved(job, from, "failed", Some(detail), turn);
+    }
+    // Always written: the next try gets a revision, and so a blob, of its own.
+    let wait = Wait::After(
+        policy.backoff.wait(if counts { job.attempts - 1 } else { turn.tries }, job.id.seed()),
+    );
+    job.state = state;
+    Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }
+}
+
+/// The call that starts a run was refused, or never heard: it may be made again, and the job may end.
+pub(super) fn not_started(
+    mut job: Job,
+    run: Submitted,
+    fault: &Fault,
+    turn: Turn,
+    policy: &Policy,
+) -> Step {
+    let (from, state) = (super::Phase::Submitted, State::Submitted(run));
+    match fault.class {
+        Class::Permanent => {
+            job.error = Some(fault.record());
+            job.state = State::failed(state);
+            moved(job, from, "failed", Some(fault.to_string()), turn)
+        }
+        Class::Transient => counted(job, from, state, fault, turn, policy),
+        Class::Fatal | Class::Throttled(_) => faulted(job, from, state, fault, turn, policy),
+    }
+}
+
+/// The run that a call may have started is not to be found.
+pub(super) fn not_listed(job: Job, state: State, turn: Turn) -> Step {
+    let advice = format!(
+        "the call that starts the run may have been heard, and the service's list doesn't show a run of it: {ASK_RELEASE}"
+    );
+    held(job, state, "start_unclear", advice, turn)
 }
 
 /// A fault that changes nothing is written when it is a new one, so that people see it, and not again.

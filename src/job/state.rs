@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Content, JobId, Phase, RemoteId, Sha256};
+use crate::name::Name;
 
 /// Where a job stands, with what is known there.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +52,17 @@ pub struct Submitted {
     pub(super) input: Uploaded,
     pub(super) remote_id: RemoteId,
     pub(super) redirects: Vec<Redirect>,
+    pub(super) service: Option<Service>,
+}
+
+/// Which service knows a remote run. A job keeps it: whatever the config says of its feed meanwhile, nobody else is asked
+/// about the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// The endpoint's name in the config.
+    pub endpoint: Name,
+    /// Its address, without keys.
+    pub url: String,
 }
 
 /// A finished remote run.
@@ -195,6 +207,16 @@ impl Submitted {
     /// The outputs that were directed into our storage.
     pub fn redirects(&self) -> &[Redirect] {
         &self.redirects
+    }
+
+    /// The service that knows it, if that was noted: earlier versions didn't.
+    pub fn service(&self) -> Option<&Service> {
+        self.service.as_ref()
+    }
+
+    /// The same run, by the name that the service gave it when it was started.
+    pub(super) fn known_as(self, remote_id: RemoteId) -> Self {
+        Self { remote_id, ..self }
     }
 
     /// The same input with another run. That one was asked for by another submit, which had its outputs written

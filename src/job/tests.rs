@@ -41,7 +41,15 @@ fn uploaded() -> Outcome {
 
 fn submitted() -> Outcome {
     let redirect = Redirect { output: "output1".into(), blob: "churn/1/out.csv".into() };
-    Outcome::Submitted { remote_id: RemoteId("r1".into()), redirects: vec![redirect] }
+    Outcome::Submitted {
+        remote_id: RemoteId("r1".into()),
+        redirects: vec![redirect],
+        service: Some(service()),
+    }
+}
+
+fn service() -> Service {
+    Service { endpoint: Name::try_from("churn".to_owned()).unwrap(), url: "https://h/s".into() }
 }
 
 fn finished() -> Outcome {
@@ -79,6 +87,10 @@ fn not_started() -> Outcome {
     Outcome::Wished(Want::NotStarted)
 }
 
+fn unclear() -> Outcome {
+    Outcome::StartUnclear(Fault::unavailable(Origin::Endpoint, "timeout", "no answer"))
+}
+
 fn skip() -> Outcome {
     Outcome::Duplicate(queued("b").id())
 }
@@ -97,6 +109,7 @@ fn every_state() -> Vec<(&'static str, Job)> {
         ("submitted, held", way(vec![uploaded(), submitted(), Outcome::RemoteGone])),
         ("running", way(running([]))),
         ("running, held", way(running([permanent()]))),
+        ("running, unclear", way(vec![uploaded(), submitted(), unclear()])),
         ("cancelling", way(running([cancel()]))),
         ("cancelling, held", way(running([cancel(), permanent()]))),
         ("cancelling (deadline)", way(running([Outcome::DeadlinePassed]))),
@@ -140,6 +153,13 @@ fn every_outcome() -> Vec<(&'static str, Outcome)> {
         ),
         ("submitted", submitted()),
         ("started", Outcome::Started),
+        ("invoked", Outcome::Invoked(RemoteId("r9".into()))),
+        ("executed", Outcome::Executed(vec![])),
+        ("not started", Outcome::NotStarted(Fault::transient(Origin::Endpoint, "503", "busy"))),
+        ("not started, bad", Outcome::NotStarted(Fault::permanent(Origin::Endpoint, "400", "bad"))),
+        ("start unclear", unclear()),
+        ("found", Outcome::Found(RemoteId("r9".into()))),
+        ("not listed", Outcome::NotListed),
         ("remote gone", Outcome::RemoteGone),
         ("pending", Outcome::Pending),
         ("finished", finished()),
@@ -165,7 +185,7 @@ fn every_outcome() -> Vec<(&'static str, Outcome)> {
         ("cancel", cancel()),
         ("retry", retry()),
         ("adopt", adopt("r2")),
-        ("not started", not_started()),
+        ("declared not started", not_started()),
     ]
 }
 
@@ -201,7 +221,7 @@ fn the_table_of_all_legal_moves() {
                 Some(_) => {}
             }
             let to = step.job.phase().name();
-            writeln!(table, "  {name:<16} {to} ({})", notes.join(", ")).unwrap();
+            writeln!(table, "  {name:<20} {to} ({})", notes.join(", ")).unwrap();
         }
     }
     insta::assert_snapshot!(table);
@@ -594,4 +614,49 @@ fn a_history_with_a_gap_a_jump_or_a_falling_generation_is_refused() {
         let refused = replay(&events).unwrap_err();
         assert!(refused.contains(told), "{told}: {refused}");
     }
+}
+
+#[test]
+fn a_run_that_a_call_may_have_started_is_looked_for_and_never_called_again() {
+    let job = state("running, unclear");
+    assert_eq!(next_action(&job), Some(Action::Poll));
+    let looked = |tries| {
+        let turn = Turn { tries, ..turn() };
+        apply(job.clone(), Outcome::NotListed, turn, &Policy::default()).unwrap()
+    };
+    for tries in 0..6 {
+        assert!(matches!(looked(tries).wait, Wait::After(_)), "{tries}");
+        assert_eq!(looked(tries).event, None);
+    }
+    let held = looked(6).job;
+    assert_eq!(held.held().unwrap().code, "start_unclear");
+    let found = step(job.clone(), Outcome::Found(RemoteId("r9".into()))).job;
+    assert_eq!(
+        (found.phase(), found.submitted().unwrap().remote_id().0.as_str()),
+        (Phase::Running, "r9")
+    );
+    let released = step(held, not_started()).job;
+    assert_eq!((released.phase(), released.generation()), (Phase::Uploaded, 2));
+}
+
+#[test]
+fn a_call_that_started_nothing_is_made_again_as_often_as_a_submit() {
+    let policy = Policy { max_attempts: 3, ..Policy::default() };
+    let busy = || Outcome::NotStarted(Fault::transient(Origin::Endpoint, "500", "busy"));
+    let mut job = state("submitted");
+    for attempts in 1..3 {
+        job = apply(job, busy(), turn(), &policy).unwrap().job;
+        assert_eq!((job.phase(), job.attempts()), (Phase::Submitted, attempts));
+    }
+    job = apply(job, busy(), turn(), &policy).unwrap().job;
+    assert_eq!(job.phase(), Phase::Failed);
+    let again = step(step(job, settled()).job, retry()).job;
+    assert_eq!((again.phase(), next_action(&again)), (Phase::Submitted, Some(Action::Start)));
+}
+
+#[test]
+fn another_service_may_have_what_was_not_started_at_the_first() {
+    let job = step(state("submitted"), submitted()).job;
+    assert_eq!(job.phase(), Phase::Submitted);
+    assert!(apply(state("running"), submitted(), turn(), &Policy::default()).is_err());
 }

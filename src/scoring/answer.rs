@@ -175,6 +175,16 @@ impl Call<'_> {
 }
 
 impl Answer {
+    /// Whether one of the two keys is what keeps us out.
+    pub(super) fn refuses_keys(&self) -> bool {
+        self.status == 401
+    }
+
+    /// The service's own 401 speaks of no subscription; the gateway's always does.
+    pub(super) fn speaks_of_subscription(&self) -> bool {
+        self.said().mentions(&["subscription key"])
+    }
+
     fn succeeded(&self) -> bool {
         (200..300).contains(&self.status)
     }

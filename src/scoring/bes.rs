@@ -4,8 +4,10 @@
 //! to decide; what an answer means is the pure part's (`answer`). The two steps of the service, submit and start, stay
 //! two calls here: between them the engine commits the id.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
@@ -14,17 +16,19 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::ServiceUrl;
 use super::answer::{self, Answer, Call, Operation};
-use crate::fault::Fault;
+use crate::fault::{Class, Fault, Origin};
 use crate::feed::Name;
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, RemoteStatus, Scorer, StartAnswer, Submission, SubmitAnswer};
+use crate::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer};
 use crate::wire::{BlobReference, SubmitRequest};
 
 /// A classic batch service, as the engine sees it.
 pub struct Bes<C> {
     settings: Settings,
     client: Client,
+    api_keys: Keys,
+    subscription_keys: Option<Keys>,
     clock: C,
     metrics: Metrics,
 }
@@ -38,8 +42,12 @@ pub struct Settings {
     pub url: ServiceUrl,
     /// The primary or secondary key of the service's endpoint.
     pub api_key: SecretString,
+    /// The other one, for when the first is refused: so keys are renewed without a pause.
+    pub secondary_api_key: Option<SecretString>,
     /// The key of the subscription at API Management, if that is in front.
     pub subscription_key: Option<SecretString>,
+    /// The subscription's other key.
+    pub secondary_subscription_key: Option<SecretString>,
     /// How long a call may take, until its whole answer is there; see [`CALL_LIMIT`].
     pub timeout: Duration,
 }
@@ -53,14 +61,24 @@ impl<C: Clock> Bes<C> {
         let name = &settings.name;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-        let key = secret_header("Bearer ", &settings.api_key)
-            .map_err(|wrong| format!("endpoints.{name}.api_key {wrong}"))?;
-        headers.insert(AUTHORIZATION, key);
-        if let Some(key) = &settings.subscription_key {
-            let key = secret_header("", key)
-                .map_err(|wrong| format!("endpoints.{name}.subscription_key {wrong}"))?;
-            headers.insert(SUBSCRIPTION_KEY, key);
-        }
+        let header = |scheme, key: &SecretString, setting: &str| {
+            secret_header(scheme, key)
+                .map_err(|wrong| format!("endpoints.{name}.{setting} {wrong}"))
+        };
+        let other = |scheme, key: &Option<SecretString>, setting| {
+            key.as_ref().map(|key| header(scheme, key, setting)).transpose()
+        };
+        let api_keys = Keys::new(
+            header("Bearer ", &settings.api_key, "api_key")?,
+            other("Bearer ", &settings.secondary_api_key, "secondary_api_key")?,
+        );
+        let subscription_keys = match &settings.subscription_key {
+            Some(key) => Some(Keys::new(
+                header("", key, "subscription_key")?,
+                other("", &settings.secondary_subscription_key, "secondary_subscription_key")?,
+            )),
+            None => None,
+        };
         let mut client = Client::builder()
             .user_agent(concat!("scoreline/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
@@ -77,14 +95,51 @@ impl<C: Clock> Bes<C> {
         let client = client
             .build()
             .map_err(|cause| format!("endpoints.{name}: no HTTP client could be made: {cause}"))?;
-        Ok(Self { settings, client, clock, metrics })
+        Ok(Self { settings, client, api_keys, subscription_keys, clock, metrics })
     }
 
     fn asked(&self, operation: Operation) -> Call<'_> {
         Call { endpoint: &self.settings.name, operation, now: self.clock.now() }
     }
 
-    /// One exchange: the answer, whatever it says, or what kept it away.
+    /// Where a run is known: not where the config says now, if that was changed meanwhile.
+    fn service(&self, run: Run<'_>) -> Cow<'_, ServiceUrl> {
+        match run.url.map(ServiceUrl::parse) {
+            Some(Ok(url)) if url != self.settings.url => Cow::Owned(url),
+            _ => Cow::Borrowed(&self.settings.url),
+        }
+    }
+
+    /// One exchange about a run, at the service that knows it. What is wrong with an address that is in the config no
+    /// more says nothing about the one that is.
+    async fn about<T>(
+        &self,
+        run: Run<'_>,
+        operation: Operation,
+        method: Method,
+        url: impl Fn(&ServiceUrl, &RemoteId) -> Url,
+        read: impl Fn(&Answer, &Call) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let service = self.service(run);
+        let answered = match self.exchange(operation, method, url(&service, run.id), None).await {
+            Ok(answer) => read(&answer, &self.asked(operation)),
+            Err(fault) => Err(fault),
+        };
+        answered.map_err(|fault| {
+            if *service == self.settings.url || fault.class != Class::Fatal {
+                return fault;
+            }
+            let message = format!(
+                "{}; the run is known at {service}, and the config names {} now: give the endpoint the old address \
+                 again until its runs have ended, or release the job",
+                fault.message, self.settings.url
+            );
+            Fault::transient(Origin::Endpoint, fault.code, message)
+        })
+    }
+
+    /// One exchange: the answer, whatever it says, or what kept it away. A key that is refused is tried no more, if
+    /// there is another one.
     async fn exchange(
         &self,
         operation: Operation,
@@ -92,7 +147,47 @@ impl<C: Clock> Bes<C> {
         url: Url,
         body: Option<&SubmitRequest>,
     ) -> Result<Answer, Fault> {
-        let request = self.client.request(method, url);
+        let mut turned = BTreeSet::new();
+        loop {
+            let with = self.keys();
+            let answer = self.send(operation, method.clone(), url.clone(), body, &with).await?;
+            if !answer.refuses_keys() {
+                return Ok(answer);
+            }
+            let (setting, other) = if answer.speaks_of_subscription() {
+                let keys = self.subscription_keys.as_ref().zip(with.subscription.as_ref());
+                ("subscription_key", keys.is_some_and(|(keys, refused)| keys.turn(refused)))
+            } else {
+                ("api_key", self.api_keys.turn(&with.api))
+            };
+            if !other || !turned.insert(setting) {
+                return Ok(answer);
+            }
+            let name = &self.settings.name;
+            tracing::warn!(endpoint = %name, "{setting} was refused; the other one is tried");
+        }
+    }
+
+    fn keys(&self) -> Headers {
+        let subscription = self.subscription_keys.as_ref().map(Keys::current);
+        Headers { api: self.api_keys.current(), subscription }
+    }
+
+    /// Sends once.
+    async fn send(
+        &self,
+        operation: Operation,
+        method: Method,
+        url: Url,
+        body: Option<&SubmitRequest>,
+        with: &Headers,
+    ) -> Result<Answer, Fault> {
+        let host = host_of(&url);
+        let request = self.client.request(method, url).header(AUTHORIZATION, with.api.clone());
+        let request = match &with.subscription {
+            Some(key) => request.header(SUBSCRIPTION_KEY, key.clone()),
+            None => request,
+        };
         let request = match body {
             Some(body) => request.json(body),
             // Said aloud: some gateways answer 411 to a POST that leaves its length out.
@@ -104,7 +199,6 @@ impl<C: Clock> Bes<C> {
         let outcome = self.clock.timeout(limit, receive(request)).await;
         let elapsed = self.clock.boot().saturating_sub(began);
         let call = self.asked(operation);
-        let host = self.settings.url.host();
         let answer = match outcome {
             Some(Ok(answer)) => Ok(self.without_our_keys(answer)),
             Some(Err(error)) => Err(answer::unreachable(&error, &host, &call)),
@@ -134,7 +228,14 @@ impl<C: Clock> Bes<C> {
         if (200..300).contains(&answer.status) {
             return answer;
         }
-        let keys = [Some(&self.settings.api_key), self.settings.subscription_key.as_ref()];
+        let Settings { api_key, secondary_api_key, .. } = &self.settings;
+        let Settings { subscription_key, secondary_subscription_key, .. } = &self.settings;
+        let keys = [
+            Some(api_key),
+            secondary_api_key.as_ref(),
+            subscription_key.as_ref(),
+            secondary_subscription_key.as_ref(),
+        ];
         for key in keys.into_iter().flatten().map(|key| key.expose_secret().trim()) {
             if answer.body.contains(key) {
                 answer.body = answer.body.replace(key, "***");
@@ -149,6 +250,10 @@ impl<C: Clock> Scorer for Bes<C> {
         "bes"
     }
 
+    fn url(&self) -> String {
+        self.settings.url.to_string()
+    }
+
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         let operation = Operation::Submit;
         let url = self.settings.url.submit();
@@ -157,32 +262,21 @@ impl<C: Clock> Scorer for Bes<C> {
         answer::submitted(&answer, &self.asked(operation))
     }
 
-    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
-        let operation = Operation::Start;
-        let url = self.settings.url.start(id);
-        let answer = self.exchange(operation, Method::POST, url, None).await?;
-        answer::started(&answer, &self.asked(operation))
+    async fn start(&self, run: Run<'_>) -> Result<StartAnswer, Fault> {
+        self.about(run, Operation::Start, Method::POST, ServiceUrl::start, answer::started).await
     }
 
-    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
-        let operation = Operation::Status;
-        let url = self.settings.url.status(id);
-        let answer = self.exchange(operation, Method::GET, url, None).await?;
-        answer::status(&answer, &self.asked(operation))
+    async fn status(&self, run: Run<'_>) -> Result<RemoteStatus, Fault> {
+        self.about(run, Operation::Status, Method::GET, ServiceUrl::status, answer::status).await
     }
 
-    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
-        let operation = Operation::Cancel;
-        let url = self.settings.url.cancel(id);
-        let answer = self.exchange(operation, Method::DELETE, url, None).await?;
-        answer::cancelled(&answer, &self.asked(operation))
+    async fn cancel(&self, run: Run<'_>) -> Result<(), Fault> {
+        self.about(run, Operation::Cancel, Method::DELETE, ServiceUrl::cancel, answer::cancelled)
+            .await
     }
 
-    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
-        let operation = Operation::Status;
-        let url = self.settings.url.status(id);
-        let answer = self.exchange(operation, Method::GET, url, None).await?;
-        answer::links(&answer, &self.asked(operation))
+    async fn links(&self, run: Run<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
+        self.about(run, Operation::Status, Method::GET, ServiceUrl::status, answer::links).await
     }
 
     async fn probe(&self) -> Result<(), Fault> {
@@ -200,6 +294,43 @@ impl<C> fmt::Debug for Bes<C> {
             .field("url", &self.settings.url)
             .finish_non_exhaustive()
     }
+}
+
+/// The keys that a call is sent with.
+struct Headers {
+    api: HeaderValue,
+    subscription: Option<HeaderValue>,
+}
+
+/// A key and perhaps a second one, as headers: while one is being renewed the other is good.
+struct Keys {
+    first: HeaderValue,
+    second: Option<HeaderValue>,
+    /// The first was refused, and the second not since.
+    turned: AtomicBool,
+}
+
+impl Keys {
+    fn new(first: HeaderValue, second: Option<HeaderValue>) -> Self {
+        Self { first, second, turned: AtomicBool::new(false) }
+    }
+
+    fn current(&self) -> HeaderValue {
+        let turned = self.turned.load(Ordering::Relaxed);
+        self.second.as_ref().filter(|_| turned).unwrap_or(&self.first).clone()
+    }
+
+    /// Goes on with the other key, unless some other call has done that already; answers whether there is one.
+    fn turn(&self, refused: &HeaderValue) -> bool {
+        let Some(second) = &self.second else { return false };
+        self.turned.store(refused != second, Ordering::Relaxed);
+        true
+    }
+}
+
+fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// The body of a submit. A named input goes into `Inputs`, which every service takes; without a name it is `Input`,
@@ -285,6 +416,7 @@ mod tests {
     #[test]
     fn a_submit_is_the_guides_own() {
         let submission = Submission {
+            key: "k".into(),
             input: None,
             blob: keyed("/container/mydatablob.csv"),
             outputs: vec![("output1".into(), keyed("/container/myresultsblob.csv"))],
@@ -310,6 +442,7 @@ mod tests {
     #[test]
     fn a_named_input_and_signed_links_make_the_other_form() {
         let submission = Submission {
+            key: "k".into(),
             input: Some("input1".into()),
             blob: signed("inbox/orders.csv"),
             outputs: vec![

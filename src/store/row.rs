@@ -228,6 +228,7 @@ macro_rules! record {
             sha256: column!(optional "sha256", $crate::store::row::digest).flatten(),
             remote_id: column!(optional "remote_id", |id| Some(RemoteId(id))),
             redirects: column!(optional "redirects", from_json),
+            service: column!(optional "service", from_json),
             results: column!(optional "results", from_json),
             outputs: column!(optional "outputs", from_json),
             cancel_reason: column!(optional "cancel_reason", cancel_reason),

@@ -16,7 +16,7 @@ use scoreline::fault::{Blame, Class, Fault};
 use scoreline::feed::Name;
 use scoreline::job::RemoteId;
 use scoreline::metrics::Metrics;
-use scoreline::ports::{Clock, RemoteStatus, Scorer, StartAnswer, Submission, SubmitAnswer};
+use scoreline::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer};
 use scoreline::scoring::bes::{Bes, CALL_LIMIT, Settings};
 use scoreline::scoring::{Scoring, ServiceUrl};
 use scoreline::wire::BlobReference;
@@ -25,6 +25,8 @@ use tokio::sync::Notify;
 
 const KEY: &str = "api-key-of-the-tests==";
 const SUBSCRIPTION: &str = "subscription-of-the-tests";
+const OTHER_KEY: &str = "other-api-key-of-the-tests==";
+const OTHER_SUBSCRIPTION: &str = "other-subscription-of-the-tests";
 const JOB: &str = "539d0bc2fde945b6ac986b851d0000f0";
 
 /// A clock that stands until a test lets every wait end.
@@ -56,32 +58,39 @@ struct Seen {
     body: Bytes,
 }
 
-/// Answers every request alike and remembers it.
-struct Stub<F> {
+/// Answers every request by its headers and remembers it.
+struct Stub {
     seen: Mutex<Vec<Seen>>,
-    answer: F,
+    answer: Answers,
 }
 
 /// What a test holds: the client, and what the server saw.
-struct Scene<F> {
+struct Scene {
     scoring: Scoring<Standing>,
     metrics: Metrics,
-    stub: Arc<Stub<F>>,
+    stub: Arc<Stub>,
 }
 
-impl<F> Scene<F>
-where
-    F: Fn() -> Response + Send + Sync + 'static,
-{
-    async fn new(answer: F) -> Self {
+type Answers = Box<dyn Fn(&HeaderMap) -> Response + Send + Sync>;
+
+impl Scene {
+    async fn new(answer: impl Fn() -> Response + Send + Sync + 'static) -> Self {
         Self::with(Standing::default(), answer).await
     }
 
-    async fn with(clock: Standing, answer: F) -> Self {
+    async fn with(clock: Standing, answer: impl Fn() -> Response + Send + Sync + 'static) -> Self {
+        Self::made(clock, Box::new(move |_| answer())).await
+    }
+
+    async fn told(answer: impl Fn(&HeaderMap) -> Response + Send + Sync + 'static) -> Self {
+        Self::made(Standing::default(), Box::new(answer)).await
+    }
+
+    async fn made(clock: Standing, answer: Answers) -> Self {
         let stub = Arc::new(Stub { seen: Mutex::default(), answer });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(any(respond::<F>)).with_state(Arc::clone(&stub));
+        let router = Router::new().fallback(any(respond)).with_state(Arc::clone(&stub));
         tokio::spawn(async move { axum::serve(listener, router).await });
         let (scoring, metrics) = client(&format!("http://{address}"), &clock);
         Self { scoring, metrics, stub }
@@ -95,19 +104,17 @@ where
     }
 }
 
-async fn respond<F>(State(stub): State<Arc<Stub<F>>>, request: Request) -> Response
-where
-    F: Fn() -> Response + Send + Sync + 'static,
-{
+async fn respond(State(stub): State<Arc<Stub>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    let answer = (stub.answer)(&head.headers);
     stub.seen.lock().unwrap().push(Seen {
         method: head.method,
         uri: head.uri,
         headers: head.headers,
         body,
     });
-    (stub.answer)()
+    answer
 }
 
 fn churn() -> Name {
@@ -119,7 +126,9 @@ fn settings(host: &str) -> Settings {
         name: churn(),
         url: ServiceUrl::parse(&format!("{host}/demo/workspaces/w/services/s/jobs")).unwrap(),
         api_key: format!("{KEY}\n").into(),
+        secondary_api_key: Some(OTHER_KEY.into()),
         subscription_key: Some(SUBSCRIPTION.into()),
+        secondary_subscription_key: Some(OTHER_SUBSCRIPTION.into()),
         timeout: CALL_LIMIT,
     }
 }
@@ -139,6 +148,7 @@ fn submission() -> Submission {
         connection_string: None,
     };
     Submission {
+        key: "k-1".into(),
         input: Some("input1".into()),
         blob: blob("in/a.csv"),
         outputs: vec![("output1".into(), blob("out/a.csv"))],
@@ -148,6 +158,11 @@ fn submission() -> Submission {
 
 fn job() -> RemoteId {
     RemoteId(JOB.into())
+}
+
+/// A run that is known at the address in the config.
+fn here(id: &RemoteId) -> Run<'_> {
+    Run { id, url: None }
 }
 
 fn has_count(metrics: &Metrics, operation: &str, status: &str) -> bool {
@@ -181,7 +196,7 @@ async fn a_submit_sends_its_body_with_both_keys() {
 #[tokio::test]
 async fn a_start_says_that_its_body_is_empty() {
     let scene = Scene::new(|| StatusCode::NO_CONTENT.into_response()).await;
-    assert_eq!(scene.scoring.start(&job()).await.unwrap(), StartAnswer::Started);
+    assert_eq!(scene.scoring.start(here(&job())).await.unwrap(), StartAnswer::Started);
     let seen = scene.request();
     assert_eq!(seen.method, Method::POST);
     assert_eq!(
@@ -201,16 +216,16 @@ async fn status_cancel_and_probe_ask_for_one_job() {
         r#"{"StatusCode":4,"Results":{"o":{"RelativeLocation":"/c/b"}}}"#.into_response()
     })
     .await;
-    let seen = scene.scoring.status(&RemoteId("a/b".into())).await.unwrap();
+    let seen = scene.scoring.status(here(&RemoteId("a/b".into()))).await.unwrap();
     assert!(matches!(seen, RemoteStatus::Finished(results) if results[0].place.blob() == "c/b"));
     let request = scene.stub.seen.lock().unwrap().remove(0);
     assert_eq!(request.method, Method::GET);
     assert_eq!(request.uri, "/demo/workspaces/w/services/s/jobs/a%2Fb?api-version=2.0");
 
-    assert_eq!(scene.scoring.links(&job()).await.unwrap().len(), 1);
+    assert_eq!(scene.scoring.links(here(&job())).await.unwrap().len(), 1);
     scene.stub.seen.lock().unwrap().clear();
 
-    scene.scoring.cancel(&job()).await.unwrap();
+    scene.scoring.cancel(here(&job())).await.unwrap();
     let request = scene.stub.seen.lock().unwrap().remove(0);
     assert_eq!(request.method, Method::DELETE);
 
@@ -239,7 +254,7 @@ async fn a_redirect_is_not_followed() {
 #[tokio::test]
 async fn a_busy_service_is_asked_once() {
     let scene = Scene::new(|| StatusCode::SERVICE_UNAVAILABLE.into_response()).await;
-    let fault = scene.scoring.start(&job()).await.unwrap_err();
+    let fault = scene.scoring.start(here(&job())).await.unwrap_err();
     assert!(fault.class == Class::Transient && fault.is_overload(), "{fault:?}");
     scene.request();
 }
@@ -252,7 +267,7 @@ async fn an_answer_is_read_up_to_a_bound() {
         late.into_response()
     })
     .await;
-    let fault = scene.scoring.status(&job()).await.unwrap_err();
+    let fault = scene.scoring.status(here(&job())).await.unwrap_err();
     assert_eq!(fault.code, "unreadable_answer");
 }
 
@@ -284,7 +299,7 @@ async fn an_answer_that_never_comes_ends_with_the_time_limit() {
     let clock = Standing::default();
     let (scoring, metrics) = client(&format!("http://{address}"), &clock);
     let id = job();
-    let asking = scoring.status(&id);
+    let asking = scoring.status(here(&id));
     let passing = async {
         let connection = listener.accept().await.unwrap();
         clock.over.notify_one();
@@ -369,4 +384,71 @@ fn a_key_that_cannot_be_sent_is_refused_without_showing_it() {
         assert!(error.contains(&format!("endpoints.churn.{field}")), "{error}");
         assert!(!error.contains("secret"), "{error}");
     }
+}
+
+/// Refuses every key but those given, as the service does and as the gateway does.
+fn refusing(refused: &'static [&'static str]) -> impl Fn(&HeaderMap) -> Response {
+    move |headers| {
+        let sent = |name: &str| headers[name].to_str().unwrap().replace("Bearer ", "");
+        let (key, subscription) = (sent("authorization"), sent("ocp-apim-subscription-key"));
+        let is_refused = |key: &str| refused.contains(&key);
+        if is_refused(&subscription) {
+            let message = "Access denied due to invalid subscription key. Make sure to provide a valid key for an active subscription.";
+            let body = serde_json::json!({ "statusCode": 401, "message": message });
+            return (StatusCode::UNAUTHORIZED, Json(body)).into_response();
+        }
+        if is_refused(&key) {
+            let body = serde_json::json!({ "error": { "code": "Unauthorized", "message": "no",
+                "details": [{ "code": "ScoreRequestUnauthorized", "message": "no" }] } });
+            return (StatusCode::UNAUTHORIZED, Json(body)).into_response();
+        }
+        Json(JOB).into_response()
+    }
+}
+
+#[tokio::test]
+async fn while_a_key_is_being_renewed_the_other_one_is_used() {
+    let scene = Scene::told(refusing(&[KEY, SUBSCRIPTION])).await;
+    let sent = |seen: &Seen| {
+        let header = |name: &str| seen.headers[name].to_str().unwrap().to_owned();
+        (header("authorization"), header("ocp-apim-subscription-key"))
+    };
+    assert_eq!(scene.scoring.submit(&submission()).await.unwrap(), SubmitAnswer::Known(job()));
+    assert_eq!(scene.stub.seen.lock().unwrap().drain(..).count(), 3, "each is refused once");
+    assert_eq!(scene.scoring.submit(&submission()).await.unwrap(), SubmitAnswer::Known(job()));
+    let good = (format!("Bearer {OTHER_KEY}"), OTHER_SUBSCRIPTION.to_owned());
+    assert_eq!(sent(&scene.request()), good, "what was good is used at once the next time");
+}
+
+#[tokio::test]
+async fn a_service_that_refuses_both_keys_is_asked_with_each_once() {
+    let scene = Scene::told(refusing(&[KEY, OTHER_KEY])).await;
+    let fault = scene.scoring.submit(&submission()).await.unwrap_err();
+    assert_eq!((fault.class, fault.code.as_str()), (Class::Fatal, "ScoreRequestUnauthorized"));
+    assert_eq!(scene.stub.seen.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_run_is_asked_about_where_it_is_known() {
+    let scene = Scene::new(|| r#"{"StatusCode":1}"#.into_response()).await;
+    let elsewhere = scene.scoring.url().replace("/workspaces/w/", "/workspaces/old/");
+    let id = job();
+    let run = Run { id: &id, url: Some(&elsewhere) };
+    assert_eq!(scene.scoring.status(run).await.unwrap(), RemoteStatus::Pending);
+    assert_eq!(scene.request().uri.path(), format!("/demo/workspaces/old/services/s/jobs/{JOB}"));
+}
+
+#[tokio::test]
+async fn an_address_that_the_config_no_longer_has_is_no_trouble_of_the_one_that_it_has() {
+    let scene = Scene::new(|| StatusCode::UNAUTHORIZED.into_response()).await;
+    let elsewhere = scene.scoring.url().replace("/workspaces/w/", "/workspaces/old/");
+    let id = job();
+    let fault = scene.scoring.status(Run { id: &id, url: Some(&elsewhere) }).await.unwrap_err();
+    assert_eq!(fault.class, Class::Transient, "{fault}");
+    assert!(
+        fault.message.contains("/workspaces/old/") && fault.message.contains("release"),
+        "{fault}"
+    );
+    let fault = scene.scoring.status(here(&id)).await.unwrap_err();
+    assert_eq!(fault.class, Class::Fatal, "{fault}");
 }

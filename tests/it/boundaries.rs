@@ -22,13 +22,13 @@ use scoreline::fault::Fault;
 use scoreline::feed::{Name, SourcePath};
 use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timetable};
 use scoreline::inbox::AnyInbox;
-use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, RemoteId, Want};
+use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
     Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
-    Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved, RetryAnswer, RetryWish, Scan,
-    Schedules, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
+    Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved, RetryAnswer, RetryWish, Run,
+    Scan, Schedules, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
     Submission, SubmitAnswer, Transition, Unowned, Watching, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
@@ -562,22 +562,25 @@ impl Scorer for MinedPart {
     fn kind(&self) -> &'static str {
         self.real.scorer(&self.endpoint).unwrap().kind()
     }
+    fn url(&self) -> String {
+        self.real.scorer(&self.endpoint).unwrap().url()
+    }
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         self.bomb
             .around("submit", self.real.scorer(&self.endpoint).unwrap().submit(submission))
             .await
     }
-    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
-        self.bomb.around("start", self.real.scorer(&self.endpoint).unwrap().start(id)).await
+    async fn start(&self, run: Run<'_>) -> Result<StartAnswer, Fault> {
+        self.bomb.around("start", self.real.scorer(&self.endpoint).unwrap().start(run)).await
     }
-    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
-        self.bomb.around("status", self.real.scorer(&self.endpoint).unwrap().status(id)).await
+    async fn status(&self, run: Run<'_>) -> Result<RemoteStatus, Fault> {
+        self.bomb.around("status", self.real.scorer(&self.endpoint).unwrap().status(run)).await
     }
-    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
-        self.bomb.around("cancel", self.real.scorer(&self.endpoint).unwrap().cancel(id)).await
+    async fn cancel(&self, run: Run<'_>) -> Result<(), Fault> {
+        self.bomb.around("cancel", self.real.scorer(&self.endpoint).unwrap().cancel(run)).await
     }
-    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
-        self.real.scorer(&self.endpoint).unwrap().links(id).await
+    async fn links(&self, run: Run<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
+        self.real.scorer(&self.endpoint).unwrap().links(run).await
     }
     async fn probe(&self) -> Result<(), Fault> {
         self.real.scorer(&self.endpoint).unwrap().probe().await

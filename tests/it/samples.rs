@@ -10,7 +10,7 @@ use scoreline::fault::{Fault, Origin};
 use scoreline::feed::{Name, SourcePath};
 use scoreline::job::{
     Arrival, Content, Event, FileIdentity, Job, JobId, Outcome, Output, Redirect, RemoteId,
-    ResultPlace, RunResult, Sha256, Turn, Want, apply,
+    ResultPlace, RunResult, Service, Sha256, Turn, Want, apply,
 };
 use scoreline::ports::Transition;
 use scoreline::retry::Policy;
@@ -89,7 +89,15 @@ pub(crate) fn uploaded() -> Outcome {
 
 pub(crate) fn submitted() -> Outcome {
     let redirect = Redirect { output: "output1".into(), blob: "churn/1/out.csv".into() };
-    Outcome::Submitted { remote_id: RemoteId("r1".into()), redirects: vec![redirect] }
+    Outcome::Submitted {
+        remote_id: RemoteId("r1".into()),
+        redirects: vec![redirect],
+        service: Some(service()),
+    }
+}
+
+fn service() -> Service {
+    Service { endpoint: Name::try_from("churn".to_owned()).unwrap(), url: "https://h/s".into() }
 }
 
 pub(crate) fn finished() -> Outcome {

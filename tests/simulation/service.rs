@@ -2,7 +2,7 @@
 
 use scoreline::fault::{Fault, Origin};
 use scoreline::job::{JobId, RemoteId, ResultPlace, RunResult};
-use scoreline::ports::{RemoteStatus, Scorer, StartAnswer, Submission, SubmitAnswer};
+use scoreline::ports::{RemoteStatus, Run as Asked, Scorer, StartAnswer, Submission, SubmitAnswer};
 use scoreline::wire::BlobReference;
 
 use super::node::Life;
@@ -11,6 +11,9 @@ use super::world::{ENDPOINT, End, Mistake, Run, State, scores_of};
 impl Scorer for Life {
     fn kind(&self) -> &'static str {
         "simulated"
+    }
+    fn url(&self) -> String {
+        "simulated".into()
     }
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         let place = |blob: &BlobReference| blob.relative_location.clone().unwrap();
@@ -51,8 +54,8 @@ impl Scorer for Life {
         })
         .await
     }
-    async fn start(&self, id: &RemoteId) -> Result<StartAnswer, Fault> {
-        let (id, in_flight) = (id.0.clone(), self.land.in_flight);
+    async fn start(&self, asked: Asked<'_>) -> Result<StartAnswer, Fault> {
+        let (id, in_flight) = (asked.id.0.clone(), self.land.in_flight);
         let refusals_pass = self.made(Mistake::RefusalsPassForUnknown);
         self.call(move |state| {
             if !state.committed.contains(&id) {
@@ -74,12 +77,12 @@ impl Scorer for Life {
         })
         .await
     }
-    async fn status(&self, id: &RemoteId) -> Result<RemoteStatus, Fault> {
+    async fn status(&self, asked: Asked<'_>) -> Result<RemoteStatus, Fault> {
         let _place = self.land.a_place(&self.host.clock).await?;
         let impatient = self.made(Mistake::LooksAreImpatient);
         self.effect(ENDPOINT, |state| {
             let State { runs, blobs, rng, unruly, .. } = state;
-            let run = runs.get_mut(&id.0).unwrap();
+            let run = runs.get_mut(&asked.id.0).unwrap();
             run.forgotten |= *unruly && rng.below(50) == 0;
             if run.forgotten {
                 return Ok(RemoteStatus::Unknown);
@@ -104,7 +107,7 @@ impl Scorer for Life {
                     }
                     let mut results = Vec::new();
                     if self.land.elsewhere {
-                        let blob = format!("elsewhere/{}/extra.csv", id.0);
+                        let blob = format!("elsewhere/{}/extra.csv", asked.id.0);
                         blobs.insert(blob.clone(), scores_of("extra", &input));
                         let place = ResultPlace::Elsewhere(blob);
                         results.push(RunResult { output: "extra".into(), place });
@@ -115,8 +118,8 @@ impl Scorer for Life {
         })
         .await
     }
-    async fn cancel(&self, id: &RemoteId) -> Result<(), Fault> {
-        let id = id.0.clone();
+    async fn cancel(&self, asked: Asked<'_>) -> Result<(), Fault> {
+        let id = asked.id.0.clone();
         self.call(move |state| {
             let run = state.runs.get_mut(&id).unwrap();
             if run.forgotten {
@@ -130,8 +133,8 @@ impl Scorer for Life {
         })
         .await
     }
-    async fn links(&self, id: &RemoteId) -> Result<Vec<(String, BlobReference)>, Fault> {
-        let link = Some(format!("elsewhere/{}/extra.csv", id.0));
+    async fn links(&self, asked: Asked<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
+        let link = Some(format!("elsewhere/{}/extra.csv", asked.id.0));
         let link = BlobReference { relative_location: link, ..BlobReference::default() };
         self.effect(ENDPOINT, |_| Ok(vec![("extra".to_owned(), link)])).await
     }

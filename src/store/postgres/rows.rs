@@ -26,7 +26,7 @@ macro_rules! columns {
         "id, feed, path, inode, size_bytes, mtime_ns, phase, generation, revision, attempts, created_at, updated_at, \
          finished_at, deadline_at, held_code, held_message, error_class, error_code, error_message, input_blob, \
          input_bytes, sha256, remote_id, redirects::text, results::text, outputs::text, cancel_reason, ended_at, \
-         source_settled, source_moved_to, duplicate_of, fire::text"
+         source_settled, source_moved_to, duplicate_of, fire::text, service::text"
     };
 }
 pub(super) use columns;
@@ -111,7 +111,9 @@ macro_rules! state {
             $prefix,
             "source_moved_to, ",
             $prefix,
-            "duplicate_of"
+            "duplicate_of, ",
+            $prefix,
+            "service"
         )
     };
 }
@@ -141,8 +143,9 @@ pub(super) const WRITE: &str = concat!(
        FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[], \
          $7::timestamptz[], $8::timestamptz[], $9::timestamptz[], $10::text[], $11::text[], $12::text[], $13::text[], \
          $14::text[], $15::text[], $16::bigint[], $17::text[], $18::text[], $19::json[], $20::json[], $21::json[], \
-         $22::text[], $23::text[], $24::boolean[], $25::bytea[], $26::uuid[], $27::boolean[], $28::timestamptz[], \
-         $29::bigint[], $30::text[], $31::text[], $32::text[], $33::text[], $34::text[], $35::text[]) \
+         $22::text[], $23::text[], $24::boolean[], $25::bytea[], $26::uuid[], $27::json[], $28::boolean[], \
+         $29::timestamptz[], $30::bigint[], $31::text[], $32::text[], $33::text[], $34::text[], $35::text[], \
+         $36::text[]) \
        AS i (id, ",
     state!(""),
     ", done, ",
@@ -202,7 +205,7 @@ pub(super) const WRITE: &str = concat!(
      ) SELECT id FROM written"
 );
 
-/// Binds $1 to $35 of [`WRITE`].
+/// Binds $1 to $36 of [`WRITE`].
 pub(super) fn transitions<'q>(
     statement: Statement<'q>,
     node: &Node,
@@ -241,6 +244,7 @@ pub(super) fn transitions<'q>(
             r.source_moved_to.as_ref().map(|path| path.as_os_str().as_bytes().to_vec())
         }))
         .bind(all(&records, |r| r.duplicate_of.map(JobId::uuid)))
+        .bind(all(&records, |r| r.service.as_ref().map(json)))
         .bind(all(transitions, |t| t.job.is_done()))
         .bind(all(transitions, |t| t.event.at))
         .bind(all(transitions, |t| i64::from(t.event.generation)))

@@ -276,7 +276,7 @@ impl<'s> Write<'s> {
                    finished_at = ?9, deadline_at = ?10, held_code = ?11, held_message = ?12, error_class = ?13, \
                    error_code = ?14, error_message = ?15, input_blob = ?16, input_bytes = ?17, sha256 = ?18, \
                    remote_id = ?19, redirects = ?20, results = ?21, outputs = ?22, cancel_reason = ?23, \
-                   ended_at = ?24, source_settled = ?25, source_moved_to = ?26, duplicate_of = ?27 \
+                   ended_at = ?24, source_settled = ?25, source_moved_to = ?26, duplicate_of = ?27, service = ?28 \
                    WHERE id = ?1 AND node = ?2 AND revision = ?4";
         let digest = digest_text(&record);
         let held = record.held.map(|held| (held.code, held.message)).unzip();
@@ -310,6 +310,7 @@ impl<'s> Write<'s> {
             .bind(record.source_settled)
             .bind(record.source_moved_to.map(|path| path.into_os_string().into_vec()))
             .bind(record.duplicate_of.map(|of| of.to_string()))
+            .bind(record.service.as_ref().map(json))
             .execute(self.on())
             .await?;
         if written.rows_affected() == 0 {

@@ -382,7 +382,14 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let ran = PostgresStore::migrate(&database.url(), SystemClock).await.unwrap();
     assert_eq!(
         ran,
-        ["0002 nodes", "0003 folders", "0004 pauses", "0005 schedules", "0006 content"]
+        [
+            "0002 nodes",
+            "0003 folders",
+            "0004 pauses",
+            "0005 schedules",
+            "0006 content",
+            "0007 services"
+        ]
     );
     let store = connect(&database).await;
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);

@@ -19,7 +19,8 @@ async fn a_fresh_folder_is_made_and_migrated_once() {
             "0003 folders",
             "0004 pauses",
             "0005 schedules",
-            "0006 content"
+            "0006 content",
+            "0007 services"
         ]
     );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
@@ -241,7 +242,14 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let ran = SqliteStore::migrate(dir.path()).await.unwrap();
     assert_eq!(
         ran,
-        ["0002 nodes", "0003 folders", "0004 pauses", "0005 schedules", "0006 content"]
+        [
+            "0002 nodes",
+            "0003 folders",
+            "0004 pauses",
+            "0005 schedules",
+            "0006 content",
+            "0007 services"
+        ]
     );
     check(Migrate::Check).await.unwrap();
     let store = open(dir.path()).await.unwrap();

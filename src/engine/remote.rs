@@ -1,0 +1,255 @@
+//! What a job asks of its scoring service, by the way that the service has of making runs.
+//!
+//! With two steps the id is committed between them. With one call for both, what is committed first is the intent, and
+//! whatever is not certain about the call afterwards is an outcome of its own, never a reason to call again. What is
+//! scored at once has its outputs put into blob storage, and goes on from there like any other run.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sha2::Digest;
+
+use super::lease::Lease;
+use super::perform::{blobs, out_of_step, unconfigured};
+use crate::fault::{Class, Fault, Origin};
+use crate::feed::Feed;
+use crate::job::{Job, Outcome, Redirect, Service, Sha256, Submitted, Uploaded};
+use crate::ports::{
+    Access, BlobPlace, Blobs, Clock, Executed, Execution, Invoked, Permit, RemoteStatus, Run,
+    Scorer, StartAnswer, Submission, SubmitAnswer, Way, World,
+};
+
+/// Makes a call for as long as the lease lasts.
+async fn within<W: World, T>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    call: impl Future<Output = Result<T, Fault>> + Send,
+) -> Result<T, Fault>
+where
+    T: Send,
+{
+    lease.ensure(Origin::Endpoint)?;
+    let mut call = std::pin::pin!(call);
+    loop {
+        match world.clock().timeout(lease.remaining(), &mut call).await {
+            Some(done) => return done,
+            // It may have been renewed meanwhile.
+            None => lease.ensure(Origin::Endpoint)?,
+        }
+    }
+}
+
+pub(super) async fn submit<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    feed: &Feed,
+    job: &Job,
+) -> Result<Outcome, Fault> {
+    let scorer = world.scorer(&feed.endpoint).ok_or_else(|| unconfigured(feed, "endpoint"))?;
+    let redirects = redirects(feed, job, scorer.way());
+    let submission = submission(world, feed, job, &redirects)?;
+    let service = Some(Service { endpoint: feed.endpoint.clone(), url: scorer.url() });
+    Ok(match within(world, lease, scorer.submit(&submission)).await? {
+        SubmitAnswer::Known(remote_id) => Outcome::Submitted { remote_id, redirects, service },
+        SubmitAnswer::InputMissing(fault) => Outcome::InputMissing(fault),
+    })
+}
+
+/// Where the service is to write: what the config names, and with one call, which tells nothing of what it wrote
+/// elsewhere, its one output in any case.
+fn redirects(feed: &Feed, job: &Job, way: Way) -> Vec<Redirect> {
+    let mut redirects: Vec<_> = feed
+        .outputs
+        .iter()
+        .map(|(output, template)| Redirect {
+            output: output.clone(),
+            blob: feed.output_blob(job, output, Some(template)),
+        })
+        .collect();
+    if redirects.is_empty() && way == Way::OneCall {
+        let blob = feed.output_blob(job, ONLY_OUTPUT, None);
+        redirects.push(Redirect { output: ONLY_OUTPUT.into(), blob });
+    }
+    redirects
+}
+
+fn submission<W: World>(
+    world: &W,
+    feed: &Feed,
+    job: &Job,
+    redirects: &[Redirect],
+) -> Result<Submission, Fault> {
+    let input = job.uploaded().map(Uploaded::blob).ok_or_else(|| out_of_step(job))?;
+    let now = world.clock().now();
+    let life = life(job, now);
+    let blobs = blobs(world, feed)?;
+    let mut outputs = Vec::new();
+    for Redirect { output, blob } in redirects {
+        outputs.push((output.clone(), blobs.hand_over(blob, Access::Write, now, life)));
+    }
+    Ok(Submission {
+        key: format!("{}-{}", job.id(), job.generation()),
+        input: feed.input.clone(),
+        blob: blobs.hand_over(input, Access::Read, now, life),
+        outputs,
+        parameters: feed.parameters.clone(),
+    })
+}
+
+/// What is handed over must outlast the queue, the run and the retries: all end at the deadline.
+fn life(job: &Job, now: DateTime<Utc>) -> Duration {
+    (job.deadline_at() - now).to_std().unwrap_or_default() + HAND_OVER_MARGIN
+}
+
+pub(super) async fn start<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    feed: &Feed,
+    job: &Job,
+) -> Result<Outcome, Fault> {
+    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
+    let scorer = scorer_of(world, feed, job)?;
+    let outcome = match scorer.way() {
+        Way::TwoSteps => match within(world, lease, scorer.start(asked(run))).await? {
+            StartAnswer::Started => Outcome::Started,
+            StartAnswer::Unknown => Outcome::RemoteGone,
+        },
+        Way::OneCall => {
+            let submission = submission(world, feed, job, run.redirects())?;
+            invoke(world, lease, scorer, run, &submission).await?
+        }
+        Way::AtOnce => execute(world, lease, scorer, feed, job, run).await?,
+    };
+    if matches!(outcome, Outcome::Started | Outcome::Invoked(_) | Outcome::Executed(_)) {
+        let endpoint = run.service().map_or(&feed.endpoint, |service| &service.endpoint);
+        let metric = &world.metrics().remote_runs_started_total;
+        metric.with_label_values(&[endpoint.as_str()]).inc();
+    }
+    Ok(outcome)
+}
+
+async fn invoke<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    scorer: &W::Scorer,
+    run: &Submitted,
+    submission: &Submission,
+) -> Result<Outcome, Fault> {
+    // Before the call a lapsed lease is a fault like any other; in the middle of it, nobody knows what was heard.
+    lease.ensure(Origin::Endpoint)?;
+    let call = async { Ok(scorer.invoke(asked(run), submission).await) };
+    Ok(match within(world, lease, call).await {
+        Ok(Invoked::Started(id)) => Outcome::Invoked(id),
+        Ok(Invoked::NotStarted(fault)) => Outcome::NotStarted(fault),
+        Ok(Invoked::Unclear(fault)) | Err(fault) => Outcome::StartUnclear(fault),
+    })
+}
+
+async fn execute<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    scorer: &W::Scorer,
+    feed: &Feed,
+    job: &Job,
+    run: &Submitted,
+) -> Result<Outcome, Fault> {
+    let input = job.uploaded().ok_or_else(|| out_of_step(job))?;
+    if input.size_bytes() > AT_ONCE_MAX_BYTES {
+        let text = format!(
+            "{} has {} bytes, and what is scored at once has {AT_ONCE_MAX_BYTES} at most: use an endpoint of kind \"bes\"",
+            job.path(),
+            input.size_bytes()
+        );
+        return Ok(Outcome::NotStarted(Fault::permanent(Origin::Inbox, "too_large", text)));
+    }
+    let blobs = blobs(world, feed)?;
+    let mut table = Vec::new();
+    blobs.download(BlobPlace::Ours(input.blob()), &mut table).await?;
+    let execution = Execution {
+        input: feed.input.clone(),
+        table: table.into(),
+        name: job.path().file_name().to_string_lossy().into_owned(),
+        parameters: feed.parameters.clone(),
+    };
+    let outputs = match within(world, lease, scorer.execute(asked(run), &execution)).await {
+        Ok(outputs) => outputs,
+        Err(fault) => return Ok(Outcome::NotStarted(fault)),
+    };
+    let mut redirects = Vec::new();
+    for Executed { output, table } in outputs {
+        // Named by what is in it: a call that is repeated may answer something else.
+        let name =
+            format!("{output}-{}", &Sha256(sha2::Sha256::digest(&table).into()).to_string()[..16]);
+        let blob = feed.output_blob(job, &name, None);
+        blobs.upload(&blob, &job.path().to_string(), &mut &table[..]).await?;
+        redirects.push(Redirect { output, blob });
+    }
+    Ok(Outcome::Executed(redirects))
+}
+
+pub(super) async fn poll<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {
+    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
+    Ok(outcome_of(scorer_of(world, feed, job)?.status(asked(run)).await?))
+}
+
+pub(super) async fn cancel<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    feed: &Feed,
+    job: &Job,
+) -> Result<Outcome, Fault> {
+    let run = job.submitted().ok_or_else(|| out_of_step(job))?;
+    let scorer = scorer_of(world, feed, job)?;
+    // What is scored at once is over when nobody waits for it.
+    if scorer.way() == Way::AtOnce {
+        return Ok(Outcome::RemoteCancelled);
+    }
+    let call = async {
+        match scorer.cancel(asked(run)).await {
+            Err(fault) if fault.class != Class::Permanent => Err(fault),
+            // A refusal may mean that the run has ended meanwhile: its state tells.
+            asked_for => match outcome_of(scorer.status(asked(run)).await?) {
+                Outcome::Pending => asked_for.map(|()| Outcome::Pending),
+                ended => Ok(ended),
+            },
+        }
+    };
+    within(world, lease, call).await
+}
+
+fn outcome_of(status: RemoteStatus) -> Outcome {
+    match status {
+        RemoteStatus::Pending => Outcome::Pending,
+        RemoteStatus::Finished(results) => Outcome::Finished(results),
+        RemoteStatus::Failed(details) => Outcome::RemoteFailed(details),
+        RemoteStatus::Cancelled => Outcome::RemoteCancelled,
+        RemoteStatus::Unknown => Outcome::RemoteGone,
+        RemoteStatus::Found(id) => Outcome::Found(id),
+        RemoteStatus::NotListed => Outcome::NotListed,
+    }
+}
+
+/// The service that knows the job's run, as long as the config has it, else the feed's.
+pub(super) fn scorer_of<'a, W: World>(
+    world: &'a W,
+    feed: &Feed,
+    job: &Job,
+) -> Result<&'a W::Scorer, Fault> {
+    let service = job.submitted().and_then(Submitted::service);
+    service
+        .and_then(|service| world.scorer(&service.endpoint))
+        .or_else(|| world.scorer(&feed.endpoint))
+        .ok_or_else(|| unconfigured(feed, "endpoint"))
+}
+
+/// A run as its service is asked about it.
+pub(super) fn asked(run: &Submitted) -> Run<'_> {
+    Run { id: run.remote_id(), url: run.service().map(|service| service.url.as_str()) }
+}
+
+/// What a service calls its one output when nobody else does.
+const ONLY_OUTPUT: &str = "score";
+/// What is held in memory to be scored at once; services allow a few megabytes.
+const AT_ONCE_MAX_BYTES: u64 = 16 << 20;
+/// Clocks differ, and a run may begin just before the deadline.
+const HAND_OVER_MARGIN: Duration = Duration::from_hours(24);
