@@ -373,7 +373,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
             "DROP TABLE content, remote_run, waiting, scanner, pause; DROP INDEX job_want; \
              ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms; \
              DROP TABLE fire, schedule, feed_pause; DROP INDEX job_fire; ALTER TABLE job DROP COLUMN fire; \
-             ALTER TABLE job_history DROP COLUMN fire; \
+             ALTER TABLE job_history DROP COLUMN fire; ALTER TABLE job DROP COLUMN service; \
+             ALTER TABLE job_history DROP COLUMN service; \
              DELETE FROM _sqlx_migrations WHERE version > 1",
         )
         .await;
