@@ -15,8 +15,8 @@ use self::reader::{Findings, Given, Reader};
 use crate::blobs;
 use crate::engine::{Limits, Rules};
 use crate::feed::{
-    Delivery, Duplicates, Feed, Fixed, FixedPlace, Name, OnConflict, OnDuplicate, Rates, Sameness,
-    SourceEnd, SourceRules, Template, Watch,
+    Delivery, Duplicates, Feed, Fixed, FixedPlace, KeepBlobs, Name, OnConflict, OnDuplicate, Rates,
+    Sameness, SourceEnd, SourceRules, Template, Watch,
 };
 use crate::retry::{Backoff, Policy, Span};
 use crate::store::{self, Migrate};
@@ -465,6 +465,7 @@ fn read_feed(
         .as_ref()
         .and_then(|name| endpoints.get(name)?.as_ref())
         .map_or(Policy::default().poll, |(_, poll)| *poll);
+    let keep_blobs = read_keep_blobs(feed);
     let policy = read_policy(feed, poll);
     takes_something.then_some(())?;
     Some(Feed {
@@ -482,6 +483,7 @@ fn read_feed(
         deliver: deliver?,
         source: source?,
         duplicates,
+        keep_blobs,
         policy,
     })
 }
@@ -557,6 +559,27 @@ fn read_duplicates(feed: &mut Reader<'_>, fixed: Option<&Fixed>) -> Duplicates {
     feed.include("duplicates", shown);
     Duplicates { by, then, within }
 }
+
+/// How long blobs are kept; those of jobs that failed as long as the others, unless it is said.
+fn read_keep_blobs(feed: &mut Reader<'_>) -> KeepBlobs {
+    let mut read = |key, default: Option<Duration>| {
+        if !feed.has(key) {
+            let shown = default.map_or(ALWAYS.to_owned(), |time| String::from(Span(time)));
+            feed.show(key, shown);
+        }
+        let parse = |text: &str| match text {
+            ALWAYS => Ok(None),
+            text => Span::try_from(text.to_owned()).map(|span| Some(span.0)).map_err(|error| {
+                format!("{error}; or write \"always\" to have them kept for ever")
+            }),
+        };
+        feed.parsed(key, parse).unwrap_or(default)
+    };
+    let succeeded = read("keep_blobs", KeepBlobs::default().succeeded);
+    KeepBlobs { succeeded, failed: read("keep_failed_blobs", succeeded) }
+}
+
+const ALWAYS: &str = "always";
 
 fn read_policy(feed: &mut Reader<'_>, poll: Backoff) -> Policy {
     let default = Policy::default();

@@ -27,7 +27,7 @@ use crate::outbox::FolderOutbox;
 use crate::ports::{Clock, StoreError, World};
 use crate::scoring::{Bes, Scoring, bes};
 use crate::store::AnyStore;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{Sweeper, Upkeep};
 
 mod online;
 
@@ -301,6 +301,13 @@ impl<W: World> Work<W> {
         let (world, rules, pulse) = (self.world.clone(), self.rules.clone(), self.pulse.clone());
         let engine = Engine::new(world.clone(), rules, tenure.clone(), adopted, receiver, pulse);
         for feed in self.rules.feeds.values() {
+            let sweeper =
+                Sweeper::new(world.clone(), feed.clone(), tenure.clone(), scanned.clone());
+            let for_sweeper = stop.clone();
+            services.spawn(async move {
+                sweeper.run(for_sweeper).await;
+                ("clean-up of blobs", Ok(Ended::Stopped))
+            });
             let (scanned, sender) = (scanned.clone(), sender.clone());
             let intake = Intake::new(world.clone(), feed.clone(), tenure.clone(), scanned, sender);
             if let Some(intake) = intake {

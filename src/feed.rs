@@ -59,8 +59,26 @@ pub struct Feed {
     pub source: SourceRules,
     /// What is not scored twice.
     pub duplicates: Duplicates,
+    /// How long its jobs' blobs are kept.
+    pub keep_blobs: KeepBlobs,
     /// When to try again.
     pub policy: Policy,
+}
+
+/// How long blobs are kept, from the end of their job on; `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepBlobs {
+    /// Of a job that succeeded, or was none to score.
+    pub succeeded: Option<Duration>,
+    /// Of a job that failed or was cancelled: a retry may need them.
+    pub failed: Option<Duration>,
+}
+
+impl Default for KeepBlobs {
+    fn default() -> Self {
+        let month = Some(Duration::from_hours(30 * 24));
+        Self { succeeded: month, failed: month }
+    }
 }
 
 /// How fast bytes may pass, in bytes a second; `None`: as fast as they can.
@@ -277,6 +295,19 @@ impl Feed {
         let extension = extension.unwrap_or("csv");
         let output = legal_blob_name(OsStr::new(output));
         format!("{}/out/{output}.{extension}", self.blob_folder(job))
+    }
+
+    /// What the names of all its jobs' blobs begin with.
+    pub fn blob_prefix(&self) -> String {
+        format!("{}/", self.name)
+    }
+
+    /// The job that a blob is of, by its name.
+    pub fn job_of_blob(&self, blob: &str) -> Option<JobId> {
+        let (id, rest) = blob.strip_prefix(&self.blob_prefix())?.split_once('/')?;
+        let (try_of, _) = rest.split_once('/')?;
+        let is_ours = try_of.starts_with(|c: char| c.is_ascii_digit()) && try_of.contains('-');
+        JobId::parse(id).filter(|_| is_ours)
     }
 
     fn blob_folder(&self, job: &Job) -> String {
@@ -497,6 +528,7 @@ mod tests {
             },
             source: SourceRules::new(SourceEnd::Leave, SourceEnd::Leave),
             duplicates: Duplicates::default(),
+            keep_blobs: KeepBlobs::default(),
             policy: Policy::default(),
         }
     }

@@ -33,6 +33,7 @@ pub struct Metrics {
     pub schedule_fires_total: IntCounterVec,
     pub expected_file_missing: IntGaugeVec,
     pub feed_paused: IntGaugeVec,
+    pub orphan_blobs: IntGaugeVec,
     pub state_dir_free_bytes: IntGauge,
     pub jobs_unowned: IntGauge,
     pub node_lease_margin_seconds: Gauge,
@@ -42,6 +43,7 @@ pub struct Metrics {
     pub remote_runs_started_total: IntCounterVec,
     pub uploaded_bytes_total: IntCounterVec,
     pub downloaded_bytes_total: IntCounterVec,
+    pub blobs_deleted_total: IntCounterVec,
     pub stale_writes_total: IntCounter,
     pub jobs_adopted_total: IntCounterVec,
     pub job_duration_seconds: HistogramVec,
@@ -120,6 +122,11 @@ impl Metrics {
                 &["feed"],
             ),
             feed_paused: make.gauges("feed_paused", "1 while the feed is paused.", &["feed"]),
+            orphan_blobs: make.gauges(
+                "orphan_blobs",
+                "Blobs under the feed's name, at the last look, of jobs that the store doesn't have.",
+                &["feed"],
+            ),
             state_dir_free_bytes: make.gauge("state_dir_free_bytes", "Free space where the state is kept."),
             jobs_unowned: make.gauge("jobs_unowned", "Jobs of the site that no living node has; every node shows the same."),
             node_lease_margin_seconds: make.seconds(
@@ -144,6 +151,11 @@ impl Metrics {
             ),
             uploaded_bytes_total: make.counters("uploaded_bytes_total", "Bytes of inputs put into blob storage.", &["feed"]),
             downloaded_bytes_total: make.counters("downloaded_bytes_total", "Bytes of outputs fetched.", &["feed"]),
+            blobs_deleted_total: make.counters(
+                "blobs_deleted_total",
+                "Blobs cleaned away after their jobs' end.",
+                &["feed"],
+            ),
             stale_writes_total: make.counter("stale_writes_total", "Writes refused because the job had moved on elsewhere."),
             jobs_adopted_total: make.counters("jobs_adopted_total", "Jobs taken over, by reason.", &["reason"]),
             job_duration_seconds: make.histograms(
@@ -208,6 +220,8 @@ impl Metrics {
                 self.inbox_files.with_label_values(&[feed, state]);
             }
             self.jobs_held.with_label_values(&[feed]);
+            self.orphan_blobs.with_label_values(&[feed]);
+            self.blobs_deleted_total.with_label_values(&[feed]);
             self.inbox_oldest_file_age_seconds.with_label_values(&[feed]);
             self.last_success_timestamp_seconds.with_label_values(&[feed]);
             self.schedule_next_fire_timestamp_seconds.with_label_values(&[feed]);

@@ -1,11 +1,15 @@
 //! What must be looked at now and then, whatever the jobs do.
 
+mod blobs;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Stop;
 use crate::ports::{Clock, World};
+
+pub use self::blobs::{Sweeper, Swept};
 
 /// The upkeep of a node.
 pub struct Upkeep<W: World> {

@@ -136,6 +136,22 @@ fn every_state() -> Vec<(&'static str, Job)> {
     ]
 }
 
+/// A job that is done, for each way of ending, and some that are not.
+pub(crate) fn ended_jobs() -> Vec<(&'static str, Job)> {
+    [
+        ("succeeded", "succeeded"),
+        ("skipped, settled", "skipped"),
+        ("failed when queued, settled", "failed"),
+        ("cancelled when running", "cancelled"),
+        ("skipped", "skipped, not settled"),
+        ("failed when uploaded", "failed, not settled"),
+        ("running", "running"),
+        ("delivered", "delivered"),
+    ]
+    .map(|(state_name, name)| (name, state(state_name)))
+    .into()
+}
+
 fn state(name: &str) -> Job {
     every_state().into_iter().find(|(known, _)| *known == name).unwrap().1
 }

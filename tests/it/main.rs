@@ -31,3 +31,4 @@ mod site;
 mod soak;
 mod store;
 mod trouble;
+mod upkeep;

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use scoreline::feed::{
-    Delivery, Duplicates, Feed, Name, OnConflict, Rates, SourceEnd, SourceRules, Template, Watch,
+    Delivery, Duplicates, Feed, KeepBlobs, Name, OnConflict, Rates, SourceEnd, SourceRules,
+    Template, Watch,
 };
 use scoreline::job::Phase;
 use scoreline::ports::{Clock, NodeId, Store};
@@ -303,6 +304,7 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         deliver: Delivery { folder: "/out".into(), on_conflict: setup.on_conflict, marker: false },
         source: setup.source,
         duplicates: Duplicates::default(),
+        keep_blobs: KeepBlobs::default(),
         policy: Policy {
             max_attempts: setup.max_attempts,
             backoff: backoff(Duration::from_mins(1)),
