@@ -173,6 +173,30 @@ async fn a_gateway_that_lets_nobody_in_says_so_as_documented() {
     }
 }
 
+#[tokio::test]
+async fn what_the_policy_names_is_set_up_on_every_way_of_importing_it() {
+    const READ: &str = "import sys, xml.etree.ElementTree as tree; tree.parse(sys.argv[1])";
+    let folder = path().parent().unwrap().to_owned();
+    let read = tool("python").args(["-c", READ]).arg(folder.join("policy.xml")).output();
+    let read = read.await.unwrap();
+    assert!(read.status.success(), "{}", said(&read));
+    let text = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let (policy, terraform, readme) =
+        (text("policy.xml"), text("terraform/main.tf"), text("README.md"));
+    let named: Vec<_> =
+        policy.split("{{").skip(1).map(|rest| rest.split("}}").next().unwrap()).collect();
+    assert_eq!(named.len(), 3);
+    for name in named {
+        assert!(terraform.contains(&format!("    {name} ")), "{name}");
+        assert!(readme.contains(&format!("`{name}` (")), "{name}");
+        assert!(readme.contains(&format!("--named-value-id {name} ")), "{name}");
+    }
+    assert!(policy.contains("backend-id=\"azureml\"") && readme.contains("--backend-id azureml "));
+    assert!(terraform.contains(
+        "\"azurerm_api_management_backend\" \"azureml\" {\n  name                = \"azureml\""
+    ));
+}
+
 /// A sandbox behind a gateway with a subscription key, and the folder that Schemathesis works in.
 struct Place {
     sandbox: RunningSandbox,
@@ -342,6 +366,7 @@ impl Place {
 }
 
 /// How rows are written.
+#[derive(Clone, Copy)]
 enum Form {
     Table,
     Swagger,
