@@ -128,7 +128,7 @@ async fn no_call_is_answered_in_a_way_that_the_document_does_not_name() {
 async fn what_is_valid_for_the_service_is_accepted_and_what_is_not_is_refused() {
     let place = Place::of(Settings::default()).await;
     let narrowed = place.narrowed(document().await, Form::Table);
-    place.holds(&narrowed, ACCEPTING, 40).await;
+    place.holds(&narrowed, &format!("{DELETED_JOBS_ANSWER}{ACCEPTING}"), 40).await;
     place.went_all_the_way();
 }
 
@@ -499,19 +499,21 @@ generation.database = \"none\"
 ";
 
 /// All checks are made but these: API Management answers 404 where others say 405, as a verb is part of what it looks
-/// up; and what is valid for some web service may still name an input that this one has not.
+/// up; a job that was deleted may answer `Cancelled`; and what is valid for some web service may still name an input that this one has not.
 const REFUSING: &str = "checks.unsupported_method.enabled = false
+checks.use_after_free.enabled = false
 checks.positive_data_acceptance.enabled = false
 ";
 
-/// What is valid is accepted; only that a job may have been started before, or be unknown. One that was deleted may
-/// answer as before.
+/// What is valid is accepted; only that a job may have been started before, or be unknown.
 const ACCEPTING: &str = "checks.unsupported_method.enabled = false
-checks.use_after_free.enabled = false
 checks.positive_data_acceptance.expected-statuses = [200]
 [[operations]]
 include-operation-id = [\"bes-start\", \"bes-status\", \"bes-delete\"]
 checks.positive_data_acceptance.expected-statuses = [200, 204, 400, 404]
+";
+
+const DELETED_JOBS_ANSWER: &str = "checks.use_after_free.enabled = false
 ";
 
 /// Rows of objects may have more columns than the narrowed document says, so that is not to be refused.
