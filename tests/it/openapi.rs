@@ -118,7 +118,7 @@ async fn no_call_is_answered_in_a_way_that_the_document_does_not_name() {
     // Whatever blob is made up, nobody is asked for it: a test does not leave this machine.
     let settings = Settings { slots: 0, input_checked_at_run: true, ..Settings::default() };
     let place = Place::of(settings).await;
-    place.holds(&document().await, REFUSING, 25).await;
+    place.holds(&document().await, REFUSING, 15).await;
     let totals = place.sandbox.ledger().totals;
     assert!(totals.executes > 0 && totals.refused_by_gateway > 0, "{totals:?}");
     assert_eq!(totals.runs, 0);
@@ -128,7 +128,7 @@ async fn no_call_is_answered_in_a_way_that_the_document_does_not_name() {
 async fn what_is_valid_for_the_service_is_accepted_and_what_is_not_is_refused() {
     let place = Place::of(Settings::default()).await;
     let narrowed = place.narrowed(document().await, Form::Table);
-    place.holds(&narrowed, &format!("{DELETED_JOBS_ANSWER}{ACCEPTING}"), 40).await;
+    place.holds(&narrowed, &format!("{DELETED_JOBS_ANSWER}{ACCEPTING}"), 25).await;
     place.went_all_the_way();
 }
 
@@ -145,7 +145,7 @@ async fn the_services_other_habits_are_named_too() {
     })
     .await;
     let narrowed = place.narrowed(document().await, Form::Swagger);
-    place.holds(&narrowed, &format!("{ACCEPTING}{WIDER_ROWS}"), 20).await;
+    place.holds(&narrowed, &format!("{ACCEPTING}{WIDER_ROWS}"), 15).await;
     place.went_all_the_way();
 }
 
@@ -155,7 +155,7 @@ async fn faults_and_refusals_are_named_too() {
     let faults = faults.map(|kind| format!("any={kind}:0.12").parse().unwrap());
     let place = Place::of(Settings { faults: faults.into(), ..Settings::default() }).await;
     let narrowed = place.narrowed(document().await, Form::Table);
-    place.holds(&narrowed, CONFORMING, 20).await;
+    place.holds(&narrowed, CONFORMING, 10).await;
 }
 
 #[tokio::test]
