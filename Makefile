@@ -38,5 +38,5 @@ lint: ## Format and lints, as CI demands them
 fmt: ## Format the code
 	cargo fmt --all
 
-tools: ## Install what the tests need: Azurite from npm, PostgreSQL from apt
+tools: ## Install what the tests need: Azurite from npm, Schemathesis from PyPI, PostgreSQL from apt
 	@sh scripts/tools.sh $(TOOLS)

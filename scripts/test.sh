@@ -5,7 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 tools=$(cd "${TOOLS:-target/tools}" && pwd)
 AZURITE="$tools/node_modules/.bin/azurite-blob"
-export AZURITE
+SCHEMATHESIS="$tools/openapi/bin/schemathesis"
+export AZURITE SCHEMATHESIS
 
 if [ "${1:-}" = --soak ]; then
     exec cargo test --locked --test it -- soak::long:: --ignored --nocapture

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests run against and is missing: Azurite, a blob server, from npm into the folder given, so that
-# nothing else on the machine changes; and PostgreSQL, with SOAK_PATRONI=1 Patroni too, from the system's packages. The
-# tests start servers of their own.
+# Installs what the tests run against and is missing: Azurite, a blob server, from npm and Schemathesis, a client that
+# thinks up its calls, from PyPI into the folder given, so that nothing else on the machine changes; and PostgreSQL, with
+# SOAK_PATRONI=1 Patroni too, from the system's packages. The tests start servers of their own.
 set -eu
 tools=${1:?"the folder to install into"}
 
@@ -23,6 +23,9 @@ has() {
 has_postgres() {
     has initdb || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1
 }
+has_python() {
+    python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
 has_patroni() {
     has patroni && has etcd
 }
@@ -32,10 +35,12 @@ if has apt-get; then
     has cc || install gcc libc6-dev || true
     has npm || install nodejs npm || true
     has_postgres || install postgresql || true
+    has_python || install python3 python3-venv || true
     [ "${SOAK_PATRONI:-}" != 1 ] || has_patroni || install patroni etcd-server || true
 fi
 has cc || missing "a C compiler"
 has npm || missing "Node.js 20 or later, with npm"
+has_python || missing "Python 3.11 or later, with venv"
 [ "${SOAK_PATRONI:-}" != 1 ] || has_patroni || missing "Patroni and etcd for SOAK_PATRONI=1"
 has_postgres || missing "a PostgreSQL server, 13 or later, with initdb and pg_ctl on the PATH"
 
@@ -45,4 +50,14 @@ if [ "$installed" != "$version" ]; then
     echo "installing azurite $version into $tools"
     mkdir -p "$tools"
     npm install --silent --no-audit --no-fund --prefix "$tools" "azurite@$version"
+fi
+
+# The list goes in last, so that an installation which was broken off is begun anew.
+pins="$(dirname "$0")/../tests/it/openapi/requirements.txt"
+venv="$tools/openapi"
+if ! cmp -s "$pins" "$venv/requirements.txt" || ! "$venv/bin/python" -c '' 2>/dev/null; then
+    echo "installing schemathesis into $venv"
+    python3 -m venv --clear "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$pins"
+    cp "$pins" "$venv/requirements.txt"
 fi

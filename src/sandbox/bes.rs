@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use subtle::ConstantTimeEq;
 
 use super::blob_access::Query;
@@ -254,9 +254,17 @@ async fn submit(
     if body.is_empty() {
         return Err(ServiceError::bad_argument("RequestIsEmpty", "The request has no body."));
     }
-    let request: SubmitRequest = serde_json::from_slice(body).map_err(|error| {
-        ServiceError::bad_argument("RequestBodyInvalid", &format!("The body is not valid: {error}"))
-    })?;
+    let invalid = |reason: &dyn std::fmt::Display| {
+        let message = format!("The body is not valid: {reason}");
+        ServiceError::bad_argument("RequestBodyInvalid", &message)
+    };
+    let request: SubmitRequest = serde_json::from_slice(body).map_err(|error| invalid(&error))?;
+    // serde takes a list for a structure, its members in their order; the service never did.
+    let shape: Value = serde_json::from_slice(body).map_err(|error| invalid(&error))?;
+    let named = ["Inputs", "Outputs"].into_iter().filter_map(|name| shape.get(name)?.as_object());
+    if named.flat_map(Map::values).chain(shape.get("Input")).chain([&shape]).any(Value::is_array) {
+        return Err(invalid(&"a list in place of an object"));
+    }
     let input = Place::parse(input(&request, settings)?, &shared.address)?;
     let outputs = outputs(&request, shared, settings)?;
     if !settings.input_checked_at_run

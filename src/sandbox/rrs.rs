@@ -79,6 +79,14 @@ fn read(body: &Bytes, input: &str, swagger: bool) -> Result<Table, ServiceError>
     let request: Value = serde_json::from_slice(body).map_err(|error| {
         ServiceError::bad_argument("RequestBodyInvalid", &format!("The body is not valid: {error}"))
     })?;
+    let parameters = request.get("GlobalParameters").unwrap_or(&Value::Null);
+    let texts = parameters.as_object().is_some_and(|all| all.values().all(Value::is_string));
+    if !(texts || parameters.is_null()) {
+        return Err(ServiceError::bad_argument(
+            "RequestBodyInvalid",
+            "GlobalParameters is no object of texts.",
+        ));
+    }
     let inputs = request
         .get("Inputs")
         .and_then(Value::as_object)
@@ -109,8 +117,12 @@ fn read(body: &Bytes, input: &str, swagger: bool) -> Result<Table, ServiceError>
 }
 
 fn from_data_table(data: &Value) -> Option<Table> {
-    let columns: Vec<String> =
-        data.get("ColumnNames")?.as_array()?.iter().map(cell).collect::<Option<_>>()?;
+    let columns: Vec<String> = data
+        .get("ColumnNames")?
+        .as_array()?
+        .iter()
+        .map(|name| name.as_str().map(str::to_owned))
+        .collect::<Option<_>>()?;
     let rows: Vec<Vec<String>> = data
         .get("Values")?
         .as_array()?

@@ -116,6 +116,7 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
         ("SCORELINE_TOKEN", "token"),
         ("AZURE_STORAGE_CONNECTION_STRING", CONNECTION),
         ("APIM_KEY", "gateway"),
+        ("APIM_KEY_2", "gateway"),
     ];
     let env = secrets.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let config = Config::load(&copy, &env).unwrap_or_else(|errors| panic!("{errors}"));

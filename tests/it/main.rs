@@ -20,6 +20,7 @@ mod leaps;
 mod log;
 mod named;
 mod nodes;
+mod openapi;
 mod outbox;
 mod postgres;
 mod rig;

@@ -197,6 +197,13 @@ async fn a_submit_that_is_wrong_is_refused_by_its_code_and_registers_nothing() {
             "InvalidBlobConnectionString",
         ),
         (json!({"Input": input, "GlobalParameters": {"Cutoff": 0.5}}), "RequestBodyInvalid"),
+        // What serde takes for the same: the members in their order, without their names.
+        (json!([input]), "RequestBodyInvalid"),
+        (json!({"Input": [input["ConnectionString"], "box/in.csv"]}), "RequestBodyInvalid"),
+        (
+            json!({"Input": input, "Outputs": {"output1": [input["ConnectionString"], "box/o.csv"]}}),
+            "RequestBodyInvalid",
+        ),
     ] {
         let refused = world.submit_raw(&body).await;
         assert!(refused.headers().contains_key("x-ms-request-id"));
@@ -423,9 +430,13 @@ async fn scoring_by_request_answers_in_both_forms() {
     let objects = json!([{"Col2": "This is a good day"}]);
     let answer: Value = execute("format=swagger", objects).await.unwrap().json().await.unwrap();
     assert_eq!(answer["Results"]["output1"][0]["HashingFeature_3"], "2");
-    let uneven = json!({"ColumnNames": ["a"], "Values": [["1", "2"]]});
-    let refused = execute("details=true", uneven).await.unwrap();
-    assert_eq!(detail(refused).await, (400, "InputParseError".into()));
+    for wrong in [
+        json!({"ColumnNames": ["a"], "Values": [["1", "2"]]}),
+        json!({"ColumnNames": [null], "Values": [["1"]]}),
+    ] {
+        let refused = execute("details=true", wrong).await.unwrap();
+        assert_eq!(detail(refused).await, (400, "InputParseError".into()));
+    }
 
     world.sandbox.update(|settings| settings.gateway = Some(Gateway::default()));
     let lacking = execute("x=y", json!({"ColumnNames": ["a"], "Values": []})).await.unwrap();
