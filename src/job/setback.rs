@@ -84,7 +84,8 @@ pub(super) fn faulted(
                     let detail = format!("gave up after {attempts} attempts: {fault}");
                     return moved(job, from, "failed", Some(detail), turn);
                 }
-                // Always written: the next try gets a revision, and so a blob, of its own.
+                // Always written: the count gives the next try of an upload a blob of its own, and a submit's outputs
+                // are named by the revision.
                 let wait = backoff(if counts { job.attempts - 1 } else { turn.tries });
                 job.state = state;
                 Step { wait, ..moved(job, from, "fault", Some(fault.to_string()), turn) }

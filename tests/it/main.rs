@@ -30,4 +30,5 @@ mod schedules;
 mod site;
 mod soak;
 mod store;
+mod transfers;
 mod trouble;
