@@ -268,7 +268,7 @@ impl Feed {
     pub fn input_blob(&self, job: &Job, source: FileIdentity) -> String {
         let FileIdentity { inode, size_bytes, mtime_ns } = source;
         let digest = sha2::Sha256::digest(format!("{inode} {size_bytes} {mtime_ns}"));
-        let source: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let source = &Sha256(digest.into()).to_string()[..12];
         let (name, id, generation) = (&self.name, job.id(), job.generation());
         let (attempts, file) = (job.attempts(), legal_blob_name(job.path().file_name()));
         format!("{name}/{id}/{generation}.{attempts}-{source}/{file}")

@@ -359,6 +359,6 @@ mod tests {
             assert!(patience.lasts(2 * EFFECT_BYTES - 1));
         }
         assert!(!patience.lasts(2 * EFFECT_BYTES - 1));
-        assert!(patience.lasts(2 * EFFECT_BYTES));
+        assert!(patience.lasts(3 * EFFECT_BYTES - 1));
     }
 }

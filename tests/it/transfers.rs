@@ -159,8 +159,8 @@ async fn a_download_that_is_cut_again_and_again_ends_whole_and_fetches_nothing_t
         let bytes = data(length);
         direct.upload("a.csv", "a", &mut &bytes[..]).await.unwrap();
         let blobs = storage(&sandbox, Some(&line));
-        let link = read_link(&blobs);
-        let from = if by_link { BlobPlace::Link(&link) } else { BlobPlace::Ours("a.csv") };
+        let reference = read_link(&blobs);
+        let from = if by_link { BlobPlace::Link(&reference) } else { BlobPlace::Ours("a.csv") };
         line.cut_after(&[9 * MIB, 3 * MIB, 20 * MIB]);
         assert!(download(&blobs, from).await.unwrap() == bytes);
         assert!(line.cuts.lock().unwrap().is_empty(), "it was cut three times");
@@ -192,8 +192,8 @@ async fn a_blob_that_is_replaced_while_it_is_read_is_not_mixed() {
         let new: Vec<u8> = old.iter().map(|byte| !byte).collect();
         direct.upload("a.csv", "a", &mut &old[..]).await.unwrap();
         let blobs = storage(&sandbox, Some(&line));
-        let link = read_link(&blobs);
-        let from = if by_link { BlobPlace::Link(&link) } else { BlobPlace::Ours("a.csv") };
+        let reference = read_link(&blobs);
+        let from = if by_link { BlobPlace::Link(&reference) } else { BlobPlace::Ours("a.csv") };
         line.cut_after(&[5 * MIB]);
         line.gate.forget_permits(Semaphore::MAX_PERMITS - 1);
         let mut got = Vec::new();
