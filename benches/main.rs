@@ -17,6 +17,7 @@ use scoreline::clock::SystemClock;
 use serde::Serialize;
 use sqlx::Connection as _;
 
+mod blobs;
 mod figure;
 mod files;
 mod history;
@@ -42,6 +43,12 @@ struct Args {
     /// How often each side is measured
     #[arg(long, value_name = "N", default_value_t = NonZero::new(5).expect("5 is not 0"))]
     turns: NonZero<usize>,
+    /// How large the file of `blobs` is, in 10⁹ bytes
+    #[arg(long, value_name = "N", default_value_t = NonZero::new(2).expect("2 is not 0"))]
+    gb: NonZero<usize>,
+    /// Put Microsoft's uploader for Python beside it, if it is installed
+    #[arg(long)]
+    python: bool,
     /// A tenth of everything, for a look at whether it works
     #[arg(long)]
     quick: bool,
@@ -60,6 +67,8 @@ enum Topic {
     Files,
     /// How soon a single file is on its way
     Latency,
+    /// A large file to blob storage and back, and its memory
+    Blobs,
 }
 
 /// How much is measured.
@@ -84,9 +93,12 @@ struct Report {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let args = Args::parse();
     // One provider for all TLS in the process; nothing else has set one before.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Ok(role) = std::env::var(blobs::ROLE) {
+        return blobs::play(&role).await;
+    }
+    let args = Args::parse();
     let extent = Extent { turns: args.turns.get(), quick: args.quick };
     let server = server::Server::start_with(SERVER);
     let mut conditions = vec![machine()?, disk()?, databases(&server).await?];
@@ -107,6 +119,7 @@ async fn main() -> anyhow::Result<()> {
             Topic::History => history::section(&extent, &server).await?,
             Topic::Files => files::section(&extent, &server).await?,
             Topic::Latency => latency::section(&extent, &server).await?,
+            Topic::Blobs => blobs::section(&extent, args.gb.get(), args.python).await?,
         });
     }
     conditions.push(format!("load {} at the end", load()?));

@@ -1,18 +1,18 @@
 //! Azure Blob Storage, the one place where inputs are handed to the scoring service and outputs come back from.
 //!
 //! Spoken through Microsoft's own client, with three things of ours: the account's key signs (the client has tokens
-//! only), every upload carries MD5, and nothing is retried here, since the engine decides about that. Memory is bounded
-//! whatever a file's size: two blocks up, one chunk down. A body is taken for whole only when its length is known and
-//! right.
+//! only), every upload carries MD5, and nothing is repeated here but the rest of a download, since the engine decides about
+//! that. Memory is bounded whatever a file's size: some blocks up, one chunk down; [`upload`] and [`download`] say more.
 
 mod connection_string;
+mod download;
 mod listing;
 mod name;
 mod sas;
 mod shared_key;
+mod upload;
 mod verdict;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::num::NonZero;
@@ -20,38 +20,33 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use azure_core::http::headers::Headers;
 use azure_core::http::policies::{Policy, PolicyResult};
 use azure_core::http::{
     Body, ClientOptions, Context, NoFormat, Request, RequestContent, RetryOptions, Transport, Url,
-};
-use azure_storage_blob::models::{
-    BlobClientDownloadOptions, BlockBlobClientCommitBlockListOptions, BlockBlobClientUploadOptions,
-    BlockLookupList,
 };
 use azure_storage_blob::{
     BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use md5::Md5;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 pub use self::connection_string::{ConnectionString, ConnectionStringError};
 
 use self::connection_string::Credential;
 pub use self::name::{check_container, check_prefix};
-use self::name::{check_name, content_type, encode, encode_label, link_url};
+use self::name::{check_name, encode};
 use self::sas::Grant;
 use self::shared_key::SharedKey;
-use self::verdict::{Answer, Attempt, Call, Failure, answer, classify};
-use crate::fault::{Fault, Origin};
+use self::verdict::{Attempt, Call, answer};
+use crate::fault::Fault;
 use crate::job::{Content, Sha256 as Sha256Digest};
 use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock};
 use crate::wire::BlobReference;
@@ -67,6 +62,8 @@ pub struct AzureBlobs {
     reads: ClientOptions,
     writes: ClientOptions,
     links: reqwest::Client,
+    /// The blocks that may be on their way beyond the one of each upload.
+    ahead: Semaphore,
 }
 
 /// What a storage is made of.
@@ -82,6 +79,9 @@ pub struct Settings {
     pub create: bool,
     /// How the scoring service gets at blobs.
     pub hand_over: HandOver,
+    /// How many blocks of 8 MiB may be on their way at once. What one upload may have, and all uploads together beyond
+    /// the one that each of them has anyway.
+    pub blocks_in_flight: NonZero<u32>,
 }
 
 /// What the scoring service gets.
@@ -98,7 +98,9 @@ impl AzureBlobs {
     /// Checks the settings and makes the clients; calls nobody. TLS needs a default provider of cryptography to be
     /// installed before.
     pub fn new(settings: Settings, clock: impl Clock) -> Result<Self, String> {
-        let Settings { connection, container, prefix, create, hand_over } = settings;
+        let Settings { connection, container, prefix, create, hand_over, blocks_in_flight } =
+            settings;
+        let ahead = Semaphore::new(blocks_in_flight.get() as usize - 1);
         check_container(&container)?;
         let prefix = check_prefix(&prefix)?;
         let client = |silence| {
@@ -129,7 +131,7 @@ impl AzureBlobs {
             transport: Some(Transport::new(Arc::new(client(WRITE_TIMEOUT)?))),
             ..reads.clone()
         };
-        Ok(Self { connection, container, prefix, create, hand_over, reads, writes, links })
+        Ok(Self { connection, container, prefix, create, hand_over, reads, writes, links, ahead })
     }
 
     fn attempt(&self, call: Call, place: String) -> Attempt {
@@ -214,23 +216,6 @@ impl AzureBlobs {
             made => made.map_err(|error| self.on_container(Call::Make).fault(&error)),
         }
     }
-
-    /// The first call of an upload: the one that finds out that the container is gone, and may be made once more.
-    async fn first<F, T>(&self, attempt: &Attempt, call: impl Fn() -> F + Send) -> Result<T, Fault>
-    where
-        F: Future<Output = azure_core::Result<T>> + Send,
-    {
-        match call().await {
-            Err(error)
-                if self.create && code_of(&error).as_deref() == Some("ContainerNotFound") =>
-            {
-                self.make().await?;
-                call().await
-            }
-            answered => answered,
-        }
-        .map_err(|error| attempt.fault(&error))
-    }
 }
 
 impl Blobs for AzureBlobs {
@@ -251,67 +236,7 @@ impl Blobs for AzureBlobs {
         label: &str,
         from: &mut R,
     ) -> Result<Content, Fault> {
-        let attempt = self.on_blob(Call::Upload, blob);
-        let client = self.client(&self.writes, blob, &attempt)?.block_blob_client();
-        let content_type = content_type(blob);
-        let metadata = HashMap::from([(LABEL.to_owned(), encode_label(label))]);
-        let mut sums = Sums::default();
-        let mut block = read_block(from, &mut sums, &attempt).await?;
-        let mut next = if block.len() < BLOCK_BYTES {
-            Bytes::new()
-        } else {
-            read_block(from, &mut sums, &attempt).await?
-        };
-        if next.is_empty() {
-            self.first(&attempt, || {
-                let options = BlockBlobClientUploadOptions {
-                    blob_content_type: Some(content_type.to_owned()),
-                    metadata: Some(metadata.clone()),
-                    // One request, whatever the client thinks of the size.
-                    partition_size: NonZero::new(BLOCK_BYTES as u64),
-                    ..BlockBlobClientUploadOptions::default()
-                };
-                client.upload(content(block.clone()), Some(options))
-            })
-            .await?;
-            return Ok(sums.finish().0);
-        }
-        let mut ids = Vec::new();
-        while !block.is_empty() {
-            if ids.len() == BLOCKS_MAX {
-                return Err(attempt.impossible(
-                    "too_large",
-                    "the file has more than 50,000 blocks of 8 MiB",
-                    "split it",
-                ));
-            }
-            // Ids have to have one length, and the same content gets the same ids in every attempt.
-            let id = format!("{:06}", ids.len()).into_bytes();
-            let stage =
-                || client.stage_block(&id, block.len() as u64, content(block.clone()), None);
-            if ids.is_empty() {
-                self.first(&attempt, stage).await?;
-            } else {
-                stage().await.map_err(|error| attempt.fault(&error))?;
-            }
-            ids.push(id);
-            block = std::mem::take(&mut next);
-            if block.len() == BLOCK_BYTES {
-                next = read_block(from, &mut sums, &attempt).await?;
-            }
-        }
-        let (content, md5) = sums.finish();
-        let list = BlockLookupList { latest: Some(ids), ..BlockLookupList::default() };
-        let options = BlockBlobClientCommitBlockListOptions {
-            blob_content_md5: Some(md5.to_vec()),
-            blob_content_type: Some(content_type.to_owned()),
-            metadata: Some(metadata),
-            ..BlockBlobClientCommitBlockListOptions::default()
-        };
-        async { client.commit_block_list(list.try_into()?, Some(options)).await }
-            .await
-            .map_err(|error| attempt.fault(&error))?;
-        Ok(content)
+        self.send(blob, label, from).await
     }
 
     async fn download<W: AsyncWrite + Unpin + Send>(
@@ -319,10 +244,7 @@ impl Blobs for AzureBlobs {
         from: BlobPlace<'_>,
         to: &mut W,
     ) -> Result<Content, Fault> {
-        match from {
-            BlobPlace::Ours(blob) => self.fetch(blob, to).await,
-            BlobPlace::Link(link) => self.follow(link, to).await,
-        }
+        self.receive(from, to).await
     }
 
     /// With a signature, the three parts make one URL when they are put one behind the other: the location is encoded
@@ -383,142 +305,6 @@ impl Blobs for AzureBlobs {
     }
 }
 
-impl AzureBlobs {
-    async fn fetch<W: AsyncWrite + Unpin + Send>(
-        &self,
-        blob: &str,
-        to: &mut W,
-    ) -> Result<Content, Fault> {
-        let attempt = self.on_blob(Call::Download, blob);
-        let client = self.client(&self.reads, blob, &attempt)?;
-        // One range over all: with several, the client holds them in memory, and fills up a first one that was cut
-        // with zeros.
-        let options = BlobClientDownloadOptions {
-            partition_size: NonZero::new(LARGEST_BLOB),
-            ..BlobClientDownloadOptions::default()
-        };
-        let found = client.download(Some(options)).await.map_err(|error| attempt.fault(&error))?;
-        let size = whole_length(&found.headers).ok_or_else(|| attempt.unknown_length())?;
-        let md5 = found.properties.blob_content_md5.or(found.properties.content_md5);
-        let body = found.body.map_err(|error| attempt.fault(&error));
-        pour(body, Some(size), md5.as_deref(), to, &attempt).await
-    }
-
-    async fn follow<W: AsyncWrite + Unpin + Send>(
-        &self,
-        link: &BlobReference,
-        to: &mut W,
-    ) -> Result<Content, Fault> {
-        let mut attempt = Attempt {
-            call: Call::Follow,
-            place: link.relative_location.clone().unwrap_or_default(),
-            host: link.base_location.clone().unwrap_or_default(),
-        };
-        let url = link_url(link).ok_or_else(|| {
-            attempt.impossible(
-                "link_unusable",
-                "it has no address that can be opened",
-                "have the output redirected to our own storage",
-            )
-        })?;
-        url.host_str().unwrap_or_default().clone_into(&mut attempt.host);
-        let mut response =
-            self.links.get(url).send().await.map_err(|error| attempt.http_fault(&error))?;
-        if response.status() != reqwest::StatusCode::OK {
-            let mut body = BytesMut::new();
-            while body.len() < ERROR_BODY_BYTES
-                && let Ok(Some(chunk)) = response.chunk().await
-            {
-                body.extend_from_slice(&chunk);
-            }
-            let headers = response.headers();
-            let answer = Answer::read(
-                response.status().as_u16(),
-                |name| headers.get(name).and_then(|value| value.to_str().ok()),
-                &body,
-            );
-            return Err(classify(&attempt, &Failure::Answer(answer)));
-        }
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let md5 = header("content-md5").and_then(|text| BASE64.decode(text).ok());
-        let size = header("content-length").and_then(|text| text.parse().ok());
-        // A chunked body, and one of HTTP/2, says itself where it ends.
-        let ends = header("transfer-encoding").is_some_and(|coding| coding.contains("chunked"))
-            || response.version() >= reqwest::Version::HTTP_2;
-        if size.is_none() && md5.is_none() && !ends {
-            return Err(attempt.unknown_length());
-        }
-        let body = response.bytes_stream().map_err(|error| attempt.http_fault(&error));
-        pour(body, size, md5.as_deref(), to, &attempt).await
-    }
-}
-
-/// Writes a body out, and checks that it is whole.
-async fn pour<S, W>(
-    body: S,
-    size: Option<u64>,
-    md5: Option<&[u8]>,
-    to: &mut W,
-    attempt: &Attempt,
-) -> Result<Content, Fault>
-where
-    S: Stream<Item = Result<Bytes, Fault>> + Send,
-    W: AsyncWrite + Unpin + Send,
-{
-    let mut body = std::pin::pin!(body);
-    let mut sums = Sums::default();
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk?;
-        sums.update(&chunk);
-        to.write_all(&chunk).await.map_err(|error| write_fault(attempt, &error))?;
-    }
-    to.flush().await.map_err(|error| write_fault(attempt, &error))?;
-    let (content, sum) = sums.finish();
-    if let Some(size) = size.filter(|size| *size != content.size_bytes) {
-        return Err(attempt.wrong_length(size, content.size_bytes));
-    }
-    if md5.is_some_and(|md5| md5 != sum) {
-        return Err(attempt.wrong_hash());
-    }
-    Ok(content)
-}
-
-fn write_fault(attempt: &Attempt, error: &std::io::Error) -> Fault {
-    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-    let (code, cure) = match error.kind() {
-        StorageFull | QuotaExceeded => ("disk_full", "make room on the output's disk"),
-        _ => ("write_failed", "check the output's folder and disk"),
-    };
-    let place = &attempt.place;
-    let message = format!("could not write what {place} holds to its file: {error}; {cure}");
-    Fault::unavailable(Origin::Outbox, code, message)
-}
-
-/// Reads up to a block; less only at the end.
-async fn read_block<R: AsyncRead + Unpin + Send>(
-    from: &mut R,
-    sums: &mut Sums,
-    attempt: &Attempt,
-) -> Result<Bytes, Fault> {
-    let mut block = BytesMut::with_capacity(BLOCK_BYTES);
-    while block.len() < BLOCK_BYTES {
-        let had = block.len();
-        let mut rest = (&mut *from).take((BLOCK_BYTES - had) as u64);
-        let read = rest.read_buf(&mut block).await.map_err(|error| {
-            let place = &attempt.place;
-            let message = format!(
-                "could not read the input for {place}: {error}; check the file, its rights and its disk"
-            );
-            Fault::transient(Origin::Inbox, "read_failed", message)
-        })?;
-        if read == 0 {
-            break;
-        }
-        sums.update(&block[had..]);
-    }
-    Ok(block.freeze())
-}
-
 /// What is counted over all bytes on their way.
 #[derive(Default)]
 struct Sums {
@@ -575,6 +361,7 @@ impl<F> fmt::Debug for EachTry<F> {
 fn add_md5(request: &mut Request) {
     if let Body::Bytes(bytes) = request.body()
         && !bytes.is_empty()
+        && request.headers().get_optional_str(&"content-md5".into()).is_none()
     {
         let md5 = BASE64.encode(Md5::digest(bytes));
         request.insert_header("content-md5", md5);
@@ -589,27 +376,14 @@ fn code_of(error: &azure_core::Error) -> Option<String> {
     answer(error)?.code
 }
 
-/// The blob's length: behind the slash of `Content-Range: bytes 0-9/10`, or the length of an answer without a range.
-fn whole_length(headers: &Headers) -> Option<u64> {
-    let header = |name: &'static str| headers.get_optional_str(&name.into());
-    match header("content-range") {
-        Some(range) => range.rsplit_once('/')?.1.parse().ok(),
-        None => header("content-length")?.parse().ok(),
-    }
-}
-
+/// What fills a line of 1 Gbit/s to a server 200 ms away.
+pub const BLOCKS_IN_FLIGHT: NonZero<u32> = NonZero::new(4).expect("4 is not 0");
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may be silent while we read.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
-/// The client's silence counts from the first byte sent, so this is the time for a whole block: 28 KB/s will do.
+/// The client's silence counts from the first byte sent, so this is the time for a whole block: 28 KB/s will do, for each
+/// block that is on its way.
 const WRITE_TIMEOUT: Duration = Duration::from_mins(5);
-/// Small enough to hold two per upload, large enough that 50,000 of them are 390 GiB.
-const BLOCK_BYTES: usize = 8 << 20;
-const BLOCKS_MAX: usize = 50_000;
-/// Larger than any blob can be (190 TiB), and still exact in a server that counts in floating point.
-const LARGEST_BLOB: usize = 1 << 50;
-const ERROR_BODY_BYTES: usize = 16 << 10;
-const LABEL: &str = "label";
 const PROBE: &str = "scoreline-probe";
 
 #[cfg(test)]
@@ -629,6 +403,7 @@ mod tests {
                 prefix: prefix.into(),
                 create: false,
                 hand_over,
+                blocks_in_flight: BLOCKS_IN_FLIGHT,
             },
             SystemClock,
         )

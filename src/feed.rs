@@ -15,7 +15,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
-use crate::job::{Job, JobId, Phase, Sha256};
+use crate::job::{FileIdentity, Job, JobId, Phase, Sha256};
 pub use crate::name::{Name, SourcePath};
 use crate::retry::Policy;
 use crate::schedule::Schedule;
@@ -279,10 +279,17 @@ impl Feed {
         watch.folder.join(OWN_FOLDER).join("work")
     }
 
-    /// The blob that one try of one generation uploads to: no two writers share it, since the revision changes with
-    /// every owner and every try.
-    pub fn input_blob(&self, job: &Job) -> String {
-        format!("{}/{}", self.blob_folder(job), legal_blob_name(job.path().file_name()))
+    /// The blob that a source is uploaded to. A try that follows on one that was cut short, by whichever node, has the
+    /// same, so that it goes on from there; a file that changed meanwhile has another, and so has a try after one that
+    /// counted, as when somebody else's blob has the name. Several writers may have it in common, since a blob is created
+    /// once and never replaced.
+    pub fn input_blob(&self, job: &Job, source: FileIdentity) -> String {
+        let FileIdentity { inode, size_bytes, mtime_ns } = source;
+        let digest = sha2::Sha256::digest(format!("{inode} {size_bytes} {mtime_ns}"));
+        let source = &Sha256(digest.into()).to_string()[..12];
+        let (name, id, generation) = (&self.name, job.id(), job.generation());
+        let (attempts, file) = (job.attempts(), legal_blob_name(job.path().file_name()));
+        format!("{name}/{id}/{generation}.{attempts}-{source}/{file}")
     }
 
     /// The blob that the service is asked to write an output to. The extension decides the format that the service
@@ -294,7 +301,10 @@ impl Feed {
             OUTPUT_EXTENSIONS.into_iter().find(|known| wanted.eq_ignore_ascii_case(known));
         let extension = extension.unwrap_or("csv");
         let output = legal_blob_name(OsStr::new(output));
-        format!("{}/out/{output}.{extension}", self.blob_folder(job))
+        let (name, id) = (&self.name, job.id());
+        // The revision changes with every owner and every try, so no two runs are asked to write the same.
+        let (generation, revision) = (job.generation(), job.revision());
+        format!("{name}/{id}/{generation}-{revision}/out/{output}.{extension}")
     }
 
     /// What the names of all its jobs' blobs begin with.
@@ -308,10 +318,6 @@ impl Feed {
         let (try_of, _) = rest.split_once('/')?;
         let is_ours = try_of.starts_with(|c: char| c.is_ascii_digit()) && try_of.contains('-');
         JobId::parse(id).filter(|_| is_ours)
-    }
-
-    fn blob_folder(&self, job: &Job) -> String {
-        format!("{}/{}/{}-{}", self.name, job.id(), job.generation(), job.revision())
     }
 
     /// The file name of an output, relative to the delivery folder. An output that the config doesn't name gets
@@ -451,7 +457,9 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::fault::{Fault, Origin};
     use crate::job::tests::queued;
+    use crate::job::{Outcome, Turn, apply};
 
     fn path(text: &str) -> SourcePath {
         SourcePath::new(Path::new(text)).unwrap()
@@ -481,6 +489,31 @@ mod tests {
             assert!(!all.takes(&path(unfinished)), "{unfinished}");
         }
         assert!(Filter::new(&globs(&["[a"]), &[]).unwrap_err().contains("\"[a\""));
+    }
+
+    #[test]
+    fn an_input_goes_on_under_its_name_until_the_file_or_the_count_changes() {
+        let (feed, job) = (sample_feed(), queued("a.csv"));
+        let file = FileIdentity { inode: 1, size_bytes: 2, mtime_ns: 3 };
+        let blob = feed.input_blob(&job, file);
+        assert!(blob.contains("/1.0-") && blob.ends_with("/a.csv"), "{blob}");
+        let step = |fault| {
+            let (turn, policy) =
+                (Turn { now: job.updated_at(), tries: 0, outage: false }, Policy::default());
+            apply(job.clone(), Outcome::Fault(fault), turn, &policy).unwrap().job
+        };
+        let cut = step(Fault::unavailable(Origin::Storage, "broken", "cut"));
+        assert!(cut.revision() > job.revision());
+        assert_eq!(feed.input_blob(&cut, file), blob);
+        let taken = step(Fault::transient(Origin::Storage, "blob_taken", "taken"));
+        assert!(feed.input_blob(&taken, file).contains("/1.1-"));
+        for other in [
+            FileIdentity { inode: 9, ..file },
+            FileIdentity { size_bytes: 9, ..file },
+            FileIdentity { mtime_ns: 9, ..file },
+        ] {
+            assert_ne!(feed.input_blob(&job, other), blob);
+        }
     }
 
     #[test]

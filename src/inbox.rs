@@ -179,6 +179,10 @@ impl Source for FolderSource {
         self.opened.size_bytes
     }
 
+    fn identity(&self) -> FileIdentity {
+        self.opened.identity()
+    }
+
     async fn unchanged(&self) -> Result<(), Fault> {
         let changed = |what: String| {
             let path = self.path.display();

@@ -597,6 +597,9 @@ pub trait Source: AsyncRead + Unpin + Send + 'static {
     /// Its length when it was opened.
     fn size_bytes(&self) -> u64;
 
+    /// Which file it was when it was opened. One that changed is another.
+    fn identity(&self) -> FileIdentity;
+
     /// Whether the file is still what it was when it was opened: asked after the last byte was read. The fault says
     /// `source_changed`.
     fn unchanged(&self) -> impl Future<Output = Result<(), Fault>> + Send;

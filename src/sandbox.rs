@@ -455,6 +455,7 @@ impl Shared {
     fn ledger(&self) -> Ledger {
         let mut ledger = self.jobs.ledger();
         ledger.totals.refused_by_gateway = self.meter.refused();
+        (ledger.totals.blocks_staged, ledger.totals.blobs_written) = self.blobs.writes();
         ledger
     }
 }

@@ -63,6 +63,26 @@ impl Attempt {
         Fault::transient(self.origin(), "unknown_length", self.message(cause, cure))
     }
 
+    /// The answer is another part of the blob than was asked for.
+    pub(super) fn wrong_part(&self) -> Fault {
+        let cause = "the answer is another part of the blob than was asked for";
+        let cure = "a proxy or cache on the way may keep parts: take it off";
+        Fault::transient(self.origin(), "wrong_part", self.message(cause, cure))
+    }
+
+    /// The blob is another one than when it was begun.
+    pub(super) fn changed(&self) -> Fault {
+        let cause = "it was replaced while it was read";
+        Fault::transient(self.origin(), "blob_changed", self.message(cause, AGAIN))
+    }
+
+    /// There is another blob under the name. It counts as an attempt, which gives the next one another name.
+    pub(super) fn taken(&self, cause: &str) -> Fault {
+        let cause = format!("another blob has the name: {cause}; it is left as it is");
+        let cure = "it is tried again under another name";
+        Fault::transient(self.origin(), "blob_taken", self.message(&cause, cure))
+    }
+
     /// There is no calling it, whatever the other side says.
     pub(super) fn impossible(&self, code: &str, cause: &str, cure: &str) -> Fault {
         Fault::permanent(self.origin(), code, self.message(cause, cure))
@@ -270,7 +290,19 @@ pub(super) fn classify(attempt: &Attempt, failure: &Failure) -> Fault {
             Fault::transient(origin, own, message("bytes were damaged on the way: sent again"))
         }
         // The blocks of an upload are gone when the container was remade meanwhile; the next attempt sends them anew.
-        (_, "InvalidBlockList") => Fault::transient(origin, own, message(AGAIN)),
+        // So are those of somebody else's that don't go together with ours, or are too many: it gets another name.
+        (
+            _,
+            "InvalidBlockList"
+            | "InvalidBlobOrBlock"
+            | "BlockCountExceedsLimit"
+            | "RequestEntityTooLargeBlockCountExceedsLimit",
+        ) => Fault::transient(origin, own, message(AGAIN)),
+        (412 | 416, "ConditionNotMet" | "InvalidRange" | "")
+            if matches!(attempt.call, Call::Download | Call::Follow) =>
+        {
+            attempt.changed()
+        }
         (_, "ContainerBeingDeleted" | "AccountBeingCreated") => {
             unavailable(&own, &cause, "it can take half a minute; it is tried again")
         }

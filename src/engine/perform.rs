@@ -87,7 +87,7 @@ async fn upload<W: World>(
         source.unchanged().await?;
         return Err(empty());
     }
-    let blob = feed.input_blob(job);
+    let blob = feed.input_blob(job, source.identity());
     let mut moving = Moving::new(&mut source, passage);
     let content = blobs(world, feed)?.upload(&blob, &job.path().to_string(), &mut moving).await?;
     // A writer may have been at work all the while: what was uploaded then is no file that anybody ever wrote.

@@ -110,7 +110,8 @@ fn counted(
         let detail = format!("gave up after {attempts} attempts: {fault}");
         return moved(job, from, "failed", Some(detail), turn);
     }
-    // Always written: the next try gets a revision, and so a blob, of its own.
+    // Always written: the count gives the next try of an upload a blob of its own, and a submit's outputs are named by
+    // the revision.
     let wait = Wait::After(
         policy.backoff.wait(if counts { job.attempts - 1 } else { turn.tries }, job.id.seed()),
     );

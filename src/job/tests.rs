@@ -333,7 +333,7 @@ fn throttling_waits_as_long_as_it_was_told_and_costs_nothing() {
 }
 
 #[test]
-fn every_try_of_an_upload_that_may_have_left_a_blob_gets_a_revision_of_its_own() {
+fn every_try_of_an_upload_that_the_storage_cut_short_is_written_down() {
     let job = queued("a.csv");
     let fault = Fault::unavailable(Origin::Storage, "timeout", "no answer");
     let next = step(job.clone(), Outcome::Fault(fault)).job;

@@ -3,6 +3,7 @@
 //! What is not implemented is refused with a 400 that names it: a header or parameter passed over in silence (a
 //! checksum, a lease, a condition) would let a client's test pass that fails in Azure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use axum::body::Body;
@@ -258,7 +259,7 @@ impl Context<'_> {
             }
         }
         let content = self.checked(body)?;
-        let mut properties = self.properties();
+        let mut properties = self.properties()?;
         let computed = BASE64.encode(Md5::digest(&content));
         properties.content_md5.get_or_insert(computed);
         let conditions = self.conditions()?;
@@ -301,7 +302,7 @@ impl Context<'_> {
         }
         let (conditions, now) = (self.conditions()?, self.shared.clock.now());
         // Content-Type and Content-MD5 are those of the list; the blob's own have names of their own.
-        let mut properties = self.properties();
+        let mut properties = self.properties()?;
         properties.content_type = self.optional("x-ms-blob-content-type");
         let blobs = &self.shared.blobs;
         let blob = blobs.commit(self.container, blob, &list, properties, &conditions, now)?;
@@ -337,7 +338,14 @@ impl Context<'_> {
             }
         }
         xml.push_str("</BlockList>");
-        Ok(xml_answer(xml))
+        let Some(blob) = blocks.blob else { return Ok(xml_answer(xml)) };
+        let length = HeaderName::from_static("x-ms-blob-content-length");
+        let headers = [
+            (header::ETAG, blob.etag.clone()),
+            (header::LAST_MODIFIED, http_date(blob.modified)),
+            (length, blob.length.to_string()),
+        ];
+        Ok((headers, xml_answer(xml)).into_response())
     }
 
     fn get_blob(&self, name: &str) -> Result<Response, Failure> {
@@ -443,8 +451,8 @@ impl Context<'_> {
         Ok(body.clone())
     }
 
-    fn properties(&self) -> Properties {
-        let metadata = self
+    fn properties(&self) -> Result<Properties, Failure> {
+        let metadata: BTreeMap<_, _> = self
             .parts
             .headers
             .iter()
@@ -453,7 +461,10 @@ impl Context<'_> {
                 Some((name.to_owned(), value.to_str().ok()?.to_owned()))
             })
             .collect();
-        Properties {
+        if !metadata.keys().all(|name| is_identifier(name)) {
+            return Err(Failure::bad("InvalidMetadata", "names are those of C#'s identifiers"));
+        }
+        Ok(Properties {
             content_type: self
                 .optional("x-ms-blob-content-type")
                 .or_else(|| self.optional("content-type")),
@@ -462,7 +473,7 @@ impl Context<'_> {
                 .or_else(|| self.optional("content-encoding")),
             content_md5: self.optional("x-ms-blob-content-md5"),
             metadata,
-        }
+        })
     }
 
     fn conditions(&self) -> Result<Conditions, Failure> {
@@ -658,6 +669,13 @@ fn parse_block_list(text: &str) -> Option<Vec<(BlockSource, String)>> {
         list.push((source, id.trim().to_owned()));
     }
     Some(list)
+}
+
+/// A name of metadata, without what only other alphabets have.
+fn is_identifier(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 pub(super) fn is_container_name(name: &str) -> bool {

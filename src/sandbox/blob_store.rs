@@ -21,6 +21,8 @@ pub(super) struct BlobStore {
 struct Inner {
     containers: HashMap<String, Container>,
     changes: u64,
+    blocks_staged: u64,
+    blobs_written: u64,
 }
 
 struct Container {
@@ -95,6 +97,7 @@ pub(super) struct Page {
 
 /// A committed and an uncommitted list of blocks: id and size.
 pub(super) struct Blocks {
+    pub(super) blob: Option<Arc<Blob>>,
     pub(super) committed: Vec<(String, usize)>,
     pub(super) uncommitted: Vec<(String, usize)>,
 }
@@ -164,7 +167,14 @@ impl BlobStore {
             return Err(StoreError::InvalidBlobOrBlock);
         }
         staged.insert(id, content);
+        inner.blocks_staged += 1;
         Ok(())
+    }
+
+    /// How many blocks were staged and blobs written, ever.
+    pub(super) fn writes(&self) -> (u64, u64) {
+        let inner = self.lock();
+        (inner.blocks_staged, inner.blobs_written)
     }
 
     /// Put Block List.
@@ -221,7 +231,7 @@ impl BlobStore {
             .flat_map(|staged| staged.iter())
             .map(|(id, bytes)| (id.clone(), bytes.len()))
             .collect();
-        Ok(Blocks { committed, uncommitted })
+        Ok(Blocks { blob: blob.cloned(), committed, uncommitted })
     }
 
     pub(super) fn delete(
@@ -290,6 +300,7 @@ impl Inner {
         let blob = Arc::new(Blob { etag, modified: now, properties, segments, length });
         home.blobs.insert(name.into(), blob.clone());
         home.staged.remove(name);
+        self.blobs_written += 1;
         Ok(blob)
     }
 }

@@ -91,6 +91,10 @@ pub struct Totals {
     pub max_in_flight: u64,
     /// Calls that the gateway refused: key, rate limit, quota.
     pub refused_by_gateway: u64,
+    /// Blocks that were staged in blob storage, one that was there already too.
+    pub blocks_staged: u64,
+    /// Blobs that were written: put, or made of blocks.
+    pub blobs_written: u64,
 }
 
 /// What a job reads and writes.

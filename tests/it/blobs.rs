@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, Mac as _};
-use scoreline::blobs::{AzureBlobs, ConnectionString, HandOver, Settings};
+use scoreline::blobs::{AzureBlobs, BLOCKS_IN_FLIGHT, ConnectionString, HandOver, Settings};
 use scoreline::clock::SystemClock;
 use scoreline::fault::{Blame, Class, Fault, Origin};
 use scoreline::job::Content;
@@ -36,7 +36,7 @@ const ODD_NAMES: [&str; 10] = [
     "deep/er/and/deeper.csv",
 ];
 
-fn settings(container: &str) -> Settings {
+pub(crate) fn settings(container: &str) -> Settings {
     // The crate leaves the choice of a provider to the program.
     rustls::crypto::ring::default_provider().install_default().ok();
     Settings {
@@ -45,10 +45,11 @@ fn settings(container: &str) -> Settings {
         prefix: "in/put".to_owned(),
         create: true,
         hand_over: HandOver::Sas,
+        blocks_in_flight: BLOCKS_IN_FLIGHT,
     }
 }
 
-fn with(settings: Settings) -> AzureBlobs {
+pub(crate) fn with(settings: Settings) -> AzureBlobs {
     AzureBlobs::new(settings, SystemClock).unwrap()
 }
 
@@ -60,11 +61,11 @@ async fn storage() -> AzureBlobs {
 }
 
 /// Bytes that don't repeat at any block's length.
-fn data(length: usize) -> Vec<u8> {
+pub(crate) fn data(length: usize) -> Vec<u8> {
     (0u32..).flat_map(u32::to_le_bytes).map(|byte| byte.wrapping_mul(31)).take(length).collect()
 }
 
-fn content(bytes: &[u8]) -> Content {
+pub(crate) fn content(bytes: &[u8]) -> Content {
     Content {
         size_bytes: bytes.len() as u64,
         sha256: scoreline::job::Sha256(Sha256::digest(bytes).into()),
@@ -84,7 +85,7 @@ async fn upload(blobs: &AzureBlobs, name: &str, file_name: &str, bytes: &[u8]) -
     panic!("the connection broke again and again");
 }
 
-async fn download(blobs: &AzureBlobs, from: BlobPlace<'_>) -> Result<Vec<u8>, Fault> {
+pub(crate) async fn download(blobs: &AzureBlobs, from: BlobPlace<'_>) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
     let told = blobs.download(from, &mut bytes).await?;
     assert_eq!(told, content(&bytes), "what was told is what was written");
@@ -153,11 +154,36 @@ async fn every_size_comes_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_second_upload_of_a_name_replaces_the_first() {
+async fn a_second_upload_of_a_name_finds_its_own_and_never_replaces_another() {
     let blobs = storage().await;
-    for length in [9 * MIB, 3, 10 * MIB] {
-        upload(&blobs, "a.csv", "a.csv", &data(length)).await;
-        assert!(download(&blobs, BlobPlace::Ours("a.csv")).await.unwrap() == data(length));
+    for (name, length, other) in [("a.csv", 9 * MIB, 3), ("b.csv", 3, 10 * MIB), ("c.csv", 3, 4)] {
+        upload(&blobs, name, name, &data(length)).await;
+        let before = blobs.look(name).await.unwrap();
+        assert_eq!(upload(&blobs, name, name, &data(length)).await, content(&data(length)));
+        let fault = blobs.upload(name, name, &mut &data(other)[..]).await.unwrap_err();
+        // It counts, which gives the next try another name.
+        assert_eq!(
+            (fault.class, fault.blame, fault.code.as_str()),
+            (Class::Transient, Blame::Job, "blob_taken"),
+            "{fault}"
+        );
+        assert_eq!(blobs.look(name).await.unwrap(), before);
+        assert!(download(&blobs, BlobPlace::Ours(name)).await.unwrap() == data(length));
+    }
+}
+
+#[tokio::test]
+async fn a_blob_of_somebody_else_stays_as_it_is() {
+    let blobs = storage().await;
+    for (name, length) in [("a.csv", 5), ("b.csv", 9 * MIB)] {
+        let link = url(&hand_over(&blobs, name, Access::Write));
+        assert_eq!(put(&link, "other").await.status(), 201);
+        let before = blobs.look(name).await.unwrap();
+        let fault = blobs.upload(name, name, &mut &data(length)[..]).await.unwrap_err();
+        assert_eq!((fault.class, fault.code.as_str()), (Class::Transient, "blob_taken"), "{fault}");
+        assert!(fault.message.contains("somebody else"), "{fault}");
+        assert_eq!(blobs.look(name).await.unwrap(), before);
+        assert_eq!(download(&blobs, BlobPlace::Ours(name)).await.unwrap(), b"other");
     }
 }
 
@@ -193,9 +219,9 @@ async fn a_name_that_would_lead_elsewhere_is_refused() {
 #[tokio::test]
 async fn a_blob_carries_its_type_its_hash_and_the_name_it_came_with() {
     let blobs = storage().await;
-    for length in [10, 9 * MIB] {
-        upload(&blobs, "a.csv", "Größe \r\n1.csv", &data(length)).await;
-        let link = url(&hand_over(&blobs, "a.csv", Access::Read));
+    for (name, length) in [("a.csv", 10), ("b.csv", 9 * MIB)] {
+        upload(&blobs, name, "Größe \r\n1.csv", &data(length)).await;
+        let link = url(&hand_over(&blobs, name, Access::Read));
         let answer = reqwest::Client::new().head(link).send().await.unwrap();
         for (header, value) in
             [("content-type", "text/csv"), ("x-ms-meta-label", "Gr%C3%B6%C3%9Fe%20%0D%0A1.csv")]
@@ -203,6 +229,8 @@ async fn a_blob_carries_its_type_its_hash_and_the_name_it_came_with() {
             assert_eq!(answer.headers()[header], value);
         }
         assert!(answer.headers().contains_key("content-md5"), "{length}");
+        let sha256 = content(&data(length)).sha256.to_string();
+        assert_eq!(answer.headers()["x-ms-meta-sha256"], sha256);
     }
 }
 
@@ -298,9 +326,9 @@ async fn a_signature_is_enough_for_one_who_has_no_key() {
             continue;
         }
         blobs.ready().await.unwrap();
-        for length in [10, 9 * MIB] {
-            upload(&blobs, "a b.csv", "a b.csv", &data(length)).await;
-            let back = download(&blobs, BlobPlace::Ours("a b.csv")).await.unwrap();
+        for (name, length) in [("a.csv", 10), ("a b.csv", 9 * MIB)] {
+            upload(&blobs, name, name, &data(length)).await;
+            let back = download(&blobs, BlobPlace::Ours(name)).await.unwrap();
             assert!(back == data(length), "{length}");
         }
         let link = hand_over(&blobs, "a b.csv", Access::Read);
@@ -429,7 +457,7 @@ async fn server(answer: &'static str) -> std::net::SocketAddr {
 }
 
 /// A source whose disk fails.
-struct Breaking;
+pub(crate) struct Breaking;
 
 impl AsyncRead for Breaking {
     fn poll_read(

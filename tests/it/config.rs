@@ -283,6 +283,7 @@ fn every_mistake_has_its_words() {
         ("", "[http]\nlisten = \"0.0.0.0:8080\""),
         ("", "[http]\ntokens = [{ role = \"admin\" }, 5]"),
         ("container = \"scoring\"", "container = \"scoring\"\nhand_over = \"key\""),
+        ("container = \"scoring\"", "container = \"scoring\"\nblocks_in_flight = 1000"),
         ("container = \"scoring\"", "container = \"scoring\"\nprefix = \"a/../b\""),
         ("archive = \"archive\"", "archive = \"archive\"\non_success = \"keep\""),
         ("folder = \"out\"", "folder = \"out\"\non_conflict = \"ask\""),

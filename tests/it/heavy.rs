@@ -206,7 +206,7 @@ async fn five_nodes_and_10_000_times_make_10_000_fires_and_10_000_jobs() {
 }
 
 /// The real program.
-fn serve(rig: &Rig) -> Child {
+pub(crate) fn serve(rig: &Rig) -> Child {
     let file = rig.path("scoreline.toml");
     std::fs::write(&file, rig.config_text()).unwrap();
     Command::new(Path::new(env!("CARGO_BIN_EXE_scoreline")))

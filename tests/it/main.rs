@@ -31,5 +31,6 @@ mod schedules;
 mod site;
 mod soak;
 mod store;
+mod transfers;
 mod trouble;
 mod upkeep;

@@ -291,6 +291,8 @@ async fn blob_rig(lines: &str) -> Rig {
 
 async fn put(daemon: &Running, blob: &str, content: &str) {
     let blobs = daemon.world.blobs(&name("s")).unwrap();
+    // An upload replaces nothing.
+    blobs.delete(blob).await.unwrap();
     blobs.upload(blob, blob, &mut content.as_bytes()).await.unwrap();
 }
 

@@ -208,7 +208,7 @@ impl Rig {
     pub(crate) fn started_once_each(&self, count: usize) {
         let mut starts = BTreeMap::<_, u64>::new();
         for run in self.sandbox.ledger().jobs {
-            // Our blobs are FEED/JOB/GENERATION-REVISION/NAME.
+            // Our blobs are FEED/JOB/TRY/NAME.
             let (_, ours) = run.input.split_once("/f/").unwrap();
             let job = ours.split('/').next().unwrap().to_owned();
             *starts.entry(job).or_default() += run.starts;

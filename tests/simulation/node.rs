@@ -598,8 +598,9 @@ impl Inbox for Life {
                 state.rename(moved, &self.work_path(job.id(), job.path()));
             }
             let path = self.take_now(state, job.id(), job.path(), job.file(), permit)?;
-            let content = state.disk[&path].content.clone();
-            Ok(Opened::Stream(Bytes(std::io::Cursor::new(content))))
+            let found = &state.disk[&path];
+            let content = std::io::Cursor::new(found.content.clone());
+            Ok(Opened::Stream(Bytes { content, file: found.file }))
         })
         .await
     }
@@ -619,11 +620,17 @@ impl Inbox for Life {
 }
 
 /// A source in memory.
-pub(crate) struct Bytes(std::io::Cursor<Vec<u8>>);
+pub(crate) struct Bytes {
+    content: std::io::Cursor<Vec<u8>>,
+    file: FileIdentity,
+}
 
 impl Source for Bytes {
     fn size_bytes(&self) -> u64 {
-        self.0.get_ref().len() as u64
+        self.content.get_ref().len() as u64
+    }
+    fn identity(&self) -> FileIdentity {
+        self.file
     }
     async fn unchanged(&self) -> Result<(), Fault> {
         Ok(())
@@ -636,7 +643,7 @@ impl AsyncRead for Bytes {
         context: &mut std::task::Context<'_>,
         buffer: &mut tokio::io::ReadBuf<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
-        std::pin::Pin::new(&mut self.0).poll_read(context, buffer)
+        std::pin::Pin::new(&mut self.content).poll_read(context, buffer)
     }
 }
 
@@ -665,7 +672,7 @@ impl Blobs for Life {
                 bytes.truncate(bytes.len() / 2);
             }
             // Only a life that ended before it could say so may have written there; its bytes were the same.
-            state.blobs.insert(blob.to_owned(), bytes);
+            state.blobs.entry(blob.to_owned()).or_insert(bytes);
             Ok(content)
         })
         .await
