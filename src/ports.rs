@@ -27,6 +27,7 @@ mod blobs;
 mod outbox;
 mod scan;
 mod schedules;
+mod tokens;
 
 pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
@@ -35,6 +36,7 @@ pub use outbox::{
 };
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
+pub use tokens::{Audience, Tokens};
 
 /// All ports, as one type parameter.
 pub trait World: Send + Sync + 'static {
