@@ -107,7 +107,8 @@ impl Authority {
     /// Government* and *Azure operated by 21Vianet* in Microsoft's documentation; storage has one name everywhere.
     fn scope(&self, audience: Audience) -> &'static str {
         let host = self.0.host_str().unwrap_or_default();
-        let china = host.ends_with(".chinacloudapi.cn") || host.ends_with(".partner.microsoftonline.cn");
+        let china =
+            host.ends_with(".chinacloudapi.cn") || host.ends_with(".partner.microsoftonline.cn");
         let government = host.ends_with(".microsoftonline.us");
         match audience {
             Audience::Storage => "https://storage.azure.com/.default",
@@ -251,7 +252,8 @@ impl<C: Clock> Identity<C> {
             Some(Ok(token)) => token,
         };
         let ends = DateTime::<Utc>::from_timestamp(expires_on.unix_timestamp(), 0);
-        let life = ends.and_then(|ends| (ends - self.clock.now()).to_std().ok()).unwrap_or_default();
+        let life =
+            ends.and_then(|ends| (ends - self.clock.now()).to_std().ok()).unwrap_or_default();
         let now = self.clock.boot();
         tracing::debug!(credential = %self.settings.name, %audience, life_seconds = life.as_secs(), "got a token");
         Ok(Token {

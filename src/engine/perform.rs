@@ -150,15 +150,14 @@ async fn submit<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, 
             blob: feed.output_blob(job, output, template),
         })
         .collect();
+    let mut outputs = Vec::new();
+    for Redirect { output, blob } in &redirects {
+        outputs.push((output.clone(), blobs.hand_over(blob, Access::Write, now, life).await?));
+    }
     let submission = Submission {
         input: feed.input.clone(),
-        blob: blobs.hand_over(input, Access::Read, now, life),
-        outputs: redirects
-            .iter()
-            .map(|redirect| {
-                (redirect.output.clone(), blobs.hand_over(&redirect.blob, Access::Write, now, life))
-            })
-            .collect(),
+        blob: blobs.hand_over(input, Access::Read, now, life).await?,
+        outputs,
         parameters: feed.parameters.clone(),
     };
     Ok(match scorer(world, feed)?.submit(&submission).await? {

@@ -57,9 +57,10 @@ impl Asked<'_> {
             source = cause.source();
         }
         let (code, cure) = match self.settings.proof {
-            Proof::Developer => {
-                ("no_login", "log in with `az login` or `azd auth login` as the user that scoreline runs as")
-            }
+            Proof::Developer => (
+                "no_login",
+                "log in with `az login` or `azd auth login` as the user that scoreline runs as",
+            ),
             Proof::WorkloadIdentity { .. } => (
                 "no_token_file",
                 "check token_file, the pod's label azure.workload.identity/use and its service account",
@@ -129,7 +130,9 @@ impl Asked<'_> {
                 "only machines in Azure that were given an identity have the service that tells it (169.254.169.254): \
                  elsewhere write another kind of credential"
             }
-            Proof::Developer => "run `az account get-access-token` by hand and see what it waits for",
+            Proof::Developer => {
+                "run `az account get-access-token` by hand and see what it waits for"
+            }
             _ => "check the authority, the network and the proxy; it is tried again",
         }
     }
@@ -187,7 +190,9 @@ fn cure(number: u32) -> &'static str {
         70_021 | 700_211 | 700_212 | 700_213 => {
             "the identity doesn't trust this pod: give it a federated credential for the cluster's issuer and the pod's service account"
         }
-        700_024 => "the pod's token is not good now: check this machine's clock and that the token file is kept fresh",
+        700_024 => {
+            "the pod's token is not good now: check this machine's clock and that the token file is kept fresh"
+        }
         500_011 | 650_052 => {
             "the tenant doesn't know the service: check authority, which stands for the cloud, and the tenant's subscriptions"
         }
