@@ -98,7 +98,7 @@ impl Authority {
         }
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         if !bare || !url.username().is_empty() || url.password().is_some() {
-            return Err(format!("{url} is more than a host: {cure}; the tenant has its own key"));
+            return Err(format!("is more than a host: {cure}; the tenant has its own key"));
         }
         Ok(Self(url))
     }
@@ -214,7 +214,7 @@ impl<C: Clock> Identity<C> {
         // Whoever waited while another's question failed has its answer: a queue of questions would take hours.
         if let Some((at, fault)) = &kept.failed
             && kept.token.is_none()
-            && *at >= asked_at
+            && *at > asked_at
         {
             return Err(fault.clone());
         }
@@ -324,3 +324,125 @@ const AHEAD: Duration = Duration::from_mins(10);
 const LAST_MOMENTS: Duration = Duration::from_secs(30);
 /// How soon a question that failed is asked again while the old token is still good.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::Pin;
+
+    use azure_core::http::headers::Headers;
+    use azure_core::http::{AsyncRawResponse, HttpClient, Request, StatusCode};
+
+    use super::*;
+    use crate::fault::{Blame, Class, Origin};
+
+    /// The service that tells a machine's identity; without an answer it is away.
+    #[derive(Debug, Default)]
+    struct Machine {
+        answer: Option<(StatusCode, &'static str)>,
+        asked: std::sync::Mutex<Vec<String>>,
+    }
+
+    // What `#[async_trait]` would write, which the trait is made with.
+    impl HttpClient for Machine {
+        fn execute_request<'a, 'b, 'f>(
+            &'a self,
+            request: &'b Request,
+        ) -> Pin<Box<dyn Future<Output = azure_core::Result<AsyncRawResponse>> + Send + 'f>>
+        where
+            'a: 'f,
+            'b: 'f,
+            Self: 'f,
+        {
+            self.asked.lock().unwrap().push(request.url().to_string());
+            Box::pin(async {
+                match self.answer {
+                    Some((status, body)) => {
+                        Ok(AsyncRawResponse::from_bytes(status, Headers::new(), body))
+                    }
+                    None => std::future::pending().await,
+                }
+            })
+        }
+    }
+
+    /// A clock for which every wait is over at once, or never.
+    #[derive(Clone)]
+    struct Hurry(bool);
+
+    impl Clock for Hurry {
+        fn now(&self) -> DateTime<Utc> {
+            DateTime::UNIX_EPOCH
+        }
+        fn boot(&self) -> Duration {
+            Duration::ZERO
+        }
+        async fn sleep(&self, _: Duration) {
+            if !self.0 {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn identity(machine: &Arc<Machine>, client_id: Option<&str>) -> Identity<Hurry> {
+        let client_id = client_id.map(str::to_owned);
+        let settings = Settings {
+            name: Name::try_from("me".to_owned()).unwrap(),
+            proof: Proof::ManagedIdentity { client_id },
+            authority: Authority::default(),
+            ca: None,
+        };
+        let hurry = Hurry(machine.answer.is_none());
+        Identity::with_transport(settings, Transport::new(machine.clone()), hurry)
+    }
+
+    fn machine(answer: Option<(StatusCode, &'static str)>) -> Arc<Machine> {
+        Arc::new(Machine { answer, ..Machine::default() })
+    }
+
+    #[tokio::test]
+    async fn a_machine_has_its_own_identity_or_one_of_several() {
+        let body = r#"{"access_token":"t","expires_on":"4102444800","token_type":"Bearer","resource":"r"}"#;
+        for (client_id, part) in [(None, None), (Some("c-1"), Some("client_id=c-1"))] {
+            let machine = machine(Some((StatusCode::Ok, body)));
+            let identity = identity(&machine, client_id);
+            let token = identity.token(Audience::Storage).await.unwrap();
+            assert_eq!(token.expose_secret(), "t");
+            identity.token(Audience::Storage).await.unwrap();
+            let asked = machine.asked.lock().unwrap();
+            assert_eq!(asked.len(), 1, "{asked:?}");
+            assert!(asked[0].starts_with("http://169.254.169.254/metadata/identity/"), "{asked:?}");
+            assert!(asked[0].contains("resource=https%3A%2F%2Fstorage.azure.com"), "{asked:?}");
+            assert_eq!(asked[0].contains("client_id"), part.is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_machine_without_the_identity_is_told_from_one_that_can_have_none() {
+        let refusal = r#"{"error":"invalid_request","error_description":"Identity not found"}"#;
+        let machine_without = machine(Some((StatusCode::BadRequest, refusal)));
+        let fault = identity(&machine_without, None).token(Audience::Storage).await.unwrap_err();
+        assert_eq!((fault.class, fault.code.as_str()), (Class::Fatal, "invalid_request"));
+        assert!(fault.message.contains("give this machine the identity"), "{fault}");
+
+        let fault = identity(&machine(None), None).token(Audience::Management).await.unwrap_err();
+        assert_eq!((fault.class, fault.blame), (Class::Transient, Blame::Service), "{fault}");
+        assert_eq!((fault.origin, fault.code.as_str()), (Origin::Endpoint, "timeout"));
+        assert!(fault.message.contains("only machines in Azure"), "{fault}");
+    }
+
+    #[test]
+    fn every_cloud_has_audiences_of_its_own() {
+        for (authority, ml, management) in [
+            ("https://login.microsoftonline.com", "ml.azure.com", "management.azure.com"),
+            ("https://login.microsoftonline.us/", "ml.azure.us", "management.usgovcloudapi.net"),
+            ("https://login.chinacloudapi.cn", "ml.azure.cn", "management.chinacloudapi.cn"),
+        ] {
+            let authority = Authority::parse(authority).unwrap();
+            let scope = |audience| authority.scope(audience);
+            assert_eq!(scope(Audience::Storage), "https://storage.azure.com/.default");
+            assert_eq!(scope(Audience::MachineLearning), format!("https://{ml}/.default"));
+            assert_eq!(scope(Audience::Management), format!("https://{management}/.default"));
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use reqwest::Url;
-use secrecy::{ExposeSecret as _, SecretString};
+use secrecy::{ExposeSecret, SecretString};
 
 use super::connection_string::{ConnectionString, ConnectionStringError, Parts};
 use super::shared_key::AccountKey;
@@ -126,7 +126,7 @@ impl Account {
 
     /// The connection string as it was given, for those who are meant to have it.
     pub(super) fn connection_string(&self) -> Option<&str> {
-        self.text.as_ref().map(|text| text.expose_secret())
+        self.text.as_ref().map(ExposeSecret::expose_secret)
     }
 }
 

@@ -6,10 +6,7 @@ use super::reader::Reader;
 use crate::identity::{Authority, Proof, Settings};
 use crate::name::Name;
 
-/// The keys that only some kinds have.
-const KEYS: [&str; 4] = ["tenant", "client_id", "client_secret", "token_file"];
-
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
     ClientSecret,
     WorkloadIdentity,
@@ -19,7 +16,7 @@ enum Kind {
 
 impl Kind {
     fn name(self) -> &'static str {
-        WORDS.iter().find(|(_, kind)| *kind as u8 == self as u8).map_or("", |(word, _)| word)
+        WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
     }
 
     fn keys(self) -> &'static [&'static str] {
@@ -31,13 +28,6 @@ impl Kind {
         }
     }
 }
-
-const WORDS: [(&str, Kind); 4] = [
-    ("client-secret", Kind::ClientSecret),
-    ("workload-identity", Kind::WorkloadIdentity),
-    ("managed-identity", Kind::ManagedIdentity),
-    ("developer", Kind::Developer),
-];
 
 pub(super) fn read(credential: &mut Reader<'_>, name: &Name) -> Option<Settings> {
     credential.demand(
@@ -60,7 +50,7 @@ pub(super) fn read(credential: &mut Reader<'_>, name: &Name) -> Option<Settings>
     }
     // What Kubernetes' webhook for workload identities puts into every pod that it is asked to.
     let injected =
-        |variable: &'static str| matches!(kind, Some(Kind::WorkloadIdentity)).then_some(variable);
+        |variable: &'static str| (kind == Some(Kind::WorkloadIdentity)).then_some(variable);
     let tenant = text(credential, "tenant", kind, injected("AZURE_TENANT_ID"), |text| {
         let legal = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
         let cure = "write the directory's id, or a domain of it like \"example.onmicrosoft.com\"";
@@ -75,7 +65,7 @@ pub(super) fn read(credential: &mut Reader<'_>, name: &Name) -> Option<Settings>
             Err(format!("{text:?} is no client id: {cure}"))
         }
     });
-    if matches!(kind, Some(Kind::ClientSecret)) {
+    if kind == Some(Kind::ClientSecret) {
         credential.demand("client_secret", "write { file = \"PATH\" } or { env = \"NAME\" }");
     }
     let client_secret = credential.secret("client_secret");
@@ -172,3 +162,13 @@ fn authority(credential: &mut Reader<'_>, injected: Option<&'static str>) -> Opt
     credential.show("authority", authority.to_string());
     Some(asked.unwrap_or(authority))
 }
+
+/// The keys that only some kinds have.
+const KEYS: [&str; 4] = ["tenant", "client_id", "client_secret", "token_file"];
+
+const WORDS: [(&str, Kind); 4] = [
+    ("client-secret", Kind::ClientSecret),
+    ("workload-identity", Kind::WorkloadIdentity),
+    ("managed-identity", Kind::ManagedIdentity),
+    ("developer", Kind::Developer),
+];

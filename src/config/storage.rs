@@ -9,12 +9,6 @@ use super::reader::Reader;
 use crate::blobs::{self, Account, ConnectionString, HandOver, WayIn};
 use crate::name::Name;
 
-/// The keys that lead to an account without a connection string.
-const PARTS: [&str; 6] =
-    ["account", "endpoint", "endpoint_suffix", "account_key", "sas", "credential"];
-/// The ways in, of which there is exactly one.
-const WAYS: [&str; 3] = ["account_key", "sas", "credential"];
-
 pub(super) fn read<T>(
     storage: &mut Reader<'_>,
     credentials: &BTreeMap<Name, T>,
@@ -117,3 +111,9 @@ fn read_account<T>(storage: &mut Reader<'_>, credentials: &BTreeMap<Name, T>) ->
         .map_err(|wrong| storage.error(wrong.key, wrong.why))
         .ok()
 }
+
+/// The keys that lead to an account without a connection string.
+const PARTS: [&str; 6] =
+    ["account", "endpoint", "endpoint_suffix", "account_key", "sas", "credential"];
+/// The ways in, of which there is exactly one.
+const WAYS: [&str; 3] = ["account_key", "sas", "credential"];

@@ -58,7 +58,7 @@ fn every_mistake_about_the_way_in_has_its_words() {
     for (lines, credential) in cases {
         let told = told(&opened(&lines, &credential), &[]);
         assert!(!told.contains("c2Vj"), "no secret is shown: {told}");
-        let _ = writeln!(all, "{}\n{}=> {told}", lines, credential);
+        let _ = writeln!(all, "{lines}\n{credential}=> {told}");
     }
     insta::assert_snapshot!("ways_in", all);
 }
