@@ -223,14 +223,15 @@ pub(crate) async fn play(role: &str) -> anyhow::Result<()> {
 fn ours(address: &str) -> anyhow::Result<AzureBlobs> {
     let text = format!("AccountName=acct;AccountKey=QUJD;BlobEndpoint=http://{address}/acct");
     let settings = Settings {
-        connection: ConnectionString::parse(&text)?,
+        account: ConnectionString::parse(&text)?.into(),
         container: "ccc".to_owned(),
         prefix: String::new(),
         create: false,
         hand_over: HandOver::Sas,
         blocks_in_flight: BLOCKS_IN_FLIGHT,
+        ca: None,
     };
-    AzureBlobs::new(settings, CLOCK).map_err(anyhow::Error::msg)
+    AzureBlobs::new(settings, None, CLOCK).map_err(anyhow::Error::msg)
 }
 
 /// The same requests, and nothing else.

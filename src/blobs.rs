@@ -4,7 +4,10 @@
 //! only), every upload carries MD5, and nothing is repeated here but the rest of a download, since the engine decides about
 //! that. Memory is bounded whatever a file's size: some blocks up, one chunk down; [`upload`] and [`download`] say more.
 
+mod account;
+mod bearer;
 mod connection_string;
+mod delegation;
 mod download;
 mod listing;
 mod name;
@@ -38,27 +41,32 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
+pub use self::account::{Account, WayIn, WrongPart};
 pub use self::connection_string::{ConnectionString, ConnectionStringError};
 
-use self::connection_string::Credential;
+use self::account::Credential;
+use self::bearer::Bearer;
+use self::delegation::Delegations;
 pub use self::name::{check_container, check_prefix};
 use self::name::{check_name, encode};
-use self::sas::Grant;
+use self::sas::{Grant, end_of};
 use self::shared_key::SharedKey;
 use self::verdict::{Attempt, Call, answer};
 use crate::fault::Fault;
 use crate::job::{Content, Sha256 as Sha256Digest};
-use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock};
+use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock, Tokens};
 use crate::wire::BlobReference;
 
 /// One container in one storage account.
 pub struct AzureBlobs {
-    connection: ConnectionString,
+    account: Account,
     container: String,
     /// What blob names begin with: empty, or with a slash at its end.
     prefix: String,
     create: bool,
     hand_over: HandOver,
+    delegations: Delegations,
+    now: Box<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     reads: ClientOptions,
     writes: ClientOptions,
     links: reqwest::Client,
@@ -70,7 +78,7 @@ pub struct AzureBlobs {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The account.
-    pub connection: ConnectionString,
+    pub account: Account,
     /// The container's name.
     pub container: String,
     /// The folder in the container that everything goes into, `a/b` or `a/b/`; may be empty.
@@ -82,6 +90,8 @@ pub struct Settings {
     /// How many blocks of 8 MiB may be on their way at once. What one upload may have, and all uploads together beyond
     /// the one that each of them has anyway.
     pub blocks_in_flight: NonZero<u32>,
+    /// Certificates to trust beside the system's, as PEM.
+    pub ca: Option<Vec<u8>>,
 }
 
 /// What the scoring service gets.
@@ -95,28 +105,44 @@ pub enum HandOver {
 }
 
 impl AzureBlobs {
-    /// Checks the settings and makes the clients; calls nobody. TLS needs a default provider of cryptography to be
-    /// installed before.
-    pub fn new(settings: Settings, clock: impl Clock) -> Result<Self, String> {
-        let Settings { connection, container, prefix, create, hand_over, blocks_in_flight } =
+    /// Checks the settings and makes the clients; calls nobody. An account that an identity opens needs its `tokens`.
+    /// TLS needs a default provider of cryptography to be installed before.
+    pub fn new(
+        settings: Settings,
+        tokens: Option<Arc<dyn Tokens>>,
+        clock: impl Clock,
+    ) -> Result<Self, String> {
+        let Settings { account, container, prefix, create, hand_over, blocks_in_flight, ca } =
             settings;
         let ahead = Semaphore::new(blocks_in_flight.get() as usize - 1);
         check_container(&container)?;
         let prefix = check_prefix(&prefix)?;
+        if hand_over == HandOver::ConnectionString && account.connection_string().is_none() {
+            return Err("there is no connection string to hand over".to_owned());
+        }
+        let roots = ca.as_deref().map_or(Ok(Vec::new()), reqwest::Certificate::from_pem_bundle);
+        let roots =
+            roots.map_err(|error| format!("the certificates to trust can't be read: {error}"))?;
         let client = |silence| {
             reqwest::Client::builder()
                 .connect_timeout(CONNECT_TIMEOUT)
                 .read_timeout(silence)
                 .redirect(reqwest::redirect::Policy::none())
+                .tls_certs_merge(roots.clone())
                 .build()
                 .map_err(|error| format!("could not make an HTTP client: {error}"))
         };
-        let signing: Option<Arc<dyn Policy>> = match connection.credential() {
+        let for_now = clock.clone();
+        let signing: Option<Arc<dyn Policy>> = match account.credential() {
             Credential::Key { account, key } => {
                 let signer = SharedKey::new(account.clone(), key.clone(), clock);
                 Some(Arc::new(EachTry(move |request: &mut Request| signer.sign(request))))
             }
             Credential::Sas(_) => None,
+            Credential::Identity { credential, .. } => {
+                let missing = || format!("nobody gives tokens of credential {credential}");
+                Some(Arc::new(Bearer(tokens.ok_or_else(missing)?)))
+            }
         };
         let links = client(READ_TIMEOUT)?;
         let reads = ClientOptions {
@@ -131,11 +157,25 @@ impl AzureBlobs {
             transport: Some(Transport::new(Arc::new(client(WRITE_TIMEOUT)?))),
             ..reads.clone()
         };
-        Ok(Self { connection, container, prefix, create, hand_over, reads, writes, links, ahead })
+        let delegations = Delegations::default();
+        let now = Box::new(move || for_now.now());
+        Ok(Self {
+            account,
+            container,
+            prefix,
+            create,
+            hand_over,
+            delegations,
+            now,
+            reads,
+            writes,
+            links,
+            ahead,
+        })
     }
 
     fn attempt(&self, call: Call, place: String) -> Attempt {
-        Attempt { call, place, host: self.connection.host().to_owned() }
+        Attempt { call, place, host: self.account.host().to_owned() }
     }
 
     fn on_container(&self, call: Call) -> Attempt {
@@ -153,13 +193,9 @@ impl AzureBlobs {
 
     /// Everything but letters, digits and `-._~` is encoded: then every server reads the same path, and signs it alike.
     fn url(&self, path: &str) -> Result<Url, azure_core::Error> {
-        let mut url = Url::parse(&format!(
-            "{}{}{}",
-            self.connection.endpoint(),
-            self.container,
-            encode(path)
-        ))?;
-        if let Credential::Sas(sas) = self.connection.credential() {
+        let mut url =
+            Url::parse(&format!("{}{}{}", self.account.endpoint(), self.container, encode(path)))?;
+        if let Credential::Sas(sas) = self.account.credential() {
             url.set_query(Some(sas.expose_secret()));
         }
         Ok(url)
@@ -191,11 +227,11 @@ impl AzureBlobs {
     }
 
     async fn look_at_container(&self) -> azure_core::Result<()> {
-        match self.connection.credential() {
+        match self.account.credential() {
             Credential::Key { .. } => self.container_client()?.get_properties(None).await.map(drop),
-            // A signature for a container doesn't give the right to look at the container: look for a blob in it that
-            // isn't there.
-            Credential::Sas(_) => {
+            // A signature for a container doesn't give the right to look at the container, and an identity need not have
+            // it: look for a blob in it that isn't there.
+            Credential::Sas(_) | Credential::Identity { .. } => {
                 let options = BlobClientOptions {
                     client_options: self.reads.clone(),
                     ..BlobClientOptions::default()
@@ -227,7 +263,8 @@ impl Blobs for AzureBlobs {
                 self.make().await
             }
             looked => looked.map_err(|error| self.on_container(Call::Look).fault(&error)),
-        }
+        }?;
+        self.ready_to_hand_over().await
     }
 
     async fn upload<R: AsyncRead + Unpin + Send>(
@@ -249,38 +286,45 @@ impl Blobs for AzureBlobs {
 
     /// With a signature, the three parts make one URL when they are put one behind the other: the location is encoded
     /// there, and plain in the other form, where clients take it for a name.
-    fn hand_over(
+    async fn hand_over(
         &self,
         blob: &str,
         access: Access,
         now: DateTime<Utc>,
         life: Duration,
-    ) -> BlobReference {
+    ) -> Result<BlobReference, Fault> {
         let name = self.name(blob);
-        let token = match (self.hand_over, self.connection.credential()) {
-            (HandOver::ConnectionString, _) => {
-                return BlobReference {
-                    connection_string: Some(self.connection.expose().to_owned()),
-                    relative_location: Some(format!("/{}/{name}", self.container)),
-                    ..BlobReference::default()
-                };
-            }
-            (HandOver::Sas, Credential::Sas(sas)) => sas.expose_secret().to_owned(),
-            (HandOver::Sas, Credential::Key { account, key }) => Grant {
-                account,
-                container: &self.container,
-                blob: &name,
-                access,
-                https_only: self.connection.is_https(),
-            }
-            .sign(key, now, life),
+        if let (HandOver::ConnectionString, Some(text)) =
+            (self.hand_over, self.account.connection_string())
+        {
+            return Ok(BlobReference {
+                connection_string: Some(text.to_owned()),
+                relative_location: Some(format!("/{}/{name}", self.container)),
+                ..BlobReference::default()
+            });
+        }
+        let grant = |account, expiry| Grant {
+            account,
+            container: &self.container,
+            blob: &name,
+            access,
+            https_only: self.account.is_https(),
+            expiry,
         };
-        BlobReference {
+        let token = match self.account.credential() {
+            Credential::Sas(sas) => sas.expose_secret().to_owned(),
+            Credential::Key { account, key } => grant(account, end_of(now, life)).sign(key),
+            Credential::Identity { account, .. } => {
+                let key = self.delegation_key(now, life).await?;
+                grant(account, end_of(now, life).min(key.end)).sign_for(&key)
+            }
+        };
+        Ok(BlobReference {
             connection_string: None,
             relative_location: Some(format!("{}/{}", self.container, encode(&name))),
-            base_location: Some(self.connection.endpoint().to_owned()),
+            base_location: Some(self.account.endpoint().to_owned()),
             sas_blob_token: Some(format!("?{token}")),
-        }
+        })
     }
 
     async fn look(&self, blob: &str) -> Result<Option<BlobSeen>, Fault> {
@@ -397,14 +441,17 @@ mod tests {
         rustls::crypto::ring::default_provider().install_default().ok();
         AzureBlobs::new(
             Settings {
-                connection: ConnectionString::parse(connection)
-                    .map_err(|error| error.to_string())?,
+                account: ConnectionString::parse(connection)
+                    .map_err(|error| error.to_string())?
+                    .into(),
                 container: "scoring".into(),
                 prefix: prefix.into(),
                 create: false,
                 hand_over,
                 blocks_in_flight: BLOCKS_IN_FLIGHT,
+                ca: None,
             },
+            None,
             SystemClock,
         )
     }
@@ -412,12 +459,21 @@ mod tests {
     const KEY: &str = "AccountName=acct;AccountKey=c2VjcmV0";
     const NOW: &str = "2026-03-01T00:00:00Z";
 
-    #[test]
-    fn a_connection_string_is_handed_over_as_it_was_given() {
+    async fn given(
+        blobs: &AzureBlobs,
+        name: &str,
+        access: Access,
+        life: Duration,
+    ) -> BlobReference {
+        blobs.hand_over(name, access, NOW.parse().unwrap(), life).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_connection_string_is_handed_over_as_it_was_given() {
         for prefix in ["a/b", "a/b/"] {
             let blobs = blobs(KEY, prefix, HandOver::ConnectionString).unwrap();
             assert_eq!(
-                blobs.hand_over("x y.csv", Access::Read, NOW.parse().unwrap(), Duration::MAX),
+                given(&blobs, "x y.csv", Access::Read, Duration::MAX).await,
                 BlobReference {
                     connection_string: Some(KEY.into()),
                     relative_location: Some("/scoring/a/b/x y.csv".into()),
@@ -427,15 +483,15 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_signature_is_handed_over_in_three_parts_of_one_url() {
+    #[tokio::test]
+    async fn a_signature_is_handed_over_in_three_parts_of_one_url() {
         let life = Duration::from_hours(1);
         for (connection, base, https) in [
             (KEY, "https://acct.blob.core.windows.net/", true),
             ("UseDevelopmentStorage=true", "http://127.0.0.1:10000/devstoreaccount1/", false),
         ] {
             let blobs = blobs(connection, "in", HandOver::Sas).unwrap();
-            let given = blobs.hand_over("x y.csv", Access::Write, NOW.parse().unwrap(), life);
+            let given = given(&blobs, "x y.csv", Access::Write, life).await;
             assert_eq!(given.base_location.as_deref(), Some(base));
             assert_eq!(given.relative_location.as_deref(), Some("scoring/in/x%20y.csv"));
             assert_eq!(given.connection_string, None);
@@ -445,11 +501,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn without_a_key_the_signature_we_have_is_handed_over() {
+    #[tokio::test]
+    async fn without_a_key_the_signature_we_have_is_handed_over() {
         let blobs = blobs("AccountName=a;SharedAccessSignature=?sv=1&sig=x", "", HandOver::Sas);
-        let given =
-            blobs.unwrap().hand_over("x", Access::Read, NOW.parse().unwrap(), Duration::MAX);
+        let given = given(&blobs.unwrap(), "x", Access::Read, Duration::MAX).await;
         assert_eq!(given.sas_blob_token.as_deref(), Some("?sv=1&sig=x"));
         assert_eq!(given.relative_location.as_deref(), Some("scoring/x"));
     }

@@ -12,15 +12,17 @@ use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::reader::{Findings, Given, Reader};
-use crate::blobs;
+use crate::blobs::{self, HandOver};
 use crate::engine::{Limits, Rules};
 use crate::feed::{
     Delivery, Duplicates, Feed, Fixed, FixedPlace, KeepBlobs, Name, OnConflict, OnDuplicate, Rates,
     Sameness, SourceEnd, SourceRules, Template, Watch,
 };
+use crate::identity;
 use crate::retry::{Backoff, Policy, Span};
 use crate::store::{self, Migrate};
 
+mod credential;
 mod endpoint;
 mod fixed;
 mod rates;
@@ -45,6 +47,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Who we are, for whatever names one: storages now.
+    pub credentials: BTreeMap<Name, identity::Settings>,
     /// Blob storages.
     pub storages: BTreeMap<Name, blobs::Settings>,
     /// How fast this node may transfer to and from each storage.
@@ -254,10 +258,19 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     let http = read_http(&mut document);
     let log = read_log(&mut document);
 
+    let mut credentials = BTreeMap::new();
+    let mut shown = Table::new();
+    for (name, mut credential) in document.tables("credentials") {
+        let settings = credential::read(&mut credential, &name);
+        shown.insert(name.to_string(), credential.finish().into());
+        credentials.insert(name, settings);
+    }
+    document.include("credentials", shown);
+
     let (mut storages, mut rates) = (BTreeMap::new(), BTreeMap::new());
     let mut shown = Table::new();
     for (name, mut storage) in document.tables("storage") {
-        let settings = storage::read(&mut storage);
+        let settings = storage::read(&mut storage, &credentials);
         rates.insert(name.clone(), rates::read(&mut storage));
         shown.insert(name.to_string(), storage.finish().into());
         storages.insert(name, settings);
@@ -282,6 +295,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     }
     document.include("feeds", shown);
     check_folders(findings, &node_config.state_dir, feeds.values().map(AsRef::as_ref));
+    warn_of_short_signatures(findings, &feeds, &storages);
     fixed::check(findings, feeds.values().map(AsRef::as_ref));
 
     Some(Config {
@@ -290,6 +304,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
         http: http?,
         log,
         rates,
+        credentials: credentials.into_iter().filter_map(|(name, c)| Some((name, c?))).collect(),
         storages: storages.into_iter().filter_map(|(name, s)| Some((name, s?))).collect(),
         endpoints: endpoints.into_iter().filter_map(|(name, e)| Some((name, e?.0))).collect(),
         feeds,
@@ -501,6 +516,47 @@ fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, St
     };
     Err(format!("[{table}.{text}] is not in the config: {there}"))
 }
+
+/// The certificates to trust beside the system's.
+fn read_ca(table: &mut Reader<'_>) -> Option<Vec<u8>> {
+    let file = table.path("ca_file")?;
+    match std::fs::read(&file) {
+        Ok(pem) if pem.windows(PEM_MARK.len()).any(|part| part == PEM_MARK) => Some(pem),
+        Ok(_) => {
+            let file = file.display();
+            table.error("ca_file", format!("{file} has no certificate in it: it has to be in PEM"));
+            None
+        }
+        Err(error) => {
+            table.error("ca_file", format!("{} could not be read: {error}", file.display()));
+            None
+        }
+    }
+}
+
+/// An identity signs with keys of seven days.
+fn warn_of_short_signatures(
+    findings: &Findings,
+    feeds: &BTreeMap<Name, Arc<Feed>>,
+    storages: &BTreeMap<Name, Option<blobs::Settings>>,
+) {
+    for (name, feed) in feeds {
+        let storage = storages.get(&feed.storage).and_then(Option::as_ref);
+        let by_identity = storage.is_some_and(|storage| {
+            storage.account.identity().is_some() && storage.hand_over == HandOver::Sas
+        });
+        if by_identity && feed.policy.deadline > DELEGATED_MAX {
+            findings.warn(
+                &format!("feeds.{name}.retry.deadline"),
+                "is longer than what an identity signs is good for, 7 days: a run that is still queued then can't reach \
+                 its blobs; shorten it, or open the storage with account_key",
+            );
+        }
+    }
+}
+
+const PEM_MARK: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const DELEGATED_MAX: Duration = Duration::from_hours(7 * 24);
 
 fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {
     let hint = format!("add [{}] with the folder that outputs go to", feed.key("deliver"));

@@ -19,12 +19,13 @@ use crate::engine::{Engine, Pulse, Rules, Stop};
 use crate::feed::{Feed, Fixed, Name};
 use crate::fire::Scanned;
 use crate::http::{Http, Site};
+use crate::identity::Identity;
 use crate::inbox::{AnyInbox, FolderInbox};
 use crate::intake::Intake;
 use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
-use crate::ports::{Clock, StoreError, World};
+use crate::ports::{Clock, StoreError, Tokens, World};
 use crate::scoring::{Bes, Scoring, bes};
 use crate::store::AnyStore;
 use crate::upkeep::{Sweeper, Upkeep};
@@ -54,7 +55,7 @@ impl RealWorld {
             &names(config.endpoints.keys().collect()),
             &names(config.storages.keys().collect()),
         );
-        let blobs = blobs(config)?;
+        let blobs = blobs(config, &identities(config)?)?;
         let inbox = |feed: &Feed| AnyInbox::of(feed, blobs.get(&feed.storage)?, clock);
         let inboxes =
             config.feeds.iter().filter_map(|(name, feed)| Some((name.clone(), inbox(feed)?)));
@@ -366,20 +367,40 @@ pub fn looking_inbox(
     let settle = Duration::ZERO;
     let feed =
         Feed { fixed: feed.fixed.clone().map(|fixed| Fixed { settle, ..fixed }), ..feed.clone() };
-    let blobs = blobs(config)?;
+    let blobs = blobs(config, &identities(config)?)?;
     blobs
         .get(&feed.storage)
         .and_then(|blobs| AnyInbox::of(&feed, blobs, SystemClock))
         .with_context(|| format!("feed {} takes nothing by itself", feed.name))
 }
 
-fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, Arc<AzureBlobs>>> {
+/// Who we are, by the names in the config.
+type Identities = BTreeMap<Name, Arc<dyn Tokens>>;
+
+fn identities(config: &Config) -> anyhow::Result<Identities> {
+    config
+        .credentials
+        .iter()
+        .map(|(name, settings)| {
+            let identity =
+                Identity::new(settings.clone(), SystemClock).map_err(|error| anyhow!(error));
+            let identity = identity.with_context(|| format!("credential {name}"))?;
+            Ok((name.clone(), Arc::new(identity) as Arc<dyn Tokens>))
+        })
+        .collect()
+}
+
+fn blobs(
+    config: &Config,
+    identities: &Identities,
+) -> anyhow::Result<BTreeMap<Name, Arc<AzureBlobs>>> {
     config
         .storages
         .iter()
         .map(|(name, settings)| {
-            let blobs =
-                AzureBlobs::new(settings.clone(), SystemClock).map_err(|error| anyhow!(error));
+            let tokens = settings.account.identity().and_then(|name| identities.get(name));
+            let blobs = AzureBlobs::new(settings.clone(), tokens.cloned(), SystemClock)
+                .map_err(|error| anyhow!(error));
             Ok((name.clone(), Arc::new(blobs.with_context(|| format!("storage {name}"))?)))
         })
         .collect()

@@ -31,7 +31,7 @@
 //! | 5 roof | `main`, [`daemon`], [`demo`] | builds the adapters, starts the services, waits, drains |
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
-//! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`sandbox`] | one technology each |
+//! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`sandbox`] | one technology each |
 //! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
 //! | 0 ground | [`job`], [`feed`], [`schedule`], [`fault`], [`fire`], [`retry`], [`name`], [`wire`] | pure |
 //!
@@ -39,7 +39,7 @@
 //! * Ground never waits, reads no clock and draws no randomness.
 //! * Faults are sorted once, in the adapter that saw them; above it nobody looks at status codes. Retry lives in the
 //!   engine alone.
-//! * A technology is named in one module: cron and time zones in `schedule`, SQL in `store`, `notify` in `inbox`, the Azure crates in `blobs`, `clap` in `cli`.
+//! * A technology is named in one module: cron and time zones in `schedule`, SQL in `store`, `notify` in `inbox`, Azure's storage in `blobs`, its directory in `identity`, `clap` in `cli`.
 //! * Only `daemon` spawns tasks that live as long as the program.
 //! * Secrets are a type whose `Debug` is masked; none is stored, logged or told in an error.
 //!
@@ -61,6 +61,7 @@ pub mod feed;
 pub mod fire;
 mod folder;
 pub mod http;
+pub mod identity;
 pub mod inbox;
 pub mod intake;
 pub mod job;

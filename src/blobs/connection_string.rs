@@ -7,25 +7,17 @@
 use std::fmt;
 
 use reqwest::Url;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 
+use super::account::Credential;
 use super::shared_key::AccountKey;
 
 /// A storage account, and what lets us in.
 #[derive(Clone)]
 pub struct ConnectionString {
-    text: SecretString,
-    endpoint: Url,
-    credential: Credential,
-}
-
-/// What lets us in.
-#[derive(Clone)]
-pub(super) enum Credential {
-    /// The account's name and key: may do everything, and can sign for others.
-    Key { account: String, key: AccountKey },
-    /// A signature somebody else made, without its question mark.
-    Sas(SecretString),
+    pub(super) text: SecretString,
+    pub(super) endpoint: Url,
+    pub(super) credential: Credential,
 }
 
 impl ConnectionString {
@@ -65,40 +57,13 @@ impl ConnectionString {
         let endpoint = parts.endpoint(account, development)?;
         Ok(Self { text: text.trim().into(), endpoint, credential })
     }
-
-    /// Where the account's blobs are, with a slash at the end: `https://account.blob.core.windows.net/`.
-    pub fn endpoint(&self) -> &str {
-        self.endpoint.as_str()
-    }
-
-    pub(super) fn host(&self) -> &str {
-        // A parsed endpoint has one: `Parts::endpoint` refuses what hasn't.
-        self.endpoint.host_str().unwrap_or_default()
-    }
-
-    pub(super) fn is_https(&self) -> bool {
-        self.endpoint.scheme() == "https"
-    }
-
-    pub(super) fn credential(&self) -> &Credential {
-        &self.credential
-    }
-
-    /// The text as it was given, for those who are meant to have it.
-    pub(super) fn expose(&self) -> &str {
-        self.text.expose_secret()
-    }
 }
 
 impl fmt::Debug for ConnectionString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let credential = match &self.credential {
-            Credential::Key { .. } => "AccountKey=***",
-            Credential::Sas(_) => "SharedAccessSignature=***",
-        };
         f.debug_struct("ConnectionString")
             .field("endpoint", &self.endpoint.as_str())
-            .field("credential", &credential)
+            .field("credential", &self.credential)
             .finish_non_exhaustive()
     }
 }
@@ -132,7 +97,7 @@ pub enum ConnectionStringError {
 
 /// The parts that are about blobs, as they stand in the text.
 #[derive(Default)]
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     protocol: Option<&'a str>,
     account: Option<&'a str>,
     key: Option<&'a str>,
@@ -144,6 +109,11 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
+    /// Those that say where an account is.
+    pub(super) fn of_place(endpoint: Option<&'a str>, suffix: &'a str) -> Self {
+        Self { suffix: Some(suffix), blob_endpoint: endpoint, ..Self::default() }
+    }
+
     fn parse(text: &'a str) -> Result<Self, ConnectionStringError> {
         let mut parts = Self::default();
         for (index, part) in text.split(';').map(str::trim).enumerate() {
@@ -178,7 +148,8 @@ impl<'a> Parts<'a> {
         .find(|(name, _)| name.eq_ignore_ascii_case(key))
     }
 
-    fn endpoint(
+    /// Where the account's blobs are, with a slash at the end.
+    pub(super) fn endpoint(
         &self,
         account: Option<&str>,
         development: bool,
@@ -238,6 +209,8 @@ const EMULATOR_PORT: u16 = 10000;
 
 #[cfg(test)]
 mod tests {
+    use secrecy::ExposeSecret as _;
+
     use super::*;
 
     #[test]
@@ -252,6 +225,10 @@ mod tests {
             (
                 " AccountName = acct ;\n AccountKey=QUJD;EndpointSuffix=core.chinacloudapi.cn;;",
                 "https://acct.blob.core.chinacloudapi.cn/",
+            ),
+            (
+                "AccountName=acct;AccountKey=QUJD;EndpointSuffix=core.usgovcloudapi.net",
+                "https://acct.blob.core.usgovcloudapi.net/",
             ),
             (
                 "DefaultEndpointsProtocol=HTTP;AccountName=a;AccountKey=QUJD",
@@ -282,7 +259,7 @@ mod tests {
         ] {
             let parsed = ConnectionString::parse(text);
             match endpoint.strip_prefix('!') {
-                None => assert_eq!(parsed.unwrap().endpoint(), endpoint, "{text}"),
+                None => assert_eq!(parsed.unwrap().endpoint.as_str(), endpoint, "{text}"),
                 Some(part) => assert!(parsed.unwrap_err().to_string().contains(part), "{text}"),
             }
         }
@@ -331,7 +308,7 @@ mod tests {
             "AccountName=acct;SharedAccessSignature=sv=1&sig=c2VjcmV0",
         ] {
             let parsed = ConnectionString::parse(text).unwrap();
-            assert_eq!(parsed.expose(), text);
+            assert_eq!(parsed.text.expose_secret(), text);
             let shown = format!("{parsed:?}");
             assert!(!shown.contains("c2VjcmV0") && shown.contains("acct"), "{shown}");
         }

@@ -61,6 +61,11 @@ impl AccountKey {
         Some(Self(bytes.into()))
     }
 
+    /// A key that came as its bytes.
+    pub(super) fn from_bytes(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+
     /// HMAC-SHA256 of the text, in base64.
     pub(super) fn sign(&self, text: &str) -> String {
         let mut mac = Hmac::<Sha256>::new_from_slice(self.0.expose_secret())

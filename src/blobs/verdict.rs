@@ -24,6 +24,8 @@ pub(super) struct Attempt {
 pub(super) enum Call {
     Look,
     Make,
+    /// For a key to sign with in an identity's name.
+    Delegate,
     Upload,
     Download,
     /// A link of the scoring service: another account, so that whatever it says is not about our storage.
@@ -36,7 +38,8 @@ pub(super) enum Call {
 impl Attempt {
     /// The fault that an error of the official client is.
     pub(super) fn fault(&self, error: &azure_core::Error) -> Fault {
-        classify(self, &Failure::of(error))
+        // Without a token nothing was called, and the fault of asking for one says all.
+        token_fault(error).unwrap_or_else(|| classify(self, &Failure::of(error)))
     }
 
     /// The fault that an error of plain HTTP is.
@@ -100,6 +103,7 @@ impl Attempt {
         let what = match call {
             Call::Look => "look at container",
             Call::Make => "make container",
+            Call::Delegate => "get a user delegation key, which signs what is handed over, for",
             Call::Upload => "upload blob",
             Call::Download => "download blob",
             Call::Follow => "download from the scoring service's link",
@@ -223,6 +227,18 @@ pub(super) fn answer(error: &azure_core::Error) -> Option<Answer> {
     Some(Answer::read(status, |name| raw.headers().get_optional_str(&name.into()), raw.body()))
 }
 
+/// The fault of asking for a token, if that is what went wrong.
+fn token_fault(error: &azure_core::Error) -> Option<Fault> {
+    let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if let Some(fault) = cause.downcast_ref::<Fault>() {
+            return Some(fault.clone());
+        }
+        source = cause.source();
+    }
+    None
+}
+
 fn causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -244,6 +260,13 @@ pub(super) fn classify(attempt: &Attempt, failure: &Failure) -> Fault {
     };
     let answer = match failure {
         Failure::Answer(answer) => answer,
+        Failure::Connect(cause) if cause.contains("certificate") => {
+            return unavailable(
+                "certificate",
+                &format!("no connection: {cause}"),
+                "have the certificate trusted: name its authority's file with ca_file, or with SSL_CERT_FILE for all",
+            );
+        }
         Failure::Connect(cause) => {
             return unavailable(
                 "connect",
@@ -321,6 +344,9 @@ pub(super) fn classify(attempt: &Attempt, failure: &Failure) -> Fault {
             "output_missing",
             message("it was never written, or somebody deleted it"),
         ),
+        (_, "AuthorizationPermissionMismatch") if attempt.call == Call::Delegate => {
+            Fault::fatal(origin, own, message(DELEGATOR))
+        }
         // None of these can be about one job.
         (401 | 403 | 404, _)
         | (
@@ -330,7 +356,7 @@ pub(super) fn classify(attempt: &Attempt, failure: &Failure) -> Fault {
             | "InvalidHeaderValue"
             | "MissingRequiredHeader",
         ) if !follow => Fault::fatal(origin, own, message(cure(code))),
-        (400..=499, _) if matches!(attempt.call, Call::Look | Call::Make) => {
+        (400..=499, _) if matches!(attempt.call, Call::Look | Call::Make | Call::Delegate) => {
             Fault::fatal(origin, own, message(cure(code)))
         }
         (400..=499, _) => Fault::permanent(
@@ -350,30 +376,36 @@ pub(super) fn classify(attempt: &Attempt, failure: &Failure) -> Fault {
 /// What would mend a storage that refuses us.
 fn cure(code: &str) -> &'static str {
     match code {
-        "AuthenticationFailed" => {
-            "check the key or the signature in the connection string, and this machine's clock (15 minutes at most)"
+        "AuthenticationFailed" | "InvalidAuthenticationInfo" => {
+            "check the key or the signature (of an identity: that its tenant is the account's), and this machine's clock \
+             (15 minutes at most)"
         }
         "AuthorizationFailure" => {
             "let this machine through the account's firewall; emulators say the same to a wrong key"
         }
-        "AuthorizationPermissionMismatch"
-        | "AuthorizationServiceMismatch"
+        "AuthorizationPermissionMismatch" => {
+            "give the identity the role Storage Blob Data Contributor on the account or the container (it takes minutes to \
+             work); a shared access signature needs the rights read, create, write and delete"
+        }
+        "AuthorizationServiceMismatch"
         | "AuthorizationResourceTypeMismatch"
         | "AuthorizationProtocolMismatch"
         | "InsufficientAccountPermissions" => {
             "the shared access signature lacks a right: it needs read, create, write and delete"
         }
         "KeyBasedAuthenticationNotPermitted" => {
-            "the account forbids its keys: allow them, or use a shared access signature"
+            "the account forbids its keys: use an identity (credential = \"NAME\"), or have keys allowed"
         }
         "AccountIsDisabled" => "the account is disabled: enable its subscription",
         "ContainerNotFound" => "make the container, or set create = true for this storage",
         "InvalidHeaderValue" => "the service doesn't speak this version of the protocol: update it",
-        _ => "check the connection string, the container and the account's rights",
+        _ => "check the account, what lets us in, the container and the rights on it",
     }
 }
 
 const AGAIN: &str = "it is tried again";
+const DELEGATOR: &str = "give the identity the role Storage Blob Delegator on the storage account itself (Storage Blob Data \
+     Contributor there has it in it; on a container it is not enough)";
 
 #[cfg(test)]
 mod tests {

@@ -119,6 +119,11 @@ impl<'a> Reader<'a> {
         self.word(key, words).unwrap_or(default.1)
     }
 
+    /// A variable of the environment, where others than ourselves may have set it.
+    pub(super) fn variable(&self, name: &str) -> Option<String> {
+        (self.env)(name).filter(|value| !value.is_empty())
+    }
+
     fn take(&mut self, key: &'static str) -> Option<Value> {
         self.asked.push(key);
         self.values.remove(key)

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
-use super::{blobs, looking_inbox, scorers};
+use super::{blobs, identities, looking_inbox, scorers};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::fault::Fault;
 use crate::feed::{Feed, SourceEnd};
 use crate::metrics::Metrics;
-use crate::ports::{Blobs, Inbox, Scorer};
+use crate::ports::{Audience, Blobs, Inbox, Scorer};
 
 /// One thing that `check --online` looked at.
 #[derive(Debug)]
@@ -22,7 +22,8 @@ pub struct Finding {
     pub trouble: Option<String>,
 }
 
-/// Looks at everything that the config names: the store, each storage (its container is made when it is missing and
+/// Looks at everything that the config names: the store, each credential by
+/// itself, each storage (its container is made when it is missing and
 /// `create` allows it), each endpoint, each folder.
 pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
@@ -37,8 +38,17 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
     // A store in the state folder can't be better than the folder.
     let folder = state.filter(|_| config.store.server.is_none());
     add(config.store.to_string(), folder.or(store));
-    for (name, blobs) in blobs(config)? {
-        add(format!("storage {name}"), blobs.ready().await.err().map(|fault| fault.to_string()));
+    let identities = identities(config)?;
+    for (name, identity) in &identities {
+        let kind = config.credentials[name].proof.kind();
+        let trouble = identity.token(Audience::Storage).await.err();
+        add(format!("credential {name} ({kind})"), trouble.map(|fault| fault.to_string()));
+    }
+    for (name, blobs) in blobs(config, &identities)? {
+        let trouble = blobs.ready().await.err().map(|fault| fault.to_string());
+        let by = config.storages[&name].account.identity();
+        let by = by.map_or(String::new(), |credential| format!(" with credential {credential}"));
+        add(format!("storage {name}{by}"), trouble);
     }
     let metrics = Metrics::new(&[], &[], &[]);
     for (name, scorer) in scorers(config, &metrics)? {

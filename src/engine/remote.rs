@@ -47,7 +47,7 @@ pub(super) async fn submit<W: World>(
 ) -> Result<Outcome, Fault> {
     let scorer = world.scorer(&feed.endpoint).ok_or_else(|| unconfigured(feed, "endpoint"))?;
     let redirects = redirects(feed, job, scorer.way());
-    let submission = submission(world, feed, job, &redirects)?;
+    let submission = submission(world, feed, job, &redirects).await?;
     let service = Some(Service { endpoint: feed.endpoint.clone(), url: scorer.url() });
     Ok(match within(world, lease, scorer.submit(&submission)).await? {
         SubmitAnswer::Known(remote_id) => Outcome::Submitted { remote_id, redirects, service },
@@ -73,7 +73,7 @@ fn redirects(feed: &Feed, job: &Job, way: Way) -> Vec<Redirect> {
     redirects
 }
 
-fn submission<W: World>(
+async fn submission<W: World>(
     world: &W,
     feed: &Feed,
     job: &Job,
@@ -85,12 +85,12 @@ fn submission<W: World>(
     let blobs = blobs(world, feed)?;
     let mut outputs = Vec::new();
     for Redirect { output, blob } in redirects {
-        outputs.push((output.clone(), blobs.hand_over(blob, Access::Write, now, life)));
+        outputs.push((output.clone(), blobs.hand_over(blob, Access::Write, now, life).await?));
     }
     Ok(Submission {
         key: format!("{}-{}", job.id(), job.generation()),
         input: feed.input.clone(),
-        blob: blobs.hand_over(input, Access::Read, now, life),
+        blob: blobs.hand_over(input, Access::Read, now, life).await?,
         outputs,
         parameters: feed.parameters.clone(),
     })
@@ -115,7 +115,7 @@ pub(super) async fn start<W: World>(
             StartAnswer::Unknown => Outcome::RemoteGone,
         },
         Way::OneCall => {
-            let submission = submission(world, feed, job, run.redirects())?;
+            let submission = submission(world, feed, job, run.redirects()).await?;
             invoke(world, lease, scorer, run, &submission).await?
         }
         Way::AtOnce => execute(world, lease, scorer, feed, job, run).await?,

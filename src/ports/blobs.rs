@@ -30,14 +30,15 @@ pub trait Blobs: Send + Sync + 'static {
         to: &mut W,
     ) -> impl Future<Output = Result<Content, Fault>> + Send;
 
-    /// What the scoring service is given to reach a blob for `life`, by the configured way of handing over.
+    /// What the scoring service is given to reach a blob for `life`, or for as long as the storage allows, by the
+    /// configured way of handing over. May have to ask for what it signs with.
     fn hand_over(
         &self,
         blob: &str,
         access: Access,
         now: DateTime<Utc>,
         life: Duration,
-    ) -> BlobReference;
+    ) -> impl Future<Output = Result<BlobReference, Fault>> + Send;
 
     /// What is under a name; `None` when nothing is.
     fn look(&self, blob: &str) -> impl Future<Output = Result<Option<BlobSeen>, Fault>> + Send;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module's floor. Files on one floor do not know each other, except where the second list says so.
-const FLOORS: [(&str, u32); 31] = [
+const FLOORS: [(&str, u32); 32] = [
     ("main", 5),
     ("demo", 5),
     ("daemon", 5),
@@ -22,6 +22,7 @@ const FLOORS: [(&str, u32); 31] = [
     ("inbox", 2),
     ("outbox", 2),
     ("clock", 2),
+    ("identity", 2),
     ("sandbox", 2),
     ("ports", 1),
     ("metrics", 1),
@@ -68,14 +69,15 @@ const NEIGHBOURS: [(&str, &str, &str); 21] = [
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 11] = [
+const VENDORS: [(&str, &[&str]); 12] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
-    ("azure_core", &["blobs"]),
+    ("azure_core", &["blobs", "identity"]),
+    ("azure_identity", &["identity"]),
     ("azure_storage_blob", &["blobs"]),
     ("axum", &["http", "sandbox"]),
     ("clap", &["cli", "main"]),
-    ("reqwest", &["blobs", "scoring", "sandbox", "cli"]),
+    ("reqwest", &["blobs", "identity", "scoring", "sandbox", "cli"]),
     ("prometheus", &["metrics"]),
     ("indicatif", &["demo"]),
     ("croner", &["schedule"]),

@@ -14,8 +14,19 @@ pub(crate) fn connection_string() -> String {
 /// Where the server's blobs are, without a slash at the end.
 pub(crate) fn endpoint() -> String {
     static SERVER: OnceLock<Server> = OnceLock::new();
-    let port = SERVER.get_or_init(Server::start).port;
+    let port = SERVER.get_or_init(|| Server::start(&[])).port;
     format!("http://127.0.0.1:{port}/{ACCOUNT}")
+}
+
+/// The same of a second server, which is encrypted and takes tokens. It looks at who a token is for, who made it and when it
+/// ends, and at no signature.
+pub(crate) fn secure_endpoint(certificate: &Path, key: &Path) -> String {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let (certificate, key) = (path(certificate), path(key));
+    let arguments = ["--oauth", "basic", "--cert", &certificate, "--key", &key];
+    let port = SERVER.get_or_init(|| Server::start(&arguments)).port;
+    format!("https://127.0.0.1:{port}/{ACCOUNT}")
 }
 
 /// A name for a container that no other test has.
@@ -31,13 +42,14 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Self {
+    fn start(arguments: &[&str]) -> Self {
         let executable = executable();
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHED, "azurite"])
             .arg(&executable)
             .args(["--skipApiVersionCheck", "--disableTelemetry", "--inMemoryPersistence"])
             .args(["--silent", "--blobHost", "127.0.0.1", "--blobPort", "0"])
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -47,7 +59,8 @@ impl Server {
             .by_ref()
             .map_while(Result::ok)
             .find_map(|line| {
-                line.rsplit_once("listens on http://127.0.0.1:")?.1.trim().parse().ok()
+                let (_, address) = line.rsplit_once("listens on http")?;
+                address.rsplit_once("://127.0.0.1:")?.1.trim().parse().ok()
             })
             .unwrap_or_else(|| panic!("{} ended before it listened; {CURE}", executable.display()));
         // A pipe that nobody reads would block it one day.

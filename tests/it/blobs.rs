@@ -9,7 +9,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, Mac as _};
-use scoreline::blobs::{AzureBlobs, BLOCKS_IN_FLIGHT, ConnectionString, HandOver, Settings};
+use scoreline::blobs::{
+    Account, AzureBlobs, BLOCKS_IN_FLIGHT, ConnectionString, HandOver, Settings,
+};
 use scoreline::clock::SystemClock;
 use scoreline::fault::{Blame, Class, Fault, Origin};
 use scoreline::job::Content;
@@ -40,17 +42,18 @@ pub(crate) fn settings(container: &str) -> Settings {
     // The crate leaves the choice of a provider to the program.
     rustls::crypto::ring::default_provider().install_default().ok();
     Settings {
-        connection: ConnectionString::parse(&azurite::connection_string()).unwrap(),
+        account: ConnectionString::parse(&azurite::connection_string()).unwrap().into(),
         container: container.to_owned(),
         prefix: "in/put".to_owned(),
         create: true,
         hand_over: HandOver::Sas,
         blocks_in_flight: BLOCKS_IN_FLIGHT,
+        ca: None,
     }
 }
 
 pub(crate) fn with(settings: Settings) -> AzureBlobs {
-    AzureBlobs::new(settings, SystemClock).unwrap()
+    AzureBlobs::new(settings, None, SystemClock).unwrap()
 }
 
 /// A container of this test's own, with the prefix `in/put`.
@@ -98,8 +101,8 @@ fn url(reference: &BlobReference) -> String {
         .concat()
 }
 
-fn hand_over(blobs: &AzureBlobs, blob: &str, access: Access) -> BlobReference {
-    blobs.hand_over(blob, access, SystemClock.now(), HOUR)
+async fn hand_over(blobs: &AzureBlobs, blob: &str, access: Access) -> BlobReference {
+    blobs.hand_over(blob, access, SystemClock.now(), HOUR).await.unwrap()
 }
 
 #[tokio::test]
@@ -147,7 +150,7 @@ async fn every_size_comes_back_as_it_was() {
         assert_eq!(told, content(&bytes), "{length}");
         let back = download(&blobs, BlobPlace::Ours(&name)).await.unwrap();
         assert!(back == bytes, "{length}: {} came back", back.len());
-        let link = hand_over(&blobs, &name, Access::Read);
+        let link = hand_over(&blobs, &name, Access::Read).await;
         let back = download(&blobs, BlobPlace::Link(&link)).await.unwrap();
         assert!(back == bytes, "{length} by link: {} came back", back.len());
     }
@@ -176,7 +179,7 @@ async fn a_second_upload_of_a_name_finds_its_own_and_never_replaces_another() {
 async fn a_blob_of_somebody_else_stays_as_it_is() {
     let blobs = storage().await;
     for (name, length) in [("a.csv", 5), ("b.csv", 9 * MIB)] {
-        let link = url(&hand_over(&blobs, name, Access::Write));
+        let link = url(&hand_over(&blobs, name, Access::Write).await);
         assert_eq!(put(&link, "other").await.status(), 201);
         let before = blobs.look(name).await.unwrap();
         let fault = blobs.upload(name, name, &mut &data(length)[..]).await.unwrap_err();
@@ -196,7 +199,7 @@ async fn odd_names_stay_apart_and_can_be_handed_over() {
     for name in ODD_NAMES {
         let back = download(&blobs, BlobPlace::Ours(name)).await.unwrap();
         assert_eq!(back, name.as_bytes(), "{name}");
-        let link = hand_over(&blobs, name, Access::Read);
+        let link = hand_over(&blobs, name, Access::Read).await;
         let back = download(&blobs, BlobPlace::Link(&link)).await.unwrap();
         assert_eq!(back, name.as_bytes(), "{name} by link");
         let answer = reqwest::get(url(&link)).await.unwrap();
@@ -221,7 +224,7 @@ async fn a_blob_carries_its_type_its_hash_and_the_name_it_came_with() {
     let blobs = storage().await;
     for (name, length) in [("a.csv", 10), ("b.csv", 9 * MIB)] {
         upload(&blobs, name, "Größe \r\n1.csv", &data(length)).await;
-        let link = url(&hand_over(&blobs, name, Access::Read));
+        let link = url(&hand_over(&blobs, name, Access::Read).await);
         let answer = reqwest::Client::new().head(link).send().await.unwrap();
         for (header, value) in
             [("content-type", "text/csv"), ("x-ms-meta-label", "Gr%C3%B6%C3%9Fe%20%0D%0A1.csv")]
@@ -254,7 +257,7 @@ async fn an_upload_whose_source_breaks_leaves_no_blob() {
 async fn a_signature_for_reading_cannot_write() {
     let blobs = storage().await;
     blobs.upload("a.csv", "a.csv", &mut &b"before"[..]).await.unwrap();
-    let link = url(&hand_over(&blobs, "a.csv", Access::Read));
+    let link = url(&hand_over(&blobs, "a.csv", Access::Read).await);
     assert_eq!(reqwest::get(&link).await.unwrap().bytes().await.unwrap(), "before");
     let put = put(&link, "after").await;
     assert_eq!(put.status(), 403);
@@ -266,7 +269,7 @@ async fn a_signature_for_reading_cannot_write() {
 #[tokio::test]
 async fn a_signature_for_writing_can_create_and_replace_and_cannot_read() {
     let blobs = storage().await;
-    let link = url(&hand_over(&blobs, "out.csv", Access::Write));
+    let link = url(&hand_over(&blobs, "out.csv", Access::Write).await);
     for body in ["first", "second"] {
         assert_eq!(put(&link, body).await.status(), 201);
         assert_eq!(download(&blobs, BlobPlace::Ours("out.csv")).await.unwrap(), body.as_bytes());
@@ -284,10 +287,10 @@ async fn a_link_that_expired_asks_for_a_fresh_one_and_a_link_to_nothing_is_final
     let blobs = storage().await;
     blobs.upload("a.csv", "a.csv", &mut &b"x"[..]).await.unwrap();
     let long_ago = SystemClock.now() - HOUR * 3;
-    let expired = blobs.hand_over("a.csv", Access::Read, long_ago, HOUR);
+    let expired = blobs.hand_over("a.csv", Access::Read, long_ago, HOUR).await.unwrap();
     let fault = download(&blobs, BlobPlace::Link(&expired)).await.unwrap_err();
     assert_eq!((fault.class, fault.code.as_str()), (Class::Transient, "link_expired"));
-    let nothing = hand_over(&blobs, "nothing.csv", Access::Read);
+    let nothing = hand_over(&blobs, "nothing.csv", Access::Read).await;
     let fault = download(&blobs, BlobPlace::Link(&nothing)).await.unwrap_err();
     assert_eq!((fault.class, fault.code.as_str()), (Class::Permanent, "output_missing"));
     assert!(!fault.message.contains(nothing.sas_blob_token.as_deref().unwrap()), "{fault}");
@@ -299,8 +302,8 @@ async fn a_link_that_expired_asks_for_a_fresh_one_and_a_link_to_nothing_is_final
 #[tokio::test]
 async fn a_wrong_key_is_fatal_and_the_cure_is_named() {
     let text = azurite::connection_string().replace("Eby8", "Eby9");
-    let connection = ConnectionString::parse(&text).unwrap();
-    let blobs = with(Settings { connection, ..settings(&azurite::container()) });
+    let account = ConnectionString::parse(&text).unwrap().into();
+    let blobs = with(Settings { account, ..settings(&azurite::container()) });
     for fault in [
         blobs.ready().await.unwrap_err(),
         blobs.upload("a.csv", "a.csv", &mut &b"x"[..]).await.unwrap_err(),
@@ -319,8 +322,8 @@ async fn a_signature_is_enough_for_one_who_has_no_key() {
         if exists {
             make(&container).await;
         }
-        let connection = ConnectionString::parse(&signed_for(&container)).unwrap();
-        let blobs = with(Settings { connection, create: false, ..settings(&container) });
+        let account = ConnectionString::parse(&signed_for(&container)).unwrap().into();
+        let blobs = with(Settings { account, create: false, ..settings(&container) });
         if !exists {
             assert_eq!(blobs.ready().await.unwrap_err().code, "ContainerNotFound");
             continue;
@@ -331,7 +334,7 @@ async fn a_signature_is_enough_for_one_who_has_no_key() {
             let back = download(&blobs, BlobPlace::Ours(name)).await.unwrap();
             assert!(back == data(length), "{length}");
         }
-        let link = hand_over(&blobs, "a b.csv", Access::Read);
+        let link = hand_over(&blobs, "a b.csv", Access::Read).await;
         assert!(download(&blobs, BlobPlace::Link(&link)).await.unwrap() == data(9 * MIB));
         blobs.delete("a b.csv").await.unwrap();
     }
@@ -368,7 +371,7 @@ async fn a_server_that_is_gone_is_nobodys_fault() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let blobs = with(Settings { connection: connection_to(address), ..settings("scoring") });
+    let blobs = with(Settings { account: connection_to(address), ..settings("scoring") });
     let fault = blobs.ready().await.unwrap_err();
     assert_eq!((fault.class, fault.blame), (Class::Transient, Blame::Service), "{fault}");
     assert_eq!(fault.code, "connect");
@@ -392,7 +395,7 @@ async fn a_cut_body_is_a_fault_and_never_a_short_success() {
     ];
     for answer in cut {
         let address = server(answer).await;
-        let blobs = with(Settings { connection: connection_to(address), ..settings("scoring") });
+        let blobs = with(Settings { account: connection_to(address), ..settings("scoring") });
         let link = BlobReference {
             base_location: Some(format!("http://{address}")),
             relative_location: Some("a.csv".into()),
@@ -411,7 +414,7 @@ async fn a_busy_server_names_its_pause() {
         "HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nx-ms-error-code: ServerBusy\r\nRetry-After: 9\r\n\r\n",
     )
     .await;
-    let blobs = with(Settings { connection: connection_to(address), ..settings("scoring") });
+    let blobs = with(Settings { account: connection_to(address), ..settings("scoring") });
     let pause = Class::Throttled(Some(Duration::from_secs(9)));
     assert_eq!(blobs.ready().await.unwrap_err().class, pause);
     assert_eq!(blobs.delete("a.csv").await.unwrap_err().class, pause);
@@ -430,9 +433,9 @@ async fn a_full_disk_is_the_outboxs_trouble() {
     );
 }
 
-fn connection_to(address: std::net::SocketAddr) -> ConnectionString {
+fn connection_to(address: std::net::SocketAddr) -> Account {
     let text = format!("AccountName=acct;AccountKey=QUJD;BlobEndpoint=http://{address}/acct");
-    ConnectionString::parse(&text).unwrap()
+    ConnectionString::parse(&text).unwrap().into()
 }
 
 /// A server that gives every request the same answer, and closes.

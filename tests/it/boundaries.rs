@@ -533,14 +533,14 @@ impl Blobs for MinedPart {
             .around("download", self.real.blobs(&self.storage).unwrap().download(from, to))
             .await
     }
-    fn hand_over(
+    async fn hand_over(
         &self,
         blob: &str,
         access: Access,
         now: DateTime<Utc>,
         life: Duration,
-    ) -> BlobReference {
-        self.real.blobs(&self.storage).unwrap().hand_over(blob, access, now, life)
+    ) -> Result<BlobReference, Fault> {
+        self.real.blobs(&self.storage).unwrap().hand_over(blob, access, now, life).await
     }
     async fn look(&self, blob: &str) -> Result<Option<BlobSeen>, Fault> {
         self.real.blobs(&self.storage).unwrap().look(blob).await

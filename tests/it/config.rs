@@ -14,6 +14,8 @@ use scoreline::store::Migrate;
 use secrecy::ExposeSecret;
 use toml::{Table, Value};
 
+mod access;
+
 const SECRET: &str = "c2VjcmV0LW9mLXRoZS10ZXN0cw==";
 const CONNECTION: &str =
     "DefaultEndpointsProtocol=https;AccountName=acct;AccountKey=c2VjcmV0LW9mLXRoZS10ZXN0cw==";
@@ -112,11 +114,13 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
     let copy = folder.path().join("scoreline.toml");
     std::fs::copy(file, &copy).unwrap();
     std::fs::write(folder.path().join("churn-key"), format!("{SECRET}\r\n")).unwrap();
+    std::fs::write(folder.path().join("entra-secret"), "secret").unwrap();
     let secrets = [
         ("SCORELINE_TOKEN", "token"),
         ("AZURE_STORAGE_CONNECTION_STRING", CONNECTION),
         ("APIM_KEY", "gateway"),
         ("APIM_KEY_2", "gateway"),
+        ("CHURN_KEY_2", "key"),
     ];
     let env = secrets.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let config = Config::load(&copy, &env).unwrap_or_else(|errors| panic!("{errors}"));
@@ -163,6 +167,27 @@ fn the_documented_config_has_every_key_that_is_known_and_no_other() {
         assert!(text.contains(&format!("{key} = \"")));
         documented.get_mut("feeds.churn.schedule").unwrap().insert(key.to_owned());
     }
+    // What stands there as another way in, or with another kind.
+    for (table, keys) in [
+        (
+            "storage.main",
+            &[
+                "account",
+                "credential",
+                "account_key",
+                "sas",
+                "endpoint_suffix",
+                "endpoint",
+                "ca_file",
+            ][..],
+        ),
+        ("credentials.entra", &["token_file", "ca_file"]),
+    ] {
+        for key in keys {
+            assert!(text.contains(&format!("\n# {key} = ")), "{key} is documented");
+            documented.get_mut(table).unwrap().insert((*key).to_owned());
+        }
+    }
     assert_eq!(documented, known);
 }
 
@@ -196,12 +221,15 @@ fn the_documented_defaults_are_the_defaults() {
 
 /// Every table whose keys are ours to name, with its path.
 fn visit(value: &mut Value, path: &str, see: &mut impl FnMut(&str, &mut Table)) {
-    let named_by_users = ["storage", "endpoints", "feeds"].contains(&path);
+    let named_by_users = ["credentials", "storage", "endpoints", "feeds"].contains(&path);
     let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     let Value::Table(table) = value else { return };
     for (key, value) in table.iter_mut() {
-        let is_secret =
-            ["secret", "connection_string", "api_key", "subscription_key"].contains(&key.as_str());
+        let is_secret = key == "secret"
+            || key == "connection_string"
+            || key == "client_secret"
+            || key.ends_with("api_key")
+            || key.ends_with("subscription_key");
         let is_free = ["parameters", "outputs"].contains(&key.as_str());
         if is_secret || is_free {
             continue;
@@ -526,7 +554,7 @@ fn a_mistake_in_a_variable_names_the_variable() {
     storage.main.connection_string: the connection string lacks AccountName: it needs AccountName and AccountKey, or BlobEndpoint and SharedAccessSignature, or UseDevelopmentStorage=true (set by SCORELINE__STORAGE__MAIN__CONNECTION_STRING)
     storage.main: expected a table, found text (set by SCORELINE__STORAGE__MAIN)
     feeds.churn.storage: [storage.main] is not in the config: there is none
-    unknown key; known here: node, database, http, log, storage, endpoints, feeds (set by SCORELINE__)
+    unknown key; known here: node, database, http, log, credentials, storage, endpoints, feeds (set by SCORELINE__)
     "#);
 }
 

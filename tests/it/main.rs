@@ -12,6 +12,7 @@ mod clock;
 mod config;
 mod daemon;
 mod ends;
+mod entra;
 mod hashing;
 mod heavy;
 mod http;

@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use reqwest::{Client, Method, Url};
-use scoreline::blobs::{AzureBlobs, ConnectionString, HandOver};
+use scoreline::blobs::{AzureBlobs, BLOCKS_IN_FLIGHT, ConnectionString, HandOver};
 use scoreline::clock::SystemClock;
 use scoreline::job::RemoteId;
 use scoreline::ports::{Access, Blobs as _, Clock as _};
@@ -219,13 +219,15 @@ impl Place {
         let blobs = |hand_over| {
             let connection = ConnectionString::parse(&sandbox.connection_string()).unwrap();
             let settings = scoreline::blobs::Settings {
-                connection,
+                account: connection.into(),
                 container: "box".into(),
                 prefix: String::new(),
                 create: true,
                 hand_over,
+                blocks_in_flight: BLOCKS_IN_FLIGHT,
+                ca: None,
             };
-            AzureBlobs::new(settings, SystemClock).unwrap()
+            AzureBlobs::new(settings, None, SystemClock).unwrap()
         };
         let (by_key, by_sas) = (blobs(HandOver::ConnectionString), blobs(HandOver::Sas));
         by_key.ready().await.unwrap();
@@ -234,18 +236,19 @@ impl Place {
             .await
             .unwrap();
         by_key.upload("bad.csv", "bad.csv", &mut &b"a\n\"b"[..]).await.unwrap();
-        let reference = |blobs: &AzureBlobs, blob, access| {
+        let reference = async |blobs: &AzureBlobs, blob, access| {
             let life = Duration::from_hours(1);
-            serde_json::to_value(blobs.hand_over(blob, access, SystemClock.now(), life)).unwrap()
+            let reference = blobs.hand_over(blob, access, SystemClock.now(), life).await.unwrap();
+            serde_json::to_value(reference).unwrap()
         };
         let input = [
-            reference(&by_key, "in.csv", Access::Read),
-            reference(&by_sas, "in.csv", Access::Read),
-            reference(&by_key, "bad.csv", Access::Read),
+            reference(&by_key, "in.csv", Access::Read).await,
+            reference(&by_sas, "in.csv", Access::Read).await,
+            reference(&by_key, "bad.csv", Access::Read).await,
         ];
         let output = [
-            reference(&by_key, "out.csv", Access::Write),
-            reference(&by_sas, "out.tsv", Access::Write),
+            reference(&by_key, "out.csv", Access::Write).await,
+            reference(&by_sas, "out.tsv", Access::Write).await,
         ];
         sandbox.set_faults(faults);
         Self { sandbox, folder: tempfile::tempdir().unwrap(), input, output }

@@ -159,7 +159,7 @@ async fn a_download_that_is_cut_again_and_again_ends_whole_and_fetches_nothing_t
         let bytes = data(length);
         direct.upload("a.csv", "a", &mut &bytes[..]).await.unwrap();
         let blobs = storage(&sandbox, Some(&line));
-        let reference = read_link(&blobs);
+        let reference = read_link(&blobs).await;
         let from = if by_link { BlobPlace::Link(&reference) } else { BlobPlace::Ours("a.csv") };
         line.cut_after(&[9 * MIB, 3 * MIB, 20 * MIB]);
         assert!(download(&blobs, from).await.unwrap() == bytes);
@@ -192,7 +192,7 @@ async fn a_blob_that_is_replaced_while_it_is_read_is_not_mixed() {
         let new: Vec<u8> = old.iter().map(|byte| !byte).collect();
         direct.upload("a.csv", "a", &mut &old[..]).await.unwrap();
         let blobs = storage(&sandbox, Some(&line));
-        let reference = read_link(&blobs);
+        let reference = read_link(&blobs).await;
         let from = if by_link { BlobPlace::Link(&reference) } else { BlobPlace::Ours("a.csv") };
         line.cut_after(&[5 * MIB]);
         line.gate.forget_permits(Semaphore::MAX_PERMITS - 1);
@@ -256,8 +256,9 @@ async fn a_server_that_knows_no_ranges_is_resumed_from_all_the_same() {
 }
 
 /// A link for reading `a.csv`.
-fn read_link(blobs: &AzureBlobs) -> BlobReference {
-    blobs.hand_over("a.csv", Access::Read, SystemClock.now(), Duration::from_hours(1))
+async fn read_link(blobs: &AzureBlobs) -> BlobReference {
+    let life = Duration::from_hours(1);
+    blobs.hand_over("a.csv", Access::Read, SystemClock.now(), life).await.unwrap()
 }
 
 /// The sandbox's storage, directly or by the line.
@@ -275,7 +276,7 @@ fn settings_for(sandbox: &RunningSandbox, line: Option<&Line>) -> Settings {
     if let Some(line) = line {
         text = text.replace(&sandbox.addr.to_string(), &line.address.to_string());
     }
-    Settings { connection: ConnectionString::parse(&text).unwrap(), ..settings("scoring") }
+    Settings { account: ConnectionString::parse(&text).unwrap().into(), ..settings("scoring") }
 }
 
 /// A way to a server, which does to its connections what it is told.

@@ -696,8 +696,14 @@ impl Blobs for Life {
         to.write_all(two).await.unwrap();
         Ok(content_of(&bytes))
     }
-    fn hand_over(&self, blob: &str, _: Access, _: DateTime<Utc>, _: Duration) -> BlobReference {
-        BlobReference { relative_location: Some(blob.to_owned()), ..BlobReference::default() }
+    async fn hand_over(
+        &self,
+        blob: &str,
+        _: Access,
+        _: DateTime<Utc>,
+        _: Duration,
+    ) -> Result<BlobReference, Fault> {
+        Ok(BlobReference { relative_location: Some(blob.to_owned()), ..BlobReference::default() })
     }
     async fn look(&self, blob: &str) -> Result<Option<BlobSeen>, Fault> {
         self.effect(STORAGE, |state| Ok(state.blobs.get(blob).map(|content| seen(blob, content))))

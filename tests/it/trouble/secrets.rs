@@ -7,6 +7,7 @@ use scoreline::config::Config;
 use scoreline::sandbox::Gateway;
 
 use super::*;
+use crate::entra;
 use crate::log::Log;
 
 #[test]
@@ -32,6 +33,19 @@ fn no_secret_shows_when_the_storage_itself_is_opened_by_a_signature() {
     });
 }
 
+#[test]
+fn no_secret_shows_when_an_identity_opens_the_storage() {
+    let log = Log::default();
+    let (mut found, secrets) = log.clone().on_all_threads(entra::a_bad_day());
+    let log = log.text();
+    for shown in [" TRACE ", "got a token"] {
+        assert!(log.contains(shown), "{shown:?} is not in the log");
+    }
+    found.push(("the log".to_owned(), log.into_bytes()));
+    let secrets: Vec<_> = secrets.iter().map(String::as_str).collect();
+    nothing_of(&secrets, found);
+}
+
 /// Has a bad day, and searches what it left.
 fn nothing_shows<F: Future<Output = Vec<(String, Vec<u8>)>>>(day: impl FnOnce() -> F) {
     let log = Log::default();
@@ -40,11 +54,17 @@ fn nothing_shows<F: Future<Output = Vec<(String, Vec<u8>)>>>(day: impl FnOnce() 
     for shown in ["suspended", " TRACE ", "called endpoint=\"e\""] {
         assert!(log.contains(shown), "{shown:?} is not in the log: it is not the daemon's");
     }
-    for (place, bytes) in found.into_iter().chain([("the log".to_owned(), log.into_bytes())]) {
+    let log = [("the log".to_owned(), log.into_bytes())];
+    nothing_of(&SECRETS, found.into_iter().chain(log));
+}
+
+/// Searches for secrets, and for signatures of whatever.
+fn nothing_of(secrets: &[&str], found: impl IntoIterator<Item = (String, Vec<u8>)>) {
+    for (place, bytes) in found {
         let text = String::from_utf8_lossy(&bytes);
-        for secret in SECRETS {
+        for secret in secrets {
             let encoded = secret.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
-            for form in [secret, &encoded, &secret[..20]] {
+            for form in [*secret, &encoded, &secret[..20]] {
                 let at = text.find(form);
                 assert!(at.is_none(), "{place} shows {secret}: {}", around(&text, at.unwrap()));
             }
