@@ -456,7 +456,7 @@ async fn migrate_brings_the_store_to_its_version_once() {
         (first.code, first.out.as_str()),
         (
             0,
-            "applied 0001 jobs\napplied 0002 nodes\napplied 0003 folders\napplied 0004 pauses\napplied 0005 schedules\napplied 0006 content\n"
+            "applied 0001 jobs\napplied 0002 nodes\napplied 0003 folders\napplied 0004 pauses\napplied 0005 schedules\napplied 0006 content\napplied 0008 budgets\n"
         ),
         "{first:?}"
     );

@@ -14,11 +14,11 @@ use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timeta
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
-    Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
-    Pause, Peer, Permit, Placed, Reservation, Reserved, RetryAnswer, RetryWish, Scan, Schedules,
-    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Watching,
-    Why, Wished, World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
+    Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId,
+    Opened, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, RetryAnswer,
+    RetryWish, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store, StoreError,
+    Transition, Unowned, Watching, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -435,6 +435,15 @@ impl Store for Life {
     }
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         self.on_store(self.land.store.pauses(after)).await
+    }
+    async fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        now: DateTime<Utc>,
+    ) -> Result<Drawn, StoreError> {
+        self.on_store(self.land.store.draw(budget, limits, draw, now)).await
     }
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
         self.on_store(self.land.store.load(ids)).await

@@ -86,4 +86,5 @@ const MIGRATIONS: &Known = &[
     (4, "pauses", include_str!("../../../migrations/postgres/0004_pauses.sql")),
     (5, "schedules", include_str!("../../../migrations/postgres/0005_schedules.sql")),
     (6, "content", include_str!("../../../migrations/postgres/0006_content.sql")),
+    (8, "budgets", include_str!("../../../migrations/postgres/0008_budgets.sql")),
 ];

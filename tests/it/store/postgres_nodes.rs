@@ -370,7 +370,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     store.close().await;
     database
         .by_hand(
-            "DROP TABLE content, remote_run, waiting, scanner, pause; DROP INDEX job_want; \
+            "DROP TABLE budget, content, remote_run, waiting, scanner, pause; DROP INDEX job_want; \
              ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms; \
              DROP TABLE fire, schedule, feed_pause; DROP INDEX job_fire; ALTER TABLE job DROP COLUMN fire; \
              ALTER TABLE job_history DROP COLUMN fire; \
@@ -382,7 +382,14 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let ran = PostgresStore::migrate(&database.url(), SystemClock).await.unwrap();
     assert_eq!(
         ran,
-        ["0002 nodes", "0003 folders", "0004 pauses", "0005 schedules", "0006 content"]
+        [
+            "0002 nodes",
+            "0003 folders",
+            "0004 pauses",
+            "0005 schedules",
+            "0006 content",
+            "0008 budgets"
+        ]
     );
     let store = connect(&database).await;
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);

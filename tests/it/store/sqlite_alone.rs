@@ -19,7 +19,8 @@ async fn a_fresh_folder_is_made_and_migrated_once() {
             "0003 folders",
             "0004 pauses",
             "0005 schedules",
-            "0006 content"
+            "0006 content",
+            "0008 budgets"
         ]
     );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
@@ -223,7 +224,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     store.close().await;
     by_hand(
         dir.path(),
-        "DROP TABLE content; DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
+        "DROP TABLE budget; DROP TABLE content; DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
          ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms;
          DROP TABLE fire; DROP TABLE schedule; DROP TABLE feed_pause; DROP INDEX job_fire;
          ALTER TABLE job DROP COLUMN fire; ALTER TABLE job_history DROP COLUMN fire;
@@ -241,7 +242,14 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     let ran = SqliteStore::migrate(dir.path()).await.unwrap();
     assert_eq!(
         ran,
-        ["0002 nodes", "0003 folders", "0004 pauses", "0005 schedules", "0006 content"]
+        [
+            "0002 nodes",
+            "0003 folders",
+            "0004 pauses",
+            "0005 schedules",
+            "0006 content",
+            "0008 budgets"
+        ]
     );
     check(Migrate::Check).await.unwrap();
     let store = open(dir.path()).await.unwrap();
