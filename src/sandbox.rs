@@ -50,7 +50,7 @@ use self::fault::Faults;
 use crate::ports::Clock;
 
 pub use self::fault::{Chance, Fault, FaultError, Kind, Operation};
-pub use self::gateway::{Gateway, Quota};
+pub use self::gateway::{Gateway, Meter, Quota, Refusal};
 pub use self::jobs::{InputRecord, JobRecord, Ledger, Totals};
 pub use self::model::HashingBits;
 

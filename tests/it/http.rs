@@ -225,6 +225,7 @@ impl Desk {
         let rules = Rules {
             feeds: BTreeMap::new(),
             endpoints: [(name("e"), 40)].into(),
+            budgets: BTreeMap::new(),
             storages: [(name("s"), scoreline::feed::Rates::default())].into(),
             limits: Limits::default(),
         };

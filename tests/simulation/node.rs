@@ -142,13 +142,14 @@ impl Life {
     /// A call to the service that makes it do something. One that is late is answered by silence, and heard after all.
     pub(crate) async fn call<T: Send>(
         &self,
+        operation: &'static str,
         act: impl FnOnce(&mut State) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         if self.is_fenced() {
             let words = format!("{:?} called the service after it was fenced off", self.node());
             self.land.state().broken.push(words);
         }
-        let _place = self.land.a_place(&self.host.clock).await?;
+        let _place = self.land.a_place(&self.host.clock, operation).await?;
         let late = {
             let mut state = self.land.state();
             let late = state.is_next_late(self.land.clock.boot());

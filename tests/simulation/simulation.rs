@@ -28,6 +28,7 @@ use self::cluster::{Event, Happening, Running, STALL, check, ensure, live};
 use self::node::Host;
 use self::world::{Fate, IN, Land, Mistake, Plan, Rng, Setting};
 
+mod budgets;
 mod cluster;
 mod health;
 mod node;
