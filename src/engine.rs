@@ -488,6 +488,7 @@ impl<W: World> Engine<W> {
         if action == Action::Submit && !slot.holds_run {
             if let Some(runs) = self.runs.get_mut(&slot.feed.endpoint) {
                 runs.wait(&slot.feed.name, id);
+                self.budgets.wait_behind(&slot.feed, id);
                 slot.stage = Stage::Queued;
             }
             return;

@@ -53,6 +53,8 @@ pub(super) struct Budgets {
     purses: BTreeMap<Name, Purse>,
     /// The budget of each endpoint that has one.
     of: BTreeMap<Name, Name>,
+    /// Who waits for a run while those who have one wait for calls, with what its purse was in want then.
+    behind: HashMap<JobId, Duration>,
     pub(super) draws: JoinSet<Answer>,
 }
 
@@ -95,6 +97,9 @@ struct Purse {
     since_poll: u32,
     poll_at: Duration,
     probe_at: Duration,
+    /// For how long somebody has waited for a call, by when that was last seen.
+    want: Duration,
+    seen_at: Duration,
 }
 
 /// A place in a line; void when its holder has another one.
@@ -198,6 +203,7 @@ impl Budgets {
         Self {
             purses: purses.collect(),
             of: budgets.iter().flat_map(of).collect(),
+            behind: HashMap::new(),
             draws: JoinSet::new(),
         }
     }
@@ -217,6 +223,19 @@ impl Budgets {
         if let Some(purse) = self.purse(&feed.endpoint) {
             purse.wait(&feed.name, job, of, now);
         }
+    }
+
+    /// The job waits for a run, and with it for the calls of those who have one.
+    pub(super) fn wait_behind(&mut self, feed: &Feed, job: JobId) {
+        if let Some(want) = self.purse(&feed.endpoint).map(|purse| purse.want) {
+            self.behind.insert(job, want);
+        }
+    }
+
+    /// How long calls were in want since the job began to wait for its run.
+    fn waited_behind(&mut self, feed: &Feed, job: JobId) -> Duration {
+        let Some(then) = self.behind.remove(&job) else { return Duration::ZERO };
+        self.purse(&feed.endpoint).map_or(Duration::ZERO, |purse| purse.want.saturating_sub(then))
     }
 
     /// Whether the endpoint is to be probed and that is not paid yet.
@@ -277,6 +296,8 @@ impl Purse {
             since_poll: 0,
             poll_at: Duration::ZERO,
             probe_at: Duration::ZERO,
+            want: Duration::ZERO,
+            seen_at: Duration::ZERO,
         }
     }
 
@@ -306,10 +327,12 @@ impl Purse {
         may: impl Fn(Kind, &Name) -> bool,
         there: impl Fn(JobId, Kind) -> There,
     ) -> Option<Served> {
-        if reach.last && calls > 0 && now >= self.probe_at {
-            if let Some(name) = self.probes.pop_first() {
-                return Some(Served::Probe(name));
-            }
+        if reach.last
+            && calls > 0
+            && now >= self.probe_at
+            && let Some(name) = self.probes.pop_first()
+        {
+            return Some(Served::Probe(name));
         }
         let polls_turn = self.since_poll >= CALLS_A_POLL - 1;
         // The sort is stable: their turn changes nothing for the others.
@@ -466,6 +489,12 @@ impl<W: World> Engine<W> {
     /// Asks the store for calls, for those who wait.
     pub(super) fn ask_for_calls(&mut self, now: Duration) {
         self.release_the_shut_out(now);
+        for purse in self.budgets.purses.values_mut() {
+            if !purse.waiting.is_empty() {
+                purse.want += now.saturating_sub(purse.seen_at);
+            }
+            purse.seen_at = now;
+        }
         let names: Vec<_> = self.budgets.purses.keys().cloned().collect();
         for budget in names {
             let seen = self.first_to_pay(&budget, now);
@@ -611,9 +640,29 @@ impl<W: World> Engine<W> {
         }
     }
 
+    /// The job has its run: while calls were in want its deadline's clock stood still.
+    pub(super) fn has_its_run(&mut self, id: JobId) {
+        if let Some(slot) = self.jobs.get_mut(&id) {
+            slot.waited += self.budgets.waited_behind(&slot.feed, id);
+        }
+    }
+
     /// Writes down how long jobs have waited for their calls already where that is long; they keep their places.
     pub(super) fn sweep_budgets(&mut self, now: Duration) {
         let mut waited = Vec::new();
+        let behind: Vec<_> = self.budgets.behind.keys().copied().collect();
+        for id in behind {
+            let waits = |slot: &&mut Slot| slot.stage == Stage::Queued && !slot.holds_run;
+            let Some(slot) = self.jobs.get_mut(&id).filter(waits) else {
+                self.budgets.behind.remove(&id);
+                continue;
+            };
+            slot.waited += self.budgets.waited_behind(&slot.feed, id);
+            self.budgets.wait_behind(&slot.feed, id);
+            if slot.waited >= SWEEP {
+                waited.push((id, std::mem::take(&mut slot.waited)));
+            }
+        }
         for (id, waiting) in
             self.budgets.purses.values_mut().flat_map(|purse| purse.waiting.iter_mut())
         {
@@ -637,9 +686,8 @@ impl<W: World> Engine<W> {
         let purse = self.budgets.purses.get(name)?;
         let mut waiting = BTreeMap::new();
         for (id, one) in &purse.waiting {
-            let here =
-                |slot: &&Slot| slot.feed.endpoint == *endpoint && slot.stage == Stage::Queued;
-            if self.jobs.get(id).filter(here).is_some() {
+            let here = |slot: &Slot| slot.feed.endpoint == *endpoint && slot.stage == Stage::Queued;
+            if self.jobs.get(id).is_some_and(here) {
                 *waiting.entry(one.kind.name()).or_default() += 1;
             }
         }

@@ -181,6 +181,7 @@ impl<W: World> Engine<W> {
             let Some(slot) = self.jobs.get_mut(&id) else { continue };
             if slot.stage == Stage::Queued {
                 slot.holds_run = true;
+                self.has_its_run(id);
                 self.dispatch(id, now, now, After::Time);
             }
         }

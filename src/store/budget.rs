@@ -145,12 +145,12 @@ mod tests {
         assert_eq!((drawn.granted, drawn.week_left), (7, Some(3)));
         let drawn = account.draw(limits, keeping, began + secs(60));
         assert_eq!((drawn.granted, drawn.again), (0, drawn.week_ends));
-        assert_eq!(drawn.week_ends, Duration::from_secs(7 * 24 * 3600 - 60));
+        assert_eq!(drawn.week_ends, Duration::from_mins(7 * 24 * 60 - 1));
         assert_eq!(account.draw(limits, Draw { keep: 0, ..keeping }, began + secs(70)).granted, 3);
         assert_eq!(account.draw(limits, one(), began + WEEK_US - 1).granted, 0);
         let drawn = account.draw(limits, one(), began + WEEK_US + secs(9));
         assert_eq!((drawn.granted, drawn.week_left), (1, Some(9)));
-        assert_eq!(drawn.week_ends, Duration::from_secs(7 * 24 * 3600), "from its first call");
+        assert_eq!(drawn.week_ends, Duration::from_hours(7 * 24), "from its first call");
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         let (mut account, far) = (Account::default(), secs(1_000_000_000));
         assert_eq!(account.draw(limits, Draw { least: 2, most: 2, keep: 0 }, far).granted, 2);
         let drawn = account.draw(limits, one(), 0);
-        assert_eq!((drawn.granted, drawn.again), (0, Duration::from_secs(7 * 24 * 3600)));
+        assert_eq!((drawn.granted, drawn.again), (0, Duration::from_hours(7 * 24)));
         let drawn = account.draw(CallLimits { per_week: None, ..limits }, one(), secs(1));
         assert_eq!(drawn.again, Duration::from_secs(62));
         assert_eq!(account.draw(limits, one(), WEEK_US).granted, 1);

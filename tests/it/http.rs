@@ -609,7 +609,7 @@ async fn endpoints_and_storages_are_shown_and_resumed_by_name() {
     let endpoints = look(&format!("{}/api/v1/endpoints", desk.url)).await.json();
     let open = serde_json::json!({
         "name": "e", "kind": "unknown", "in_flight": 0, "max_in_flight": 40, "calls": 0, "concurrency": 64,
-        "max_concurrency": 64, "state": "open", "since": null, "error": null, "paused_seconds": null,
+        "max_concurrency": 64, "budget": null, "state": "open", "since": null, "error": null, "paused_seconds": null,
         "next_probe_seconds": null,
     });
     assert_eq!(endpoints, serde_json::json!({ "endpoints": [open] }));

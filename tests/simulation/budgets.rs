@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use scoreline::feed::{Feed, Name, SourcePath};
 use scoreline::job::{Arrival, Job, Phase};
-use scoreline::ports::{Accepted, CallLimits, Clock, Store, World};
+use scoreline::ports::{Accepted, CallLimits, Clock, Draw, Store, World};
 use scoreline::sandbox::{Gateway, Quota};
 
 use super::cluster::{Running, check, jobs_of};
@@ -160,9 +161,21 @@ fn an_endpoint_without_a_budget_goes_on_while_another_waits_for_calls() {
 #[test]
 fn a_week_that_runs_out_is_waited_for_and_nothing_is_lost() {
     in_runtime(|| async {
-        // Calls for about a dozen jobs, of thirty.
-        let scene = Scene::begin(1, 30, ten_runs(), |_| ());
-        scene.until_done(30, Duration::from_hours(24 * 22)).await;
+        // Of the week an hour is left, and forty calls.
+        let scene = Scene::begin(1, 18, ten_runs(), |land| {
+            land.state().service.gateway.as_mut().unwrap().quota = None;
+            let began = land.clock.now() - Duration::from_hours(7 * 24 - 1);
+            let sixty = Draw { least: 60, most: 60, keep: 0 };
+            let week = CallLimits { per_minute: None, ..STARTER };
+            let drawn = land.store.draw(&name("apim"), week, sixty, began);
+            assert_eq!(drawn.now_or_never().unwrap().unwrap().granted, 60);
+        });
+        scene.land.clock.sleep(Duration::from_mins(59)).await;
+        let calls = scene.calls();
+        assert!((30..=40).contains(&calls), "{calls} calls");
+        let done = jobs_of(&scene.land).await.iter().filter(|job| job.is_done()).count();
+        assert!((5..18).contains(&done), "{done} are done");
+        scene.until_done(18, Duration::from_hours(12)).await;
         assert_eq!(scene.refused(), 0);
         let jobs = check(&scene.land, &scene.dropped).await.unwrap();
         assert!(jobs.iter().all(|job| job.phase() == Phase::Succeeded));
