@@ -167,7 +167,8 @@ fn a_week_that_runs_out_is_waited_for_and_nothing_is_lost() {
             let began = land.clock.now() - Duration::from_hours(7 * 24 - 1);
             let sixty = Draw { least: 60, most: 60, keep: 0 };
             let week = CallLimits { per_minute: None, ..STARTER };
-            let drawn = land.store.draw(&name("apim"), week, sixty, began);
+            let apim = name("apim");
+            let drawn = land.store.draw(&apim, week, sixty, began);
             assert_eq!(drawn.now_or_never().unwrap().unwrap().granted, 60);
         });
         scene.land.clock.sleep(Duration::from_mins(59)).await;
