@@ -175,7 +175,7 @@ fn a_week_that_runs_out_is_waited_for_and_nothing_is_lost() {
         let calls = scene.calls();
         assert!((30..=40).contains(&calls), "{calls} calls");
         let done = jobs_of(&scene.land).await.iter().filter(|job| job.is_done()).count();
-        assert!((5..18).contains(&done), "{done} are done");
+        assert!((1..18).contains(&done), "{done} are done");
         scene.until_done(18, Duration::from_hours(12)).await;
         assert_eq!(scene.refused(), 0);
         let jobs = check(&scene.land, &scene.dropped).await.unwrap();
