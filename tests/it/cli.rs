@@ -528,7 +528,7 @@ async fn endpoints_and_storages_are_listed_and_resumed_by_name() {
     let lines: Vec<_> = list.lines().collect();
     assert_eq!(
         lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
-        "NAME KIND STATE SINCE RUNS CALLS NOTE"
+        "NAME KIND STATE SINCE RUNS CALLS BUDGET NOTE"
     );
     for part in ["e ", "bes", "0/40", "0/64", "primary or secondary key"] {
         assert!(lines[1].contains(part), "{part} in {list}");
