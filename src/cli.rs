@@ -350,7 +350,7 @@ pub struct PreviewArgs {
 /// `endpoints` and `storage`
 #[derive(Debug, Subcommand)]
 pub enum SidesCommand {
-    /// List them: what is under way, and since when and why nothing is sent to one
+    /// List them: what is under way, what is left of budgets, and since when and why nothing is sent to one
     List,
     /// Have one that is suspended, or in an outage, asked at once whether it is well again; ends a pause
     Resume {

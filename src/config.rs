@@ -13,7 +13,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::reader::{Findings, Given, Reader};
 use crate::blobs::{self, HandOver};
-use crate::engine::{Limits, Rules};
+use crate::engine::{Budget, Limits, Rules};
 use crate::feed::{
     Delivery, Duplicates, Feed, Fixed, FixedPlace, KeepBlobs, Name, OnConflict, OnDuplicate, Rates,
     Sameness, SourceEnd, SourceRules, Template, Watch,
@@ -22,6 +22,7 @@ use crate::identity;
 use crate::retry::{Backoff, Policy, Span};
 use crate::store::{self, Migrate};
 
+mod budget;
 mod credential;
 mod endpoint;
 mod fixed;
@@ -53,6 +54,8 @@ pub struct Config {
     pub storages: BTreeMap<Name, blobs::Settings>,
     /// How fast this node may transfer to and from each storage.
     pub rates: BTreeMap<Name, Rates>,
+    /// Budgets of calls, with the endpoints that share each.
+    pub budgets: BTreeMap<Name, Budget>,
     /// Scoring services.
     pub endpoints: BTreeMap<Name, EndpointConfig>,
     /// Feeds.
@@ -225,6 +228,7 @@ impl Config {
                 .iter()
                 .map(|(name, e)| (name.clone(), e.max_in_flight))
                 .collect(),
+            budgets: self.budgets.clone(),
             storages: self.rates.clone(),
             limits: Limits::default(),
         }
@@ -277,14 +281,17 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     }
     document.include("storage", shown);
 
+    let mut budgets = budget::read(&mut document);
     let mut endpoints = BTreeMap::new();
     let mut shown = Table::new();
     for (name, mut endpoint) in document.tables("endpoints") {
         let settings = endpoint::read(&mut endpoint);
+        budget::share(&mut endpoint, &name, &mut budgets);
         shown.insert(name.to_string(), endpoint.finish().into());
         endpoints.insert(name, settings);
     }
     document.include("endpoints", shown);
+    budget::check(findings, &budgets);
 
     let mut feeds = BTreeMap::new();
     let mut shown = Table::new();
@@ -305,6 +312,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
         log,
         rates,
         credentials: credentials.into_iter().filter_map(|(name, c)| Some((name, c?))).collect(),
+        budgets,
         storages: storages.into_iter().filter_map(|(name, s)| Some((name, s?))).collect(),
         endpoints: endpoints.into_iter().filter_map(|(name, e)| Some((name, e?.0))).collect(),
         feeds,

@@ -31,6 +31,7 @@ use crate::job::{
 };
 use crate::ports::{Clock, Permit, Scorer, Store, StoreError, Transition, Way, World};
 
+use self::budget::Budgets;
 use self::commit::{CommitAnswer, Pending, Unread};
 use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of};
@@ -41,6 +42,7 @@ use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::wishes::SWEEP;
 
+mod budget;
 mod commit;
 mod concurrency;
 mod fair;
@@ -59,6 +61,7 @@ mod sides;
 mod steady;
 mod wishes;
 
+pub use budget::{Budget, BudgetSeen};
 pub use lease::{Lease, Tenure};
 pub use limits::Side;
 pub use pulse::{EndpointSeen, Late, Picture, Pulse, StorageSeen};
@@ -70,6 +73,8 @@ pub struct Rules {
     pub feeds: BTreeMap<Name, Arc<Feed>>,
     /// The endpoints, with how many remote runs each may have at once.
     pub endpoints: BTreeMap<Name, usize>,
+    /// The budgets of calls.
+    pub budgets: BTreeMap<Name, Budget>,
     /// The storages, with how fast this node may transfer.
     pub storages: BTreeMap<Name, Rates>,
     /// How much goes on at once.
@@ -147,6 +152,7 @@ pub struct Engine<W: World> {
     parked: BTreeMap<Side, Vec<JobId>>,
     lanes: BTreeMap<Lane, Permits>,
     runs: BTreeMap<Name, Runs>,
+    budgets: Budgets,
     admissions: JoinSet<Admission>,
     tellings: JoinSet<()>,
     acting: JoinSet<Acted>,
@@ -223,6 +229,7 @@ impl<W: World> Engine<W> {
             parked: BTreeMap::new(),
             lanes: BTreeMap::new(),
             runs: BTreeMap::new(),
+            budgets: Budgets::new(&rules.budgets),
             admissions: JoinSet::new(),
             tellings: JoinSet::new(),
             jobs: HashMap::new(),
@@ -259,6 +266,7 @@ impl<W: World> Engine<W> {
             engine.lanes.insert(Lane::Uploads(name.clone()), Permits::new(limits.uploads));
             engine.lanes.insert(Lane::Deliveries(name.clone()), Permits::new(limits.deliveries));
         }
+        engine.show_budgets();
         engine.lanes.insert(Lane::Settlements, Permits::new(limits.settlements));
         // What an engine before it showed is over.
         engine.health.keys().for_each(|side| engine.gauge_closed(side, false));
@@ -313,6 +321,7 @@ impl<W: World> Engine<W> {
                 },
                 Some(done) = self.acting.join_next() => self.acted(joined(done)),
                 Some(answer) = self.admissions.join_next() => self.admitted(joined(answer)),
+                Some(answer) = self.budgets.draws.join_next() => self.drawn(joined(answer)),
                 Some(_) = self.tellings.join_next() => {}
                 Some(probed) = self.probes.join_next() => self.probed(joined(probed)),
                 Ok(side) = self.resumes.recv() => self.resume(&side),
@@ -351,11 +360,12 @@ impl<W: World> Engine<W> {
                 }
                 // Here and now, by this turn's own time: until it has taken its permit, the next look at the lanes
                 // would find that permit free and call the whole queue for it.
-                self.dispatch(id, due, now, true);
+                self.dispatch(id, due, now, After::Permit);
             }
         }
         if !self.draining {
             self.ask_for_runs(now);
+            self.ask_for_calls(now);
         }
         self.flush();
         self.look(now);
@@ -364,9 +374,12 @@ impl<W: World> Engine<W> {
 
     fn next_due(&self, now: Duration) -> Duration {
         let job = self.due.first().map(|(due, _)| *due).filter(|_| !self.draining);
-        let probe = self.health.values().filter_map(Health::next_probe).min();
+        let unpaid = |side: &Side| self.budgets.owes_probe(side);
+        let probes = self.health.iter().filter(|(side, _)| !unpaid(side));
+        let probe = probes.filter_map(|(_, health)| health.next_probe()).min();
+        let call = self.budgets.next_ask().filter(|_| !self.draining);
         let ask = self.runs.values().filter_map(Runs::next_ask).min().filter(|_| !self.draining);
-        job.into_iter().chain(probe).chain(ask).min().unwrap_or(now + NAP_MAX)
+        job.into_iter().chain(probe).chain(ask).chain(call).min().unwrap_or(now + NAP_MAX)
     }
 
     // ---- jobs coming and going
@@ -460,13 +473,12 @@ impl<W: World> Engine<W> {
             && due <= now
         {
             self.due.remove(&(due, id));
-            self.dispatch(id, due, now, false);
+            self.dispatch(id, due, now, After::Time);
         }
     }
 
-    /// Lets a job act if everything allows it, else puts it where it waits. It could since `due`; `called` is one that
-    /// has waited for its permit.
-    fn dispatch(&mut self, id: JobId, due: Duration, now: Duration, called: bool) {
+    /// Lets a job act if everything allows it, else puts it where it waits. It could since `due`.
+    fn dispatch(&mut self, id: JobId, due: Duration, now: Duration, after: After) {
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         slot.stage = Stage::Still;
         let Some(action) = next_action(&slot.job) else { return };
@@ -504,19 +516,31 @@ impl<W: World> Engine<W> {
                 return self.parked.entry(side.expect("no side, no health")).or_default().push(id);
             }
         }
-        if slot.waited >= WORTH_A_WRITE {
+        let way = self.world.scorer(endpoint).map_or(Way::TwoSteps, Scorer::way);
+        let price = self.budgets.price((endpoint, way), slot, action);
+        let price = price.filter(|_| after != After::Call);
+        // Who waits for calls waits often: not each time is written.
+        let worth = if price.is_some() { SWEEP } else { WORTH_A_WRITE };
+        if slot.waited >= worth && after != After::Call {
             let waited = std::mem::take(&mut slot.waited);
             return self.follow(id, Outcome::Waited(waited), false);
         }
         if action == Action::Submit && !slot.holds_run {
             if let Some(runs) = self.runs.get_mut(&slot.feed.endpoint) {
                 runs.wait(&slot.feed.name, id);
+                self.budgets.wait_behind(&slot.feed, id);
                 slot.stage = Stage::Queued;
             }
             return;
         }
+        if let Some(price) = price {
+            let endpoint = endpoint.clone();
+            slot.stage = Stage::Queued;
+            self.budgets.wait(&endpoint, &slot.feed.name, id, price, now);
+            return;
+        }
         if let Some(permits) = self.lanes.get_mut(&lane)
-            && !permits.take(called)
+            && !permits.take(after != After::Time)
         {
             permits.wait(&slot.feed.name, Waiting { job: id, action, due });
             slot.stage = Stage::Queued;
@@ -658,6 +682,17 @@ fn endpoint_of<'a>(rules: &'a Rules, feed: &'a Feed, job: &'a Job) -> &'a Name {
     let service = job.submitted().and_then(Submitted::service);
     let known = service.map(|service| &service.endpoint);
     known.filter(|name| rules.endpoints.contains_key(*name)).unwrap_or(&feed.endpoint)
+}
+
+/// What a job waited for before it may act.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum After {
+    /// Its time.
+    Time,
+    /// Its permit.
+    Permit,
+    /// Its call, which is paid for.
+    Call,
 }
 
 /// Outputs that are in place, and remote runs that are being stopped already, are beyond any deadline.

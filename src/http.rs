@@ -41,7 +41,7 @@ pub use explain::ExplainBody;
 pub use feeds::{
     FeedBody, FeedFireBody, FeedsBody, FiresBody, InboxBody, PauseBody, ScheduleBody, UpcomingBody,
 };
-pub use sides::{EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
+pub use sides::{BudgetBody, EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
 
 /// The HTTP server.
 pub struct Http<W: World> {

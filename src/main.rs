@@ -27,8 +27,8 @@ use scoreline::demo::demo;
 use scoreline::engine::Stop;
 use scoreline::feed::Name;
 use scoreline::http::{
-    EndpointBody, EndpointsBody, EventBody, ExplainBody, FeedBody, FeedFireBody, FeedsBody,
-    FiresBody, HealthBody, JobBody, JobsBody, StorageBody, StoragesBody,
+    BudgetBody, EndpointBody, EndpointsBody, EventBody, ExplainBody, FeedBody, FeedFireBody,
+    FeedsBody, FiresBody, HealthBody, JobBody, JobsBody, StorageBody, StoragesBody,
 };
 use scoreline::job::{JobId, Want};
 use scoreline::ports::{Clock as _, Inbox as _, Scan, StoreError};
@@ -501,7 +501,7 @@ trait Side: Serialize + DeserializeOwned {
 impl Side for EndpointBody {
     type All = EndpointsBody;
     const PATH: &str = "/api/v1/endpoints";
-    const HEADS: &[&str] = &["NAME", "KIND", "STATE", "SINCE", "RUNS", "CALLS", "NOTE"];
+    const HEADS: &[&str] = &["NAME", "KIND", "STATE", "SINCE", "RUNS", "CALLS", "BUDGET", "NOTE"];
 
     fn among(all: &EndpointsBody) -> &[Self] {
         &all.endpoints
@@ -520,8 +520,23 @@ impl Side for EndpointBody {
         let of = |used: usize, max: usize| format!("{used}/{max}");
         let runs = of(self.in_flight, self.max_in_flight);
         let calls = of(self.calls, self.concurrency);
-        vec![self.name.clone(), self.kind.clone(), state, since, runs, calls, note]
+        let budget = self.budget.as_ref().map_or("-".into(), budget_cell);
+        vec![self.name.clone(), self.kind.clone(), state, since, runs, calls, budget, note]
     }
+}
+
+/// What is left of a budget, and who waits for it: `apim 0/min 61/week; waiting: 1 start, 7 poll`.
+fn budget_cell(budget: &BudgetBody) -> String {
+    let left = |left: Option<u32>, window| left.map(|left| format!(" {left}/{window}"));
+    let minute = left(budget.minute_left, "min").unwrap_or_default();
+    let week = left(budget.week_left, "week").unwrap_or_default();
+    let waiting: Vec<_> = budget.waiting.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+    let waiting = if waiting.is_empty() {
+        String::new()
+    } else {
+        format!("; waiting: {}", waiting.join(", "))
+    };
+    format!("{}{minute}{week}{waiting}", budget.name)
 }
 
 impl Side for StorageBody {

@@ -23,6 +23,7 @@ pub struct Metrics {
     pub remote_runs_in_flight: IntGaugeVec,
     pub endpoint_suspended: IntGaugeVec,
     pub endpoint_concurrency: IntGaugeVec,
+    pub budget_remaining_calls: IntGaugeVec,
     pub storage_suspended: IntGaugeVec,
     pub poll_lateness_seconds: Gauge,
     pub due_lag_seconds: Gauge,
@@ -83,6 +84,11 @@ impl Metrics {
                 "endpoint_concurrency",
                 "Calls that may go on at once; lowered while the endpoint refuses for load.",
                 &["endpoint"],
+            ),
+            budget_remaining_calls: make.gauges(
+                "budget_remaining_calls",
+                "Calls that a budget has left, in any minute and in the present seven days; every node shows the same.",
+                &["budget", "window"],
             ),
             storage_suspended: make.gauges(
                 "storage_suspended",

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 
 mod admission;
 mod blobs;
+mod budget;
 mod outbox;
 mod scan;
 mod schedules;
@@ -29,6 +30,7 @@ mod tokens;
 
 pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
+pub use budget::{CallLimits, Draw, Drawn};
 pub use outbox::{
     Outbox, Part, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement, Whose,
 };
@@ -285,6 +287,17 @@ pub trait Store: Schedules {
 
     /// The pauses that were told after this one; each endpoint's last.
     fn pauses(&self, after: u64) -> impl Future<Output = Result<Vec<Pause>, StoreError>> + Send;
+
+    /// Takes calls out of a budget, which all endpoints that name it and all nodes share: in any 60 seconds, and in any
+    /// seven days, no more are granted than `limits` says. `now` is the wall clock, for a store that has none of its own;
+    /// one that was set back holds nobody up for longer than a minute, or a week.
+    fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        now: DateTime<Utc>,
+    ) -> impl Future<Output = Result<Drawn, StoreError>> + Send;
 
     /// Reads jobs with their owners, live or done; those that don't exist are left out.
     fn load(

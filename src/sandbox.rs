@@ -50,7 +50,7 @@ use self::fault::Faults;
 use crate::ports::Clock;
 
 pub use self::fault::{Chance, Fault, FaultError, Kind, Operation};
-pub use self::gateway::{Gateway, Quota};
+pub use self::gateway::{Gateway, Meter, Quota, Refusal};
 pub use self::jobs::{InputRecord, JobRecord, Ledger, Totals};
 pub use self::model::HashingBits;
 
@@ -98,7 +98,7 @@ impl Sandbox {
             switchboard: switchboard.clone(),
             jobs: jobs::Jobs::default(),
             blobs,
-            meter: gateway::Meter::default(),
+            meter: Meter::default(),
             executing: AtomicUsize::new(0),
             foreign: blob_client::Foreign::default(),
         });
@@ -433,7 +433,7 @@ struct Shared {
     account: Account,
     jobs: jobs::Jobs,
     blobs: blob_store::BlobStore,
-    meter: gateway::Meter,
+    meter: Meter,
     /// Request/response calls at this moment.
     executing: AtomicUsize,
     foreign: blob_client::Foreign,

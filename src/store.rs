@@ -18,11 +18,12 @@ use crate::feed::Name;
 use crate::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timetable};
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Admitted, Adopted, Ask, Clock, Committed, Firing, FolderId, JobPage, JobQuery, Node,
-    NodeId, Pause, Peer, Reservation, Reserved, Schedules, Store, StoreError, Transition, Unowned,
-    Wished,
+    Accepted, Admitted, Adopted, Ask, CallLimits, Clock, Committed, Draw, Drawn, Firing, FolderId,
+    JobPage, JobQuery, Node, NodeId, Pause, Peer, Reservation, Reserved, Schedules, Store,
+    StoreError, Transition, Unowned, Wished,
 };
 
+mod budget;
 mod duplicates;
 mod model;
 mod postgres;
@@ -257,6 +258,16 @@ impl<C: Clock> Store for AnyStore<C> {
 
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         either!(self, store => store.pauses(after))
+    }
+
+    async fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        now: DateTime<Utc>,
+    ) -> Result<Drawn, StoreError> {
+        either!(self, store => store.draw(budget, limits, draw, now))
     }
 
     async fn retire(&self, node: &Node) -> Result<u64, StoreError> {

@@ -59,9 +59,14 @@ impl Permits {
         self.waiting.push(feed, waiting);
     }
 
+    /// How many more there are.
+    pub(super) fn free(&self) -> usize {
+        self.pace.limit().saturating_sub(self.used)
+    }
+
     /// Those who may ask again: as many as there are free permits.
     pub(super) fn next(&mut self) -> impl Iterator<Item = Waiting> {
-        let free = self.pace.limit().saturating_sub(self.used);
+        let free = self.free();
         std::iter::from_fn(|| self.waiting.pop().map(|(_, waiting)| waiting)).take(free)
     }
 

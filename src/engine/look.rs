@@ -123,7 +123,8 @@ impl<W: World> Engine<W> {
     }
 
     fn stood_still(&mut self, time: Duration) {
-        let Self { looks, runs, health, .. } = self;
+        let Self { looks, runs, health, budgets, .. } = self;
+        budgets.stood_still(time);
         looks.commit.moved_at += time;
         looks.under_way.values_mut().for_each(|(_, watch)| watch.moved_at += time);
         for runs in runs.values_mut() {
@@ -206,6 +207,11 @@ impl<W: World> Engine<W> {
                 since,
                 ANSWER_MAX,
             );
+        }
+        for (budget, since) in self.budgets.asking() {
+            let what =
+                format!("budget {budget}: the store has not said how many calls may be made");
+            find(what, since, ANSWER_MAX);
         }
         for (side, health) in &self.health {
             if let Some(since) = health.closed().and_then(Closed::probing_since) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
 
+use super::budget::BudgetSeen;
 use super::health::Trouble;
 use super::limits::Side;
 use crate::feed::Name;
@@ -65,6 +66,8 @@ pub struct EndpointSeen {
     pub concurrency: usize,
     /// What [`Self::concurrency`] goes back to when the endpoint takes it.
     pub max_concurrency: usize,
+    /// What it has of its budget of calls, if it has one.
+    pub budget: Option<BudgetSeen>,
 }
 
 /// A storage, as this node sees it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::fair::Fair;
-use super::{Engine, STORE_RETRY, Stage};
+use super::{After, Engine, STORE_RETRY, Stage};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OnDuplicate};
 use crate::job::{DUPLICATE, Job, JobId, Outcome, Wait};
@@ -181,7 +181,8 @@ impl<W: World> Engine<W> {
             let Some(slot) = self.jobs.get_mut(&id) else { continue };
             if slot.stage == Stage::Queued {
                 slot.holds_run = true;
-                self.dispatch(id, now, now, false);
+                self.has_its_run(id);
+                self.dispatch(id, now, now, After::Time);
             }
         }
         for (id, earlier) in duplicates {

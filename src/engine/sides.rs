@@ -114,15 +114,22 @@ impl<W: World> Engine<W> {
     }
 
     pub(super) fn probe_the_sick(&mut self, now: Duration) {
-        let world = &self.world;
-        for (side, health) in &mut self.health {
-            if health.probe_due(now) {
-                let (world, side) = (world.clone(), side.clone());
-                self.probes.spawn(async move {
-                    let probed = AssertUnwindSafe(probe(&*world, &side)).catch_unwind().await;
-                    (side, probed.unwrap_or_else(|_| Err(broken_off())))
-                });
-            }
+        let is_due = |health: &Health| health.next_probe().is_some_and(|at| at <= now);
+        let due = self.health.iter().filter(|(_, health)| is_due(health));
+        let due = due.map(|(side, _)| side.clone()).collect();
+        for side in self.budgets.note_probes(due) {
+            self.send_probe(&side, now);
+        }
+    }
+
+    /// Sends a probe that is paid for, if it is due still.
+    pub(super) fn send_probe(&mut self, side: &Side, now: Duration) {
+        if self.health.get_mut(side).is_some_and(|health| health.probe_due(now)) {
+            let (world, side) = (self.world.clone(), side.clone());
+            self.probes.spawn(async move {
+                let probed = AssertUnwindSafe(probe(&*world, &side)).catch_unwind().await;
+                (side, probed.unwrap_or_else(|_| Err(broken_off())))
+            });
         }
     }
 
@@ -168,6 +175,7 @@ impl<W: World> Engine<W> {
                 calls: used(Lane::Calls(name.clone())),
                 concurrency: calls.map_or(0, |permits: &Permits| permits.pace.limit()),
                 max_concurrency: calls.map_or(0, |permits| permits.pace.max()),
+                budget: self.budget_seen(name),
             }
         });
         let storages = self.rules.storages.keys().map(|name| StorageSeen {

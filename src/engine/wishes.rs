@@ -100,6 +100,7 @@ impl<W: World> Engine<W> {
             return;
         }
         self.swept = now;
+        self.sweep_budgets(now);
         let parked: Vec<_> = self.parked.values_mut().flat_map(std::mem::take).collect();
         for id in parked {
             if let Some(slot) = self.jobs.get_mut(&id)

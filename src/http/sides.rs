@@ -2,6 +2,7 @@
 //!
 //! What is told is how this node saw them a second ago; each node of a site has its own view, and its own probes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::asked::{Asked, At, Nothing};
 use super::{Api, Problem, rfc3339};
 use crate::engine::health::Trouble;
-use crate::engine::{EndpointSeen, Picture, Side, StorageSeen};
+use crate::engine::{BudgetSeen, EndpointSeen, Picture, Side, StorageSeen};
 use crate::fault::FaultRecord;
 use crate::feed::Name;
 use crate::ports::{Clock, Scorer, World};
@@ -42,9 +43,25 @@ pub struct EndpointBody {
     pub concurrency: usize,
     /// What `concurrency` goes back to.
     pub max_concurrency: usize,
+    /// What it has of its budget of calls, if it has one.
+    pub budget: Option<BudgetBody>,
     /// Whether anything is sent to it.
     #[serde(flatten)]
     pub health: HealthBody,
+}
+
+/// What an endpoint has of its budget.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BudgetBody {
+    /// The budget's name in the config.
+    pub name: String,
+    /// Calls that the minute has left; nothing when it has no limit.
+    pub minute_left: Option<u32>,
+    /// Calls that the week has left; nothing when it has no limit.
+    pub week_left: Option<u32>,
+    /// How many calls of this node to this endpoint wait, by what they are for: `cancel`, `start`, `deliver`, `submit`,
+    /// `poll`.
+    pub waiting: BTreeMap<String, usize>,
 }
 
 /// `GET /api/v1/storages`
@@ -138,8 +155,18 @@ fn endpoint_body<W: World>(api: &Api<W>, seen: EndpointSeen) -> EndpointBody {
         calls: seen.calls,
         concurrency: seen.concurrency,
         max_concurrency: seen.max_concurrency,
+        budget: seen.budget.map(budget_body),
         health: health_body(api, seen.trouble),
         name: seen.name.into(),
+    }
+}
+
+fn budget_body(seen: BudgetSeen) -> BudgetBody {
+    BudgetBody {
+        name: seen.name.into(),
+        minute_left: seen.minute_left,
+        week_left: seen.week_left,
+        waiting: seen.waiting.into_iter().map(|(kind, n)| (kind.to_owned(), n)).collect(),
     }
 }
 

@@ -48,13 +48,13 @@ pub struct Quota {
     pub window: Duration,
 }
 
-/// The calls so far.
-#[derive(Default)]
-pub(super) struct Meter {
+/// The calls so far. It is a part of its own so that simulations have the same judge as the sandbox.
+#[derive(Debug, Default)]
+pub struct Meter {
     state: Mutex<Counts>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     /// Times of the admitted calls of the last minute, oldest first.
     recent: VecDeque<Duration>,
@@ -65,7 +65,7 @@ struct Counts {
 
 /// A refusal of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub struct Refusal {
     status: StatusCode,
     message: String,
     /// Seconds.
@@ -74,7 +74,7 @@ pub(super) struct Refusal {
 
 impl Meter {
     /// Admits a call, or says why not. `now` is the boot-time clock.
-    pub(super) fn admit(
+    pub fn admit(
         &self,
         gateway: &Gateway,
         key: Option<&str>,
@@ -88,7 +88,8 @@ impl Meter {
         verdict
     }
 
-    pub(super) fn refused(&self) -> u64 {
+    /// How many calls were refused, for whatever reason.
+    pub fn refused(&self) -> u64 {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).refused
     }
 }
@@ -149,6 +150,11 @@ impl Counts {
 }
 
 impl Refusal {
+    /// After how many seconds it may be tried again, if it says so.
+    pub fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     fn new(status: StatusCode, message: String, retry_after: Option<u64>) -> Self {
         Self { status, message, retry_after }
     }

@@ -13,15 +13,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::budget::Account;
 use super::duplicates::{Holder, Recognised, recognise};
 use super::quota::{FeedQuotas, Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
 use crate::fire::{FeedPause, FireId};
 use crate::job::{Arrival, Event, Job, JobId, Phase, Sha256, Want};
 use crate::ports::{
-    Accepted, Admitted, Adopted, Ask, Committed, Earlier, Firing, FolderId, JobPage, JobQuery,
-    Node, NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned,
-    Wished,
+    Accepted, Admitted, Adopted, Ask, CallLimits, Committed, Draw, Drawn, Earlier, Firing,
+    FolderId, JobPage, JobQuery, Node, NodeId, Pause, Peer, Reservation, Reserved, Store,
+    StoreError, Transition, Unowned, Wished,
 };
 
 mod fires;
@@ -57,6 +58,8 @@ struct Tables {
     contents: HashMap<(String, Sha256), (JobId, DateTime<Utc>)>,
     pauses: BTreeMap<Name, Pause>,
     last_pause: u64,
+    /// What was granted out of each budget.
+    budgets: BTreeMap<Name, Account>,
     fires: BTreeMap<FireId, Entry>,
     last_fire: u64,
     /// A feed's rules, and since when they hold.
@@ -451,6 +454,18 @@ impl Store for ModelStore {
             tables.pauses.values().filter(|pause| pause.serial > after).cloned().collect();
         told.sort_by_key(|pause| pause.serial);
         Ok(told)
+    }
+
+    async fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        now: DateTime<Utc>,
+    ) -> Result<Drawn, StoreError> {
+        let mut tables = self.tables();
+        let account = tables.budgets.entry(budget.clone()).or_default();
+        Ok(account.draw(limits, draw, now.timestamp_micros()))
     }
 
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {

@@ -24,10 +24,12 @@ use super::{Ids, Migrate, arrival_key, row, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Admitted, Adopted, Ask, Clock, Committed, Firing, FolderId, JobPage, JobQuery, Node,
-    NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, CallLimits, Clock, Committed, Draw, Drawn, Firing, FolderId,
+    JobPage, JobQuery, Node, NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError,
+    Transition, Unowned, Wished,
 };
 
+mod budget;
 mod content;
 mod fires;
 mod names;
@@ -568,6 +570,23 @@ impl<C: Clock> Store for PostgresStore<C> {
             let rows = rows.fetch_all(session.on()).await?;
             session.done();
             Ok(row::pauses(rows))
+        })
+        .await
+    }
+
+    /// By the server's clock: the nodes' own differ.
+    async fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        _now: DateTime<Utc>,
+    ) -> Result<Drawn, StoreError> {
+        self.bounded("draw calls from a budget", 1, async {
+            let mut session = self.session().await?;
+            let drawn = session.draw(budget, limits, draw).await?;
+            session.done();
+            Ok(drawn)
         })
         .await
     }

@@ -26,10 +26,12 @@ use super::{Ids, Migrate, arrival_key, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
-    Accepted, Admitted, Adopted, Ask, Clock, Committed, Firing, FolderId, JobPage, JobQuery, Node,
-    NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Adopted, Ask, CallLimits, Clock, Committed, Draw, Drawn, Firing, FolderId,
+    JobPage, JobQuery, Node, NodeId, Pause, Peer, Reservation, Reserved, Store, StoreError,
+    Transition, Unowned, Wished,
 };
 
+mod budget;
 mod content;
 mod fires;
 mod rows;
@@ -507,6 +509,22 @@ impl<C: Clock> Store for SqliteStore<C> {
                 "SELECT serial, node, endpoint, millis FROM pause WHERE serial > ?1 ORDER BY serial";
             let rows = query_as(sql).bind(i64::try_from(after).unwrap_or(i64::MAX));
             Ok(row::pauses(rows.fetch_all(&self.readers).await?))
+        })
+        .await
+    }
+
+    async fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        now: DateTime<Utc>,
+    ) -> Result<Drawn, StoreError> {
+        self.bounded("draw calls from a budget", 1, async {
+            let mut write = self.begin().await?;
+            let drawn = write.draw(budget, limits, draw, now.timestamp_micros()).await?;
+            write.commit().await?;
+            Ok(drawn)
         })
         .await
     }

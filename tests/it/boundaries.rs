@@ -25,11 +25,12 @@ use scoreline::inbox::AnyInbox;
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
-    Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
-    Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved, RetryAnswer, RetryWish, Run,
-    Scan, Schedules, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
-    Submission, SubmitAnswer, Transition, Unowned, Watching, Why, Wished, World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
+    Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId,
+    Opened, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved,
+    RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Settled, Settlement, SourcePlace,
+    StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned, Watching, Why,
+    Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -352,6 +353,15 @@ impl Store for MinedPart {
     }
     async fn pause(&self, node: &Node, endpoint: &Name, time: Duration) -> Result<(), StoreError> {
         self.real.store().pause(node, endpoint, time).await
+    }
+    async fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        now: DateTime<Utc>,
+    ) -> Result<Drawn, StoreError> {
+        self.real.store().draw(budget, limits, draw, now).await
     }
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         self.real.store().pauses(after).await

@@ -456,7 +456,7 @@ async fn migrate_brings_the_store_to_its_version_once() {
         (first.code, first.out.as_str()),
         (
             0,
-            "applied 0001 jobs\napplied 0002 nodes\napplied 0003 folders\napplied 0004 pauses\napplied 0005 schedules\napplied 0006 content\napplied 0007 services\n"
+            "applied 0001 jobs\napplied 0002 nodes\napplied 0003 folders\napplied 0004 pauses\napplied 0005 schedules\napplied 0006 content\napplied 0007 services\napplied 0008 budgets\n"
         ),
         "{first:?}"
     );
@@ -528,7 +528,7 @@ async fn endpoints_and_storages_are_listed_and_resumed_by_name() {
     let lines: Vec<_> = list.lines().collect();
     assert_eq!(
         lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
-        "NAME KIND STATE SINCE RUNS CALLS NOTE"
+        "NAME KIND STATE SINCE RUNS CALLS BUDGET NOTE"
     );
     for part in ["e ", "bes", "0/40", "0/64", "primary or secondary key"] {
         assert!(lines[1].contains(part), "{part} in {list}");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
-use scoreline::feed::{Again, FixedPlace, OnConflict, Rates, Sameness, SourceEnd};
+use scoreline::feed::{Again, FixedPlace, Name, OnConflict, Rates, Sameness, SourceEnd};
 use scoreline::retry::Span;
 use scoreline::schedule::{ExpectBy, Missed, Overlap};
 use scoreline::store::Migrate;
@@ -221,7 +221,8 @@ fn the_documented_defaults_are_the_defaults() {
 
 /// Every table whose keys are ours to name, with its path.
 fn visit(value: &mut Value, path: &str, see: &mut impl FnMut(&str, &mut Table)) {
-    let named_by_users = ["credentials", "storage", "endpoints", "feeds"].contains(&path);
+    let named_by_users =
+        ["credentials", "storage", "budgets", "endpoints", "feeds"].contains(&path);
     let inner = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     let Value::Table(table) = value else { return };
     for (key, value) in table.iter_mut() {
@@ -272,6 +273,53 @@ fn all_mistakes_are_told_at_once_each_with_its_place() {
       feeds.churn.endpoint: [endpoints.chrun] is not in the config: there is churn
       feeds.churn.watch.folder: expected text in quotes, found 5
     "#);
+}
+
+#[test]
+fn endpoints_share_a_budget() {
+    let text = |budget: &str, lines: &str| {
+        let named = with("kind = \"bes\"", &format!("kind = \"bes\"\nbudget = \"{budget}\""));
+        format!("{named}[budgets.apim]\n{lines}\n")
+    };
+    let config = good(&text("apim", "calls_per_minute = 5\ncalls_per_week = 100"), &[]);
+    let budgets = &config.rules().budgets;
+    let (name, budget) = budgets.first_key_value().unwrap();
+    assert_eq!((budgets.len(), name.as_str()), (1, "apim"));
+    assert_eq!((budget.limits.per_minute, budget.limits.per_week), (Some(5), Some(100)));
+    assert_eq!(budget.endpoints.iter().map(Name::as_str).collect::<Vec<_>>(), ["churn"]);
+    assert_eq!(config.effective["budgets"]["apim"]["calls_per_week"].as_integer(), Some(100));
+    let one = good(&text("apim", "calls_per_week = 100"), &[]);
+    assert_eq!(one.budgets.values().next().unwrap().limits.per_minute, None);
+    let told = |text: &str| match parse(text, &[]) {
+        Ok(config) => config.warnings.join("\n"),
+        Err(errors) => {
+            errors.mistakes.iter().map(|m| format!("{}: {}", m.path, m.message)).collect()
+        }
+    };
+    for (text, expected) in [
+        (
+            text("apmi", "calls_per_minute = 5"),
+            "endpoints.churn.budget: [budgets.apmi] is not in the config: there is apim",
+        ),
+        (
+            text("apim", ""),
+            "budgets.apim.calls_per_minute: is missing, and calls_per_week too: write what the subscription allows",
+        ),
+        (
+            text("apim", "calls_per_minute = 0"),
+            "budgets.apim.calls_per_minute: 0 is out of range: write a whole number from 2 to 4294967295",
+        ),
+        (
+            text("apim", "calls_per_week = 1"),
+            "budgets.apim.calls_per_week: 1 is out of range: write a whole number from 2 to 4294967295",
+        ),
+        (
+            format!("{GOOD}[budgets.apim]\ncalls_per_week = 100\n"),
+            "budgets.apim: limits nothing: write budget = \"apim\" in the [endpoints] that share it",
+        ),
+    ] {
+        assert_eq!(told(&text), expected);
+    }
 }
 
 #[test]
@@ -554,7 +602,7 @@ fn a_mistake_in_a_variable_names_the_variable() {
     storage.main.connection_string: the connection string lacks AccountName: it needs AccountName and AccountKey, or BlobEndpoint and SharedAccessSignature, or UseDevelopmentStorage=true (set by SCORELINE__STORAGE__MAIN__CONNECTION_STRING)
     storage.main: expected a table, found text (set by SCORELINE__STORAGE__MAIN)
     feeds.churn.storage: [storage.main] is not in the config: there is none
-    unknown key; known here: node, database, http, log, credentials, storage, endpoints, feeds (set by SCORELINE__)
+    unknown key; known here: node, database, http, log, credentials, storage, budgets, endpoints, feeds (set by SCORELINE__)
     "#);
 }
 

@@ -225,6 +225,7 @@ impl Desk {
         let rules = Rules {
             feeds: BTreeMap::new(),
             endpoints: [(name("e"), 40)].into(),
+            budgets: BTreeMap::new(),
             storages: [(name("s"), scoreline::feed::Rates::default())].into(),
             limits: Limits::default(),
         };
@@ -263,7 +264,8 @@ async fn look(url: &str) -> Answer {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_is_healthy_and_ready_and_every_metric_is_there_from_the_start() {
-    let rig = Rig::new().await;
+    let budget = "[budgets.apim]\ncalls_per_minute = 600";
+    let rig = Rig::new().await.endpoint("budget = \"apim\"").tables(budget);
     let daemon = rig.start().await;
     eventually("it is ready", || async {
         look(&format!("{}/readyz", daemon.url)).await.status == 200
@@ -608,7 +610,7 @@ async fn endpoints_and_storages_are_shown_and_resumed_by_name() {
     let endpoints = look(&format!("{}/api/v1/endpoints", desk.url)).await.json();
     let open = serde_json::json!({
         "name": "e", "kind": "unknown", "in_flight": 0, "max_in_flight": 40, "calls": 0, "concurrency": 64,
-        "max_concurrency": 64, "state": "open", "since": null, "error": null, "paused_seconds": null,
+        "max_concurrency": 64, "budget": null, "state": "open", "since": null, "error": null, "paused_seconds": null,
         "next_probe_seconds": null,
     });
     assert_eq!(endpoints, serde_json::json!({ "endpoints": [open] }));

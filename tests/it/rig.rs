@@ -26,6 +26,7 @@ pub(crate) struct Rig {
     endpoint: String,
     storage: String,
     database: String,
+    tables: String,
     has_drop_folder: bool,
 }
 
@@ -47,6 +48,7 @@ impl Rig {
             endpoint: String::new(),
             storage: String::new(),
             database: String::new(),
+            tables: String::new(),
             has_drop_folder: true,
         };
         std::fs::create_dir(rig.path("in")).unwrap();
@@ -91,6 +93,13 @@ impl Rig {
     pub(crate) fn database(mut self, lines: &str) -> Self {
         self.database += lines;
         self.database.push('\n');
+        self
+    }
+
+    /// Whole tables.
+    pub(crate) fn tables(mut self, text: &str) -> Self {
+        self.tables += text;
+        self.tables.push('\n');
         self
     }
 
@@ -139,13 +148,14 @@ impl Rig {
         );
         format!(
             "[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n{}\
-             [storage.s]\n{storage}[endpoints.e]\n{endpoint}[feeds.f]\n{feed}",
+             [storage.s]\n{storage}[endpoints.e]\n{endpoint}[feeds.f]\n{feed}{}",
             quoted(&self.path("state")),
             if self.database.is_empty() {
                 String::new()
             } else {
                 format!("[database]\n{}", self.database)
             },
+            self.tables,
         )
     }
 

@@ -40,6 +40,7 @@ macro_rules! every_store {
 }
 
 mod against_the_model;
+mod budgets;
 mod duplicates;
 pub(crate) mod fires;
 mod nodes;

@@ -271,10 +271,11 @@ impl Running {
     pub(crate) fn start(land: &Arc<Land>, host: &Arc<Host>) -> Self {
         let life = Arc::new(Life::new(land.clone(), host.clone()));
         let stop = Stop::default();
-        let feed = &land.feed;
+        let (feed, feeds) = (&land.feed, land.feeds());
         let rules = Rules {
-            feeds: BTreeMap::from([(feed.name.clone(), feed.clone())]),
-            endpoints: BTreeMap::from([(feed.endpoint.clone(), land.in_flight)]),
+            feeds: feeds.iter().map(|feed| (feed.name.clone(), feed.clone())).collect(),
+            endpoints: feeds.iter().map(|feed| (feed.endpoint.clone(), land.in_flight)).collect(),
+            budgets: land.budgets(),
             storages: [(feed.storage.clone(), feed.rates)].into(),
             limits: Limits { uploads: 2, deliveries: 2, calls: land.calls, settlements: 1 },
         };

@@ -14,11 +14,11 @@ use scoreline::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timeta
 use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
-    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, Clock,
-    Committed, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId, Opened, Outbox, Part,
-    Pause, Peer, Permit, Placed, Reservation, Reserved, RetryAnswer, RetryWish, Scan, Schedules,
-    Settled, Settlement, Source, SourcePlace, Store, StoreError, Transition, Unowned, Watching,
-    Why, Wished, World,
+    Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
+    Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId,
+    Opened, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, RetryAnswer,
+    RetryWish, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store, StoreError,
+    Transition, Unowned, Watching, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -142,13 +142,14 @@ impl Life {
     /// A call to the service that makes it do something. One that is late is answered by silence, and heard after all.
     pub(crate) async fn call<T: Send>(
         &self,
+        operation: &'static str,
         act: impl FnOnce(&mut State) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         if self.is_fenced() {
             let words = format!("{:?} called the service after it was fenced off", self.node());
             self.land.state().broken.push(words);
         }
-        let _place = self.land.a_place(&self.host.clock).await?;
+        let _place = self.land.a_place(&self.host.clock, operation).await?;
         let late = {
             let mut state = self.land.state();
             let late = state.is_next_late(self.land.clock.boot());
@@ -435,6 +436,15 @@ impl Store for Life {
     }
     async fn pauses(&self, after: u64) -> Result<Vec<Pause>, StoreError> {
         self.on_store(self.land.store.pauses(after)).await
+    }
+    async fn draw(
+        &self,
+        budget: &Name,
+        limits: CallLimits,
+        draw: Draw,
+        now: DateTime<Utc>,
+    ) -> Result<Drawn, StoreError> {
+        self.on_store(self.land.store.draw(budget, limits, draw, now)).await
     }
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {
         self.on_store(self.land.store.load(ids)).await

@@ -23,7 +23,7 @@ impl Scorer for Life {
         let job = JobId::parse(input.split('/').nth(1).unwrap()).unwrap();
         let generation = self.land.row(job).map_or(0, |row| row.generation());
         let started = u32::from(self.made(Mistake::StartBeforeCommit));
-        self.call(move |state| {
+        self.call("submit", move |state| {
             if !state.blobs.contains_key(&input) {
                 let fault = Fault::transient(Origin::Endpoint, "BlobNotFound", &input);
                 return Ok(SubmitAnswer::InputMissing(fault));
@@ -57,7 +57,7 @@ impl Scorer for Life {
     async fn start(&self, asked: Asked<'_>) -> Result<StartAnswer, Fault> {
         let (id, in_flight) = (asked.id.0.clone(), self.land.in_flight);
         let refusals_pass = self.made(Mistake::RefusalsPassForUnknown);
-        self.call(move |state| {
+        self.call("start", move |state| {
             if !state.committed.contains(&id) {
                 state.broken.push(format!("{id} was started before its id was committed"));
             }
@@ -78,7 +78,7 @@ impl Scorer for Life {
         .await
     }
     async fn status(&self, asked: Asked<'_>) -> Result<RemoteStatus, Fault> {
-        let _place = self.land.a_place(&self.host.clock).await?;
+        let _place = self.land.a_place(&self.host.clock, "status").await?;
         let impatient = self.made(Mistake::LooksAreImpatient);
         self.effect(ENDPOINT, |state| {
             let State { runs, blobs, rng, unruly, .. } = state;
@@ -120,7 +120,7 @@ impl Scorer for Life {
     }
     async fn cancel(&self, asked: Asked<'_>) -> Result<(), Fault> {
         let id = asked.id.0.clone();
-        self.call(move |state| {
+        self.call("cancel", move |state| {
             let run = state.runs.get_mut(&id).unwrap();
             if run.forgotten {
                 return Err(Fault::permanent(Origin::Endpoint, "NotFound", "no such job"));
@@ -134,6 +134,7 @@ impl Scorer for Life {
         .await
     }
     async fn links(&self, asked: Asked<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
+        let _place = self.land.a_place(&self.host.clock, "links").await?;
         let link = Some(format!("elsewhere/{}/extra.csv", asked.id.0));
         let link = BlobReference { relative_location: link, ..BlobReference::default() };
         self.effect(ENDPOINT, |_| Ok(vec![("extra".to_owned(), link)])).await
@@ -141,7 +142,7 @@ impl Scorer for Life {
     async fn probe(&self) -> Result<(), Fault> {
         self.land.state().service.probes += 1;
         self.hang("probe").await;
-        let _place = self.land.a_place(&self.host.clock).await?;
+        let _place = self.land.a_place(&self.host.clock, "probe").await?;
         self.effect(ENDPOINT, |_| Ok(())).await
     }
 }

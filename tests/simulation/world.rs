@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
+use scoreline::engine::Budget;
 use scoreline::fault::{Fault, Origin};
-use scoreline::feed::Feed;
+use scoreline::feed::{Feed, Name};
 use scoreline::job::{Content, FileIdentity, Job, JobId, Sha256};
-use scoreline::ports::{Clock, Node, NodeId, Store, StoreError};
+use scoreline::ports::{CallLimits, Clock, Node, NodeId, Store, StoreError};
+use scoreline::sandbox::{Gateway, Meter};
 use scoreline::store::ModelStore;
 use sha2::Digest;
 
@@ -115,6 +117,18 @@ pub(crate) struct Service {
     /// It answers everything with this.
     pub(crate) says: Option<Fate>,
     pub(crate) probes: u64,
+    /// API Management in front of it, as the sandbox plays it.
+    pub(crate) gateway: Option<Gateway>,
+    pub(crate) meter: Arc<Meter>,
+    /// How long a call may be on its way.
+    pub(crate) way: Duration,
+    pub(crate) operations: BTreeMap<&'static str, u64>,
+    /// The budget that the daemons' configs have.
+    pub(crate) budget: Option<CallLimits>,
+    /// The endpoints that it is for.
+    pub(crate) sharing: BTreeSet<Name>,
+    /// Another feed, of another endpoint, which watches nothing.
+    pub(crate) second: Option<Arc<Feed>>,
 }
 
 /// A call that the service takes.
@@ -210,7 +224,26 @@ impl Land {
     }
 
     /// A place among the calls that the service takes at once.
-    pub(crate) async fn a_place(self: &Arc<Self>, clock: &SimClock) -> Result<APlace, Fault> {
+    pub(crate) async fn a_place(
+        self: &Arc<Self>,
+        clock: &SimClock,
+        operation: &'static str,
+    ) -> Result<APlace, Fault> {
+        let (gateway, meter, way) = {
+            let mut state = self.state();
+            *state.service.operations.entry(operation).or_default() += 1;
+            let most = u64::try_from(state.service.way.as_micros()).unwrap();
+            let way = Duration::from_micros(state.rng.below(most + 1) * u64::from(most > 0));
+            (state.service.gateway.clone(), state.service.meter.clone(), way)
+        };
+        if let Some(gateway) = gateway {
+            clock.sleep(way).await;
+            // By one clock for all that arrives.
+            meter.admit(&gateway, None, self.clock.boot()).map_err(|refusal| {
+                let pause = refusal.retry_after().map(Duration::from_secs);
+                Fault::throttled(Origin::Endpoint, pause, "429", "Rate limit is exceeded.")
+            })?;
+        }
         let (place, limited) = {
             let mut state = self.state();
             let service = &mut state.service;
@@ -236,6 +269,19 @@ impl Land {
             clock.sleep(if place.is_ok() { SERVICE_TIME } else { SERVICE_TIME / 20 }).await;
         }
         place
+    }
+
+    /// What the daemons' configs have of budgets.
+    pub(crate) fn budgets(&self) -> BTreeMap<Name, Budget> {
+        let service = &self.state().service;
+        let name = Name::try_from("apim".to_owned()).unwrap();
+        let endpoints = service.sharing.clone();
+        service.budget.map(|limits| (name, Budget { limits, endpoints })).into_iter().collect()
+    }
+
+    /// The feeds that the daemons' configs have.
+    pub(crate) fn feeds(&self) -> Vec<Arc<Feed>> {
+        [self.feed.clone()].into_iter().chain(self.state().service.second.clone()).collect()
     }
 
     /// Whether others may have the node's jobs.

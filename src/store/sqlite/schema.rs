@@ -51,4 +51,5 @@ const MIGRATIONS: &Known = &[
     (5, "schedules", include_str!("../../../migrations/sqlite/0005_schedules.sql")),
     (6, "content", include_str!("../../../migrations/sqlite/0006_content.sql")),
     (7, "services", include_str!("../../../migrations/sqlite/0007_services.sql")),
+    (8, "budgets", include_str!("../../../migrations/sqlite/0008_budgets.sql")),
 ];

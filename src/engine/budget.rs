@@ -1,0 +1,778 @@
+//! Calls that are paid for before they are sent: one key of API Management has so many a minute and a week, for all
+//! endpoints and nodes behind it.
+//!
+//! Whoever needs a call waits here and not in a lane, so that a scarce call goes to whom it does most good, and only
+//! those are called whom a permit waits for: what is granted is spent at once or lost, since the store counts it from the
+//! moment of its grant. Waiting here is nobody's lateness, and the deadline's clock stands still.
+//!
+//! Who comes first: what stops or starts a run that exists, and what ends a job; then new runs; then looks at runs. But while looks
+//! wait, one call in three is theirs: a job takes two calls to begin and at least one look to end, so with less than
+//! that more would begin than end, and runs would pile up until none is free.
+//!
+//! A week runs down slowly at first: looks are spaced wider only when half of it is gone, and then ever wider, so that what
+//! is left lasts. Its last share is for runs that exist alone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::fair::Fair;
+use super::health::{Gate, Health};
+use super::limits::{Lane, Permits, Side, lane_of};
+use super::wishes::SWEEP;
+use super::{After, Engine, STORE_RETRY, Slot, Stage, endpoint_of};
+use crate::feed::{Feed, Name};
+use crate::job::{Action, Job, JobId, Outcome, ResultPlace, next_action};
+use crate::ports::{CallLimits, Clock, Draw, Drawn, Permit, Store, StoreError, Way, World};
+
+/// A budget of calls, from the config.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// How many there are.
+    pub limits: CallLimits,
+    /// The endpoints that share it.
+    pub endpoints: BTreeSet<Name>,
+}
+
+/// What an endpoint has of its budget, as this node last saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetSeen {
+    /// Its name in the config.
+    pub name: Name,
+    /// Calls that the minute has left, if it is limited.
+    pub minute_left: Option<u32>,
+    /// Calls that the week has left, if it is limited.
+    pub week_left: Option<u32>,
+    /// How many of this endpoint's calls wait here to be paid, by what they are for.
+    pub waiting: BTreeMap<&'static str, usize>,
+}
+
+/// All budgets, and who waits for a call.
+pub(super) struct Budgets {
+    purses: BTreeMap<Name, Purse>,
+    /// The budget of each endpoint that has one.
+    of: BTreeMap<Name, Name>,
+    /// Who waits for a run while those who have one wait for calls, with what its purse was in want then.
+    behind: HashMap<JobId, Duration>,
+    pub(super) draws: JoinSet<Answer>,
+}
+
+/// What came of a draw.
+pub(super) struct Answer {
+    budget: Name,
+    draw: Draw,
+    drawn: Result<Drawn, StoreError>,
+}
+
+/// What a call is for, the first to be served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Cancel,
+    Start,
+    /// A delivery that has to ask for links.
+    Deliver,
+    Submit,
+    /// A look at a run; also one at a run that was asked to stop before.
+    Poll,
+}
+
+/// One budget.
+struct Purse {
+    limits: CallLimits,
+    lines: BTreeMap<Kind, Fair<Ticket>>,
+    waiting: HashMap<JobId, Waiting>,
+    last_ticket: u64,
+    /// Endpoints that are to be asked whether they are well again.
+    probes: BTreeSet<Name>,
+    /// Since when the store is being asked (boot-clock time, as all of these).
+    asking: Option<Duration>,
+    /// When asking is worth it for runs that exist, and for everything else.
+    ask_at: Reach<Duration>,
+    /// Nobody who waits could act when that was last seen.
+    idle_until: Duration,
+    looked_at: Option<Duration>,
+    left: Drawn,
+    /// Calls since the last look at a run.
+    since_poll: u32,
+    poll_at: Duration,
+    probe_at: Duration,
+    /// For how long somebody has waited for a call, by when that was last seen.
+    want: Duration,
+    seen_at: Duration,
+}
+
+/// A place in a line; void when its holder has another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ticket {
+    job: JobId,
+    number: u64,
+}
+
+/// A job that waits for a call.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    kind: Kind,
+    price: u32,
+    ticket: u64,
+    since: Duration,
+}
+
+/// Whether a job that has a place may be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum There {
+    Here,
+    /// It comes back to its place.
+    Away,
+    Gone,
+}
+
+/// Of what may reach into the last share of the week, and of what may not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reach<T> {
+    last: T,
+    rest: T,
+}
+
+/// Whom a call goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Served {
+    Probe(Name),
+    Job { feed: Name, ticket: Ticket, kind: Kind, price: u32, since: Duration },
+}
+
+impl Kind {
+    const ALL: [Self; 5] = [Self::Cancel, Self::Start, Self::Deliver, Self::Submit, Self::Poll];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Start => "start",
+            Self::Deliver => "deliver",
+            Self::Submit => "submit",
+            Self::Poll => "poll",
+        }
+    }
+
+    /// Whether it may reach into the last share: it is about a run that exists, and no mere look.
+    fn is_vital(self) -> bool {
+        match self {
+            Self::Cancel | Self::Start | Self::Deliver => true,
+            Self::Submit | Self::Poll => false,
+        }
+    }
+
+    fn lane(self, feed: &Feed) -> Lane {
+        match self {
+            Self::Deliver => lane_of(Action::Deliver, feed, &feed.endpoint),
+            Self::Cancel | Self::Start | Self::Submit | Self::Poll => {
+                lane_of(Action::Poll, feed, &feed.endpoint)
+            }
+        }
+    }
+}
+
+impl<T> Reach<T> {
+    fn of(&self, vital: bool) -> &T {
+        if vital { &self.last } else { &self.rest }
+    }
+}
+
+impl Served {
+    fn price(&self) -> u32 {
+        match self {
+            Self::Probe(_) => 1,
+            Self::Job { price, .. } => *price,
+        }
+    }
+
+    fn is_vital(&self) -> bool {
+        match self {
+            // Nothing else is sent to its endpoint before it is well.
+            Self::Probe(_) => true,
+            Self::Job { kind, .. } => kind.is_vital(),
+        }
+    }
+}
+
+impl Budgets {
+    pub(super) fn new(budgets: &BTreeMap<Name, Budget>) -> Self {
+        let purses = budgets.iter().map(|(name, b)| (name.clone(), Purse::new(b.limits)));
+        let of = |(name, budget): (&Name, &Budget)| {
+            let name = name.clone();
+            budget.endpoints.clone().into_iter().map(move |endpoint| (endpoint, name.clone()))
+        };
+        Self {
+            purses: purses.collect(),
+            of: budgets.iter().flat_map(of).collect(),
+            behind: HashMap::new(),
+            draws: JoinSet::new(),
+        }
+    }
+
+    fn purse(&mut self, endpoint: &Name) -> Option<&mut Purse> {
+        self.purses.get_mut(self.of.get(endpoint)?)
+    }
+
+    /// What the next action of a job at an endpoint has to be paid for with, if it has to be.
+    pub(super) fn price(
+        &self,
+        (endpoint, way): (&Name, Way),
+        slot: &Slot,
+        action: Action,
+    ) -> Option<(Kind, u32)> {
+        self.of.get(endpoint)?;
+        price(action, way, &slot.job, slot.tries)
+    }
+
+    /// A job of the feed waits for its call to the endpoint. One that comes back has kept its place.
+    pub(super) fn wait(
+        &mut self,
+        endpoint: &Name,
+        feed: &Name,
+        job: JobId,
+        of: (Kind, u32),
+        now: Duration,
+    ) {
+        if let Some(purse) = self.purse(endpoint) {
+            purse.wait(feed, job, of, now);
+        }
+    }
+
+    /// The job waits for a run, and with it for the calls of those who have one.
+    pub(super) fn wait_behind(&mut self, feed: &Feed, job: JobId) {
+        if let Some(want) = self.purse(&feed.endpoint).map(|purse| purse.want) {
+            self.behind.insert(job, want);
+        }
+    }
+
+    /// How long calls were in want since the job began to wait for its run.
+    fn waited_behind(&mut self, feed: &Feed, job: JobId) -> Duration {
+        let Some(then) = self.behind.remove(&job) else { return Duration::ZERO };
+        self.purse(&feed.endpoint).map_or(Duration::ZERO, |purse| purse.want.saturating_sub(then))
+    }
+
+    /// Whether the endpoint is to be probed and that is not paid yet.
+    pub(super) fn owes_probe(&self, side: &Side) -> bool {
+        self.purses.values().any(|purse| purse.probes.contains(side.name()))
+            && matches!(side, Side::Endpoint(_))
+    }
+
+    /// Notes which endpoints are to be probed, and answers the sides that need not pay for it.
+    pub(super) fn note_probes(&mut self, due: Vec<Side>) -> Vec<Side> {
+        self.purses.values_mut().for_each(|purse| purse.probes.clear());
+        let free = |side: &Side| {
+            let purse = match side {
+                Side::Endpoint(name) => self.purse(name).map(|purse| (purse, name)),
+                Side::Storage(_) => None,
+            };
+            purse.is_none_or(|(purse, name)| !purse.probes.insert(name.clone()))
+        };
+        due.into_iter().filter(free).collect()
+    }
+
+    /// When something is to be asked next (boot-clock time).
+    pub(super) fn next_ask(&self) -> Option<Duration> {
+        self.purses.values().filter_map(Purse::next_ask).min()
+    }
+
+    /// Since when the store is being asked, by budget (boot-clock time).
+    pub(super) fn asking(&self) -> impl Iterator<Item = (&Name, Duration)> {
+        self.purses.iter().filter_map(|(name, purse)| Some((name, purse.asking?)))
+    }
+
+    /// This whole process stood still for a time.
+    pub(super) fn stood_still(&mut self, time: Duration) {
+        for purse in self.purses.values_mut() {
+            purse.asking = purse.asking.map(|since| since + time);
+        }
+    }
+}
+
+impl Purse {
+    fn new(limits: CallLimits) -> Self {
+        let left = Drawn {
+            minute_left: limits.per_minute,
+            week_left: limits.per_week,
+            ..Drawn::default()
+        };
+        Self {
+            limits,
+            lines: Kind::ALL.into_iter().map(|kind| (kind, Fair::new())).collect(),
+            waiting: HashMap::new(),
+            last_ticket: 0,
+            probes: BTreeSet::new(),
+            asking: None,
+            ask_at: Reach { last: Duration::ZERO, rest: Duration::ZERO },
+            idle_until: Duration::ZERO,
+            looked_at: None,
+            left,
+            since_poll: 0,
+            poll_at: Duration::ZERO,
+            probe_at: Duration::ZERO,
+            want: Duration::ZERO,
+            seen_at: Duration::ZERO,
+        }
+    }
+
+    fn wait(&mut self, feed: &Name, job: JobId, (kind, price): (Kind, u32), now: Duration) {
+        self.idle_until = Duration::ZERO;
+        if let Some(waiting) = self.waiting.get_mut(&job)
+            && waiting.kind == kind
+        {
+            waiting.since = now;
+            return;
+        }
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        self.waiting.insert(job, Waiting { kind, price, ticket, since: now });
+        if let Some(line) = self.lines.get_mut(&kind) {
+            line.push(feed, Ticket { job, number: ticket });
+        }
+    }
+
+    /// Takes out whoever is served next with so many calls; `may` says of which feeds that can be, and `there` whether a
+    /// job is in its place.
+    fn next(
+        &mut self,
+        calls: u32,
+        reach: Reach<bool>,
+        now: Duration,
+        may: impl Fn(Kind, &Name) -> bool,
+        there: impl Fn(JobId, Kind) -> There,
+    ) -> Option<Served> {
+        if reach.last
+            && calls > 0
+            && now >= self.probe_at
+            && let Some(name) = self.probes.pop_first()
+        {
+            return Some(Served::Probe(name));
+        }
+        let polls_turn = self.since_poll >= CALLS_A_POLL - 1;
+        // The sort is stable: their turn changes nothing for the others.
+        let mut kinds = Kind::ALL;
+        kinds.sort_by_key(|kind| match kind {
+            Kind::Cancel => 0,
+            Kind::Poll if polls_turn => 1,
+            _ => 2,
+        });
+        let may_be = |kind: &Kind| {
+            *reach.of(kind.is_vital()) && (*kind != Kind::Poll || now >= self.poll_at)
+        };
+        let kinds: Vec<_> = kinds.into_iter().filter(may_be).collect();
+        kinds.into_iter().find_map(|kind| self.pop(kind, calls, &may, &there))
+    }
+
+    fn pop(
+        &mut self,
+        kind: Kind,
+        calls: u32,
+        may: impl Fn(Kind, &Name) -> bool,
+        there: impl Fn(JobId, Kind) -> There,
+    ) -> Option<Served> {
+        let line = self.lines.get_mut(&kind)?;
+        let mut passed = Vec::new();
+        let mut served = None;
+        while let Some((feed, ticket)) = line.pop_of(|feed| may(kind, feed)) {
+            let waiting = self.waiting.get(&ticket.job).copied();
+            let Some(Waiting { price, since, .. }) =
+                waiting.filter(|waiting| waiting.ticket == ticket.number)
+            else {
+                continue;
+            };
+            match there(ticket.job, kind) {
+                There::Gone => {
+                    self.waiting.remove(&ticket.job);
+                }
+                There::Here if price <= calls => {
+                    served = Some(Served::Job { feed, ticket, kind, price, since });
+                    break;
+                }
+                There::Here | There::Away => passed.push((feed, ticket)),
+            }
+        }
+        line.unpop(passed);
+        if let Some(served) = &served {
+            self.since_poll = match kind {
+                Kind::Poll => 0,
+                _ => self.since_poll.saturating_add(served.price()),
+            };
+        }
+        served
+    }
+
+    /// Puts back those who were only to be seen, in the order in which they were taken out.
+    fn put_back(&mut self, seen: Vec<Served>, since_poll: u32) {
+        let mut lines: BTreeMap<Kind, Vec<(Name, Ticket)>> = BTreeMap::new();
+        for served in seen {
+            match served {
+                Served::Probe(name) => {
+                    self.probes.insert(name);
+                }
+                Served::Job { feed, ticket, kind, .. } => {
+                    lines.entry(kind).or_default().push((feed, ticket));
+                }
+            }
+        }
+        for (kind, seen) in lines {
+            if let Some(line) = self.lines.get_mut(&kind) {
+                line.unpop(seen);
+            }
+        }
+        self.since_poll = since_poll;
+    }
+
+    /// Whoever this is has its call.
+    fn paid(&mut self, served: &Served, now: Duration) {
+        let CallLimits { per_week, .. } = self.limits;
+        let spacing = per_week
+            .zip(self.left.week_left)
+            .map_or(Duration::ZERO, |(limit, left)| spacing(limit, left, self.left.week_ends));
+        match served {
+            Served::Probe(_) => self.probe_at = now + spacing,
+            Served::Job { ticket, kind, .. } => {
+                self.waiting.remove(&ticket.job);
+                if *kind == Kind::Poll {
+                    self.poll_at = now + spacing;
+                }
+            }
+        }
+    }
+
+    /// What the store is asked for those who would be served: as much as they need at once who are alike in how far
+    /// they may reach.
+    fn draw_for(&self, seen: &[Served]) -> Draw {
+        let Some(first) = seen.first() else { return Draw::default() };
+        let vital = first.is_vital();
+        let alike = seen.iter().take_while(|served| served.is_vital() == vital);
+        let most = alike.map(Served::price).sum();
+        Draw { least: first.price(), most, keep: if vital { 0 } else { self.last_share() } }
+    }
+
+    fn answered(&mut self, draw: Draw, drawn: Drawn, now: Duration) {
+        self.asking = None;
+        self.looked_at = Some(now);
+        self.left = drawn;
+        self.idle_until = Duration::ZERO;
+        if draw.most == 0 {
+            return;
+        }
+        let again = drawn.again.min(AGAIN_MAX);
+        // Whatever the store says: one that grants nothing is not asked without a break.
+        let at = now + if drawn.granted == 0 { again.max(AGAIN_MIN) } else { again };
+        self.ask_at.rest = at;
+        if draw.keep == 0 {
+            self.ask_at.last = at;
+        }
+    }
+
+    /// The store could not be asked.
+    fn failed(&mut self, now: Duration) {
+        self.asking = None;
+        self.looked_at = Some(now);
+        self.ask_at = Reach { last: now + STORE_RETRY, rest: now + STORE_RETRY };
+    }
+
+    fn is_look_due(&self, now: Duration) -> bool {
+        self.looked_at.is_none_or(|at| now >= at + LOOK_EVERY)
+    }
+
+    fn next_ask(&self) -> Option<Duration> {
+        if self.asking.is_some() {
+            return None;
+        }
+        let look = self.looked_at.map_or(Duration::ZERO, |at| at + LOOK_EVERY);
+        if self.waiting.is_empty() && self.probes.is_empty() {
+            return Some(look);
+        }
+        Some(look.min(self.ask_at.last.min(self.ask_at.rest).max(self.idle_until)))
+    }
+
+    /// Calls that are asked for at once: a few seconds' worth.
+    fn at_once(&self) -> u32 {
+        self.limits.per_minute.map_or(AT_ONCE_UNLIMITED, |calls| (calls / 20).clamp(1, 30))
+    }
+
+    /// The calls of the week that are for runs that exist alone.
+    fn last_share(&self) -> u32 {
+        self.limits.per_week.map_or(0, |calls| calls.div_ceil(20))
+    }
+}
+
+impl<W: World> Engine<W> {
+    /// Asks the store for calls, for those who wait.
+    pub(super) fn ask_for_calls(&mut self, now: Duration) {
+        self.release_the_shut_out(now);
+        for purse in self.budgets.purses.values_mut() {
+            if !purse.waiting.is_empty() {
+                purse.want += now.saturating_sub(purse.seen_at);
+            }
+            purse.seen_at = now;
+        }
+        let names: Vec<_> = self.budgets.purses.keys().cloned().collect();
+        for budget in names {
+            let seen = self.first_to_pay(&budget, now);
+            let Some(purse) = self.budgets.purses.get_mut(&budget) else { continue };
+            if purse.asking.is_some() {
+                continue;
+            }
+            let draw = purse.draw_for(&seen);
+            if draw.most == 0 && !purse.is_look_due(now) {
+                purse.idle_until = now + IDLE;
+                continue;
+            }
+            purse.asking = Some(now);
+            let (world, limits) = (self.world.clone(), purse.limits);
+            let wall = self.world.clock().now();
+            self.budgets.draws.spawn(async move {
+                let drawn = world.store().draw(&budget, limits, draw, wall).await;
+                Answer { budget, draw, drawn }
+            });
+        }
+    }
+
+    /// The store has granted something, or nothing.
+    pub(super) fn drawn(&mut self, answer: Option<Answer>) {
+        // One that broke off has said so in the log; nobody asks for this budget any more, and the health check tells.
+        let Some(Answer { budget, draw, drawn }) = answer else { return };
+        let now = self.world.clock().boot();
+        let Some(purse) = self.budgets.purses.get_mut(&budget) else { return };
+        let drawn = match drawn {
+            Ok(drawn) => drawn,
+            Err(error) => {
+                tracing::debug!(budget = %budget, %error, "no calls could be drawn");
+                return purse.failed(now);
+            }
+        };
+        purse.answered(draw, drawn, now);
+        let reach = Reach { last: true, rest: draw.keep >= purse.last_share() };
+        self.show_left(&budget, drawn.minute_left, drawn.week_left);
+        let mut calls = if self.draining { 0 } else { drawn.granted };
+        while calls > 0
+            && let Some(served) = self.next_to_pay(&budget, calls, reach, now, &BTreeMap::new())
+        {
+            calls -= served.price();
+            if let Some(purse) = self.budgets.purses.get_mut(&budget) {
+                purse.paid(&served, now);
+            }
+            match served {
+                Served::Probe(name) => self.send_probe(&Side::Endpoint(name), now),
+                Served::Job { ticket, since, .. } => {
+                    if let Some(slot) = self.jobs.get_mut(&ticket.job) {
+                        slot.waited += now.saturating_sub(since);
+                    }
+                    self.dispatch(ticket.job, now, now, After::Call);
+                }
+            }
+        }
+    }
+
+    /// Those who would be served first if there were calls, as many as are asked for at once; they keep their places.
+    fn first_to_pay(&mut self, budget: &Name, now: Duration) -> Vec<Served> {
+        let Some(purse) = self.budgets.purses.get(budget).filter(|purse| purse.asking.is_none())
+        else {
+            return Vec::new();
+        };
+        let (at_once, since_poll) = (purse.at_once(), purse.since_poll);
+        let at = purse.ask_at;
+        let reach = Reach { last: now >= at.last, rest: now >= at.rest };
+        let (mut seen, mut calls, mut taken) = (Vec::new(), 0, BTreeMap::<Lane, usize>::new());
+        while calls < at_once {
+            // One that needs more at once than is asked for at once may be the first.
+            let most = if seen.is_empty() { u32::MAX } else { at_once - calls };
+            let Some(served) = self.next_to_pay(budget, most, reach, now, &taken) else { break };
+            calls = calls.saturating_add(served.price());
+            if let Served::Job { feed, kind, .. } = &served
+                && let Some(feed) = self.rules.feeds.get(feed)
+            {
+                *taken.entry(kind.lane(feed)).or_default() += 1;
+            }
+            seen.push(served);
+        }
+        if let Some(purse) = self.budgets.purses.get_mut(budget) {
+            purse.put_back(seen.clone(), since_poll);
+        }
+        seen
+    }
+
+    /// Whoever is served next, if so many permits of each lane were taken already.
+    fn next_to_pay(
+        &mut self,
+        budget: &Name,
+        calls: u32,
+        reach: Reach<bool>,
+        now: Duration,
+        taken: &BTreeMap<Lane, usize>,
+    ) -> Option<Served> {
+        let may_write = !self.store_away && self.tenure.lease.holds();
+        let Self { budgets, rules, lanes, health, jobs, .. } = self;
+        let may = |kind: Kind, feed: &Name| {
+            let Some(feed) = rules.feeds.get(feed) else { return false };
+            let lane = kind.lane(feed);
+            let free = lanes.get(&lane).map_or(0, Permits::free);
+            (may_write || kind == Kind::Poll)
+                && free > taken.get(&lane).copied().unwrap_or_default()
+                && lane.side().is_none_or(|side| is_open(health, &side, now))
+        };
+        let there = |id: JobId, kind: Kind| {
+            let slot = jobs.get(&id).filter(|slot| {
+                // What makes no call never had a place, whatever its endpoint's way.
+                let action = next_action(&slot.job);
+                let price = action.and_then(|a| price(a, Way::TwoSteps, &slot.job, slot.tries));
+                price.is_some_and(|(of, _)| of == kind) && (kind != Kind::Submit || slot.holds_run)
+            });
+            slot.map_or(There::Gone, |slot| match slot.stage {
+                Stage::Queued => There::Here,
+                _ => There::Away,
+            })
+        };
+        budgets.purses.get_mut(budget)?.next(calls, reach, now, may, there)
+    }
+
+    /// Those whose endpoint or storage takes no calls for now wait elsewhere: where its health is looked at.
+    fn release_the_shut_out(&mut self, now: Duration) {
+        if self.budgets.of.is_empty()
+            || self.health.keys().all(|side| is_open(&self.health, side, now))
+        {
+            return;
+        }
+        let Self { budgets, jobs, health, .. } = self;
+        let mut shut_out = Vec::new();
+        for (id, waiting) in budgets.purses.values().flat_map(|purse| &purse.waiting) {
+            if let Some(slot) = jobs.get_mut(id).filter(|slot| slot.stage == Stage::Queued)
+                && let Some(side) = waiting.kind.lane(&slot.feed).side()
+                && !is_open(health, &side, now)
+            {
+                slot.waited += now.saturating_sub(waiting.since);
+                shut_out.push((waiting.ticket, *id));
+            }
+        }
+        shut_out.sort_unstable();
+        for (_, id) in shut_out {
+            for purse in self.budgets.purses.values_mut() {
+                purse.waiting.remove(&id);
+            }
+            self.dispatch(id, now, now, After::Time);
+        }
+    }
+
+    /// The job has its run: while calls were in want its deadline's clock stood still.
+    pub(super) fn has_its_run(&mut self, id: JobId) {
+        if let Some(slot) = self.jobs.get_mut(&id) {
+            slot.waited += self.budgets.waited_behind(&slot.feed, id);
+        }
+    }
+
+    /// Writes down how long jobs have waited for their calls already where that is long; they keep their places.
+    pub(super) fn sweep_budgets(&mut self, now: Duration) {
+        let mut waited = Vec::new();
+        let behind: Vec<_> = self.budgets.behind.keys().copied().collect();
+        for id in behind {
+            let waits = |slot: &&mut Slot| slot.stage == Stage::Queued && !slot.holds_run;
+            let Some(slot) = self.jobs.get_mut(&id).filter(waits) else {
+                self.budgets.behind.remove(&id);
+                continue;
+            };
+            slot.waited += self.budgets.waited_behind(&slot.feed, id);
+            self.budgets.wait_behind(&slot.feed, id);
+            if slot.waited >= SWEEP {
+                waited.push((id, std::mem::take(&mut slot.waited)));
+            }
+        }
+        for (id, waiting) in
+            self.budgets.purses.values_mut().flat_map(|purse| purse.waiting.iter_mut())
+        {
+            if let Some(slot) = self.jobs.get_mut(id).filter(|slot| slot.stage == Stage::Queued) {
+                slot.waited += now.saturating_sub(waiting.since);
+                waiting.since = now;
+                if slot.waited >= SWEEP {
+                    waited.push((*id, std::mem::take(&mut slot.waited)));
+                }
+            }
+        }
+        waited.sort_unstable();
+        for (id, time) in waited {
+            self.follow(id, Outcome::Waited(time), false);
+        }
+    }
+
+    /// What an endpoint has of its budget, for those who look.
+    pub(super) fn budget_seen(&self, endpoint: &Name) -> Option<BudgetSeen> {
+        let name = self.budgets.of.get(endpoint)?;
+        let purse = self.budgets.purses.get(name)?;
+        let mut waiting = BTreeMap::new();
+        for (id, one) in &purse.waiting {
+            let here = |slot: &Slot| {
+                endpoint_of(&self.rules, &slot.feed, &slot.job) == endpoint
+                    && slot.stage == Stage::Queued
+            };
+            if self.jobs.get(id).is_some_and(here) {
+                *waiting.entry(one.kind.name()).or_default() += 1;
+            }
+        }
+        let Drawn { minute_left, week_left, .. } = purse.left;
+        Some(BudgetSeen { name: name.clone(), minute_left, week_left, waiting })
+    }
+
+    /// Shows what each budget has as long as nobody has said otherwise.
+    pub(super) fn show_budgets(&self) {
+        for (name, Budget { limits, .. }) in &self.rules.budgets {
+            self.show_left(name, limits.per_minute, limits.per_week);
+        }
+    }
+
+    fn show_left(&self, budget: &Name, minute: Option<u32>, week: Option<u32>) {
+        let gauge = &self.world.metrics().budget_remaining_calls;
+        for (window, left) in [("minute", minute), ("week", week)] {
+            if let Some(left) = left {
+                gauge.with_label_values(&[budget.as_str(), window]).set(i64::from(left));
+            }
+        }
+    }
+}
+
+fn is_open(health: &BTreeMap<Side, Health>, side: &Side, now: Duration) -> bool {
+    health.get(side).is_none_or(|health| health.gate(now) == Gate::Open)
+}
+
+/// What an action of a job is for and how many calls it makes, if it makes any.
+fn price(action: Action, way: Way, job: &Job, tries: u32) -> Option<(Kind, u32)> {
+    let elsewhere =
+        || job.results().iter().any(|result| matches!(result.place, ResultPlace::Elsewhere(_)));
+    match action {
+        // Nothing is sent before the one call, and after a call that was the run.
+        Action::Submit if way != Way::TwoSteps => None,
+        Action::Poll | Action::Cancel if way == Way::AtOnce => None,
+        Action::Submit => Some((Kind::Submit, 1)),
+        Action::Start => Some((Kind::Start, 1)),
+        Action::Poll => Some((Kind::Poll, 1)),
+        // It looks afterwards. To ask once more is not urgent: the run was asked before.
+        Action::Cancel => Some((if tries == 0 { Kind::Cancel } else { Kind::Poll }, 2)),
+        Action::Deliver if elsewhere() => Some((Kind::Deliver, 1)),
+        Action::Deliver | Action::Upload | Action::Settle => None,
+    }
+}
+
+/// How far apart looks have to be when so much of a week's calls is left. Nothing while it is half of them; from there on
+/// they near the pace at which what is left would last until the week ends.
+fn spacing(limit: u32, left: u32, week_ends: Duration) -> Duration {
+    let (limit, left) = (u128::from(limit.max(1)), u128::from(left));
+    let gone_beyond_half = limit.saturating_sub(2 * left);
+    let millis = week_ends.as_millis() * gone_beyond_half / (limit * left.max(1));
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+/// One call in so many is a look's, while looks wait.
+const CALLS_A_POLL: u32 = 3;
+/// How long nobody is asked for whom nothing could be done anyway.
+const IDLE: Duration = Duration::from_secs(1);
+/// How old what is known of a budget may get: other nodes draw from it.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+const AGAIN_MIN: Duration = Duration::from_millis(100);
+/// The store's clock may be set right, and a limit raised by another node's config.
+const AGAIN_MAX: Duration = Duration::from_mins(5);
+/// Calls that are asked for at once where only the week is limited.
+const AT_ONCE_UNLIMITED: u32 = 10;
+
+#[cfg(test)]
+mod tests;
