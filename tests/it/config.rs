@@ -293,7 +293,9 @@ fn endpoints_share_a_budget() {
     let told = |text: &str| match parse(text, &[]) {
         Ok(config) => config.warnings.join("\n"),
         Err(errors) => {
-            errors.mistakes.iter().map(|m| format!("{}: {}", m.path, m.message)).collect()
+            let told: Vec<_> =
+                errors.mistakes.iter().map(|m| format!("{}: {}", m.path, m.message)).collect();
+            told.join("\n")
         }
     };
     for (text, expected) in [

@@ -1,5 +1,6 @@
 use uuid::Uuid;
 
+use super::purse::{AGAIN_MAX, spacing};
 use super::*;
 
 const NOW: Duration = Duration::from_secs(1000);
