@@ -12,6 +12,7 @@ use scoreline::job::Phase;
 use scoreline::ports::Store as _;
 use scoreline::sandbox::{Gateway, Quota, Settings};
 use scoreline::store::SqliteStore;
+use secrecy::ExposeSecret as _;
 
 use crate::azurite;
 use crate::hashing::{input_of, scores_of};
@@ -630,4 +631,46 @@ async fn a_store_that_is_older_than_the_folders_scores_nothing_again_unasked() {
     assert_eq!(daemon.post(&format!("/api/v1/jobs/{id}/retry")).await, 202);
     eventually("it is scored", || async { daemon.jobs().await[0].phase == Phase::Succeeded }).await;
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_followed_where_it_was_begun_whatever_the_config_says_meanwhile() {
+    let new = Rig::new().await;
+    let key = new.sandbox.settings().api_key;
+    let elsewhere = format!("url = {:?}", new.sandbox.bes_url());
+    for edit in ["the endpoint's address", "the feed's endpoint"] {
+        let rig = Rig::new().await;
+        // Begun, and waiting for its turn there.
+        rig.sandbox.update(|settings| settings.slots = 0);
+        let daemon = rig.start().await;
+        rig.drop_file("first.csv", &input_of(&["one"]));
+        daemon
+            .until("it is begun", |jobs| jobs.iter().any(|job| job.phase == Phase::Running))
+            .await;
+        daemon.stop().await;
+        let rig = if edit == "the feed's endpoint" {
+            let tables = format!(
+                "[endpoints.e2]\nkind = \"bes\"\n{elsewhere}\napi_key = {:?}\n",
+                key.expose_secret()
+            );
+            rig.tables(&tables).feed("endpoint = \"e2\"")
+        } else {
+            rig.endpoint(&elsewhere)
+        };
+        let daemon = rig.start().await;
+        rig.sandbox.update(|settings| settings.slots = 40);
+        let jobs = daemon.until_ended(1).await;
+        assert_eq!(jobs[0].phase, Phase::Succeeded, "{edit}");
+        let before = new.sandbox.ledger().totals.starts;
+        rig.drop_file("second.csv", &input_of(&["two"]));
+        daemon.until_ended(2).await;
+        assert_eq!(
+            new.sandbox.ledger().totals.starts,
+            before + 1,
+            "{edit}: what comes later goes there"
+        );
+        assert_eq!(rig.sandbox.ledger().totals.starts, 1, "{edit}");
+        assert_eq!(rig.files("out").len(), 2, "{edit}");
+        daemon.stop().await;
+    }
 }
