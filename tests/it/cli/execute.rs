@@ -93,3 +93,18 @@ async fn each_fault_is_told_once_with_its_cure_and_its_code() {
     assert!(ended.err.contains("line 2 has 1 value under 2 column names"), "{}", ended.err);
     assert_eq!(rig.sandbox.ledger().totals.executed, 0);
 }
+
+#[tokio::test]
+async fn check_online_is_let_in_at_an_endpoint_that_scores_at_once_and_scores_nothing() {
+    let rig = behind_a_gateway(&["output1"]).await.fast_endpoint("");
+    let config = rig.path("scoreline.toml");
+    std::fs::write(&config, rig.config_text()).unwrap();
+    let words = ["check", "--online", "--config", config.to_str().unwrap()];
+    let fine = run(&words).await;
+    assert!(fine.out.contains("\nok    endpoint fast\n"), "{fine:?}");
+    assert_eq!(rig.sandbox.ledger().totals.executed, 0);
+    rig.sandbox.set_api_key("d3Jvbmc=");
+    let wrong = run(&words).await;
+    assert!(wrong.out.contains("FAIL  endpoint fast: probe to fast: "), "{}", wrong.out);
+    assert!(wrong.out.contains("endpoints.fast.api_key"), "{}", wrong.out);
+}
