@@ -68,7 +68,7 @@ async fn an_endpoint_of_kind_rrs_scores_through_the_gateway_in_the_phases_of_any
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_row_a_bad_file_and_a_missing_output_fail_their_jobs_with_the_reason() {
+async fn a_bad_row_and_a_bad_file_fail_their_jobs_with_the_reason() {
     let rig = Rig::with(quick()).await.endpoint("kind = \"rrs\"");
     let daemon = rig.start().await;
     rig.drop_file("poison.csv", "Col2\nsome POISON here\n");
