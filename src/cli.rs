@@ -19,10 +19,12 @@ use crate::sandbox::Fault;
 
 pub mod audit;
 mod client;
+pub mod execute;
 pub mod feeds;
 pub mod table;
 
 pub use client::{Client, ClientError};
+pub use execute::ExecuteArgs;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -114,6 +116,8 @@ pub enum Command {
         #[command(subcommand)]
         command: SidesCommand,
     },
+    /// Score a small file now, without the daemon, and print what comes back (request/response scoring)
+    Execute(ExecuteArgs),
     /// Show the config in force
     Config {
         /// What about it.

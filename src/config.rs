@@ -25,6 +25,7 @@ use crate::store::{self, Migrate};
 mod budget;
 mod credential;
 mod endpoint;
+mod fast_lane;
 mod fixed;
 mod rates;
 mod reader;
@@ -33,7 +34,7 @@ mod source;
 mod storage;
 mod watch;
 
-pub use self::endpoint::EndpointConfig;
+pub use self::endpoint::{EndpointConfig, Kind};
 
 use fixed::Named;
 
@@ -460,6 +461,11 @@ fn read_feed(
             Err(message) => feed.error(&format!("outputs.{output}"), message),
         }
     }
+    let fast_lane = fast_lane::read(feed, endpoint.as_ref(), endpoints);
+    let at_once = |endpoint: &Name| fast_lane::is_at_once(endpoint, endpoints) == Some(true);
+    if fast_lane.is_some() || endpoint.as_ref().is_some_and(at_once) {
+        fast_lane::check_outputs(feed, &outputs);
+    }
     let (schedule, named_input) = schedule::read(feed, name);
     let is_named = !matches!(named_input, Named::Nothing);
     if is_named && feed.has("watch") {
@@ -500,6 +506,7 @@ fn read_feed(
         input,
         parameters,
         outputs,
+        fast_lane,
         watch,
         fixed,
         schedule,

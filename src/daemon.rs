@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
-use crate::config::{Config, EndpointConfig, Token};
+use crate::config::{Config, EndpointConfig, Kind, Token};
 use crate::engine::{Engine, Pulse, Rules, Stop};
 use crate::feed::{Feed, Fixed, Name};
 use crate::fire::Scanned;
@@ -26,7 +26,8 @@ use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
 use crate::ports::{Clock, StoreError, Tokens, World};
-use crate::scoring::{Bes, Scoring, bes};
+use crate::scoring::rrs::{self, Form};
+use crate::scoring::{self, Bes, Rrs, Scoring};
 use crate::store::AnyStore;
 use crate::upkeep::{Sweeper, Upkeep};
 
@@ -414,23 +415,43 @@ fn scorers(
         .endpoints
         .iter()
         .map(|(name, endpoint)| {
-            let EndpointConfig { url, api_key, subscription_key, timeout, .. } = endpoint.clone();
-            let EndpointConfig { secondary_api_key, secondary_subscription_key, .. } =
-                endpoint.clone();
-            let settings = bes::Settings {
-                name: name.clone(),
-                url,
-                api_key,
-                secondary_api_key,
-                subscription_key,
-                secondary_subscription_key,
-                timeout,
+            let (settings, metrics) = (service(name, endpoint), metrics.clone());
+            let scorer = match endpoint.kind {
+                Kind::Bes => Bes::new(settings, SystemClock, metrics).map(Scoring::Bes),
+                Kind::Rrs(form) => Rrs::new(settings, form, SystemClock, metrics).map(Scoring::Rrs),
             };
-            let bes =
-                Bes::new(settings, SystemClock, metrics.clone()).map_err(|error| anyhow!(error));
-            Ok((name.clone(), Scoring::Bes(bes.with_context(|| format!("endpoint {name}"))?)))
+            let scorer = scorer.map_err(|error| anyhow!(error));
+            Ok((name.clone(), scorer.with_context(|| format!("endpoint {name}"))?))
         })
         .collect()
+}
+
+fn service(name: &Name, endpoint: &EndpointConfig) -> scoring::Settings {
+    let endpoint = endpoint.clone();
+    scoring::Settings {
+        name: name.clone(),
+        url: endpoint.url,
+        api_key: endpoint.api_key,
+        secondary_api_key: endpoint.secondary_api_key,
+        subscription_key: endpoint.subscription_key,
+        secondary_subscription_key: endpoint.secondary_subscription_key,
+        timeout: endpoint.timeout,
+    }
+}
+
+/// The request/response side of an endpoint for somebody who waits: a batch service has one too, at the same address.
+pub fn request_response(config: &Config, endpoint: &Name) -> anyhow::Result<Rrs<SystemClock>> {
+    let found = config
+        .endpoints
+        .get(endpoint)
+        .with_context(|| format!("there is no endpoint {endpoint}"))?;
+    let (form, timeout) = match found.kind {
+        Kind::Rrs(form) => (form, found.timeout),
+        Kind::Bes => (Form::Table, rrs::CALL_LIMIT),
+    };
+    let settings = scoring::Settings { timeout, ..service(endpoint, found) };
+    let metrics = Metrics::new(&[], std::slice::from_ref(endpoint), &[]);
+    Rrs::new(settings, form, SystemClock, metrics).map_err(|error| anyhow!(error))
 }
 
 /// Batches of accepted jobs that may wait for the engine.

@@ -36,8 +36,9 @@ use self::commit::{CommitAnswer, Pending, Unread};
 use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of};
 use self::look::Looks;
-use self::perform::{Moment, perform};
+use self::perform::{Done, Moment, perform};
 use self::progress::Passage;
+use self::remote::LaneSeen;
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::wishes::SWEEP;
@@ -176,7 +177,7 @@ struct Acted {
     id: JobId,
     action: Action,
     lane: Lane,
-    outcome: Outcome,
+    done: Done,
 }
 
 /// A job in memory.
@@ -195,6 +196,8 @@ struct Slot {
     break_off: CancellationToken,
     /// It was not accepted by this engine: somebody before it may have begun an output.
     handed_on: bool,
+    /// Somebody before it may have made the call that is next.
+    unclear: bool,
 }
 
 /// Where a job is.
@@ -257,8 +260,12 @@ impl<W: World> Engine<W> {
         let limits = rules.limits;
         for (name, in_flight) in &rules.endpoints {
             engine.health.insert(Side::Endpoint(name.clone()), Health::new(seed_of(name)));
-            engine.lanes.insert(Lane::Calls(name.clone()), Permits::new(limits.calls));
-            engine.show_pace(name, limits.calls);
+            // What is scored at once is no more calls than runs, whoever sends it there.
+            let way = engine.world.scorer(name).map(Scorer::way);
+            let calls =
+                if way == Some(Way::AtOnce) { limits.calls.min(*in_flight) } else { limits.calls };
+            engine.lanes.insert(Lane::Calls(name.clone()), Permits::new(calls));
+            engine.show_pace(name, calls);
             engine.runs.insert(name.clone(), Runs::new(*in_flight));
         }
         for name in rules.storages.keys() {
@@ -434,6 +441,7 @@ impl<W: World> Engine<W> {
             wish: None,
             break_off: CancellationToken::new(),
             handed_on: came != Came::Accepted,
+            unclear: came == Came::LeftBehind,
         };
         let unclear = came == Came::LeftBehind && self.may_be_invoked(&slot);
         self.jobs.insert(id, slot);
@@ -492,7 +500,19 @@ impl<W: World> Engine<W> {
         if (self.store_away || !self.tenure.lease.holds()) && action != Action::Poll {
             return self.wait(id, Wait::After(STORE_RETRY));
         }
-        let endpoint = endpoint_of(&self.rules, &slot.feed, &slot.job);
+        let is_open = |endpoint: &Name| {
+            let health = self.health.get(&Side::Endpoint(endpoint.clone()));
+            health.is_none_or(|health| health.gate(now) == Gate::Open)
+        };
+        let fast_lane = LaneSeen {
+            is_open: slot.feed.fast_lane.as_ref().is_some_and(|lane| is_open(&lane.endpoint)),
+            unclear: slot.unclear,
+        };
+        let endpoint = if action == Action::Start && fast_lane.is_left(&slot.feed, &slot.job) {
+            &slot.feed.endpoint
+        } else {
+            endpoint_of(&self.rules, &slot.feed, &slot.job)
+        };
         let lane = lane_of(action, &slot.feed, endpoint);
         let side = lane.side();
         match side
@@ -556,22 +576,27 @@ impl<W: World> Engine<W> {
         let break_off = slot.break_off.clone();
         let now = self.steady.now(self.world.clock());
         self.acting.spawn(async move {
-            let moment = Moment { handed_on, passage: &passage, now };
+            let moment = Moment { handed_on, passage: &passage, now, fast_lane };
             let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, moment, action));
-            let outcome = tokio::select! {
+            let only = |outcome| Done { outcome, refused: None };
+            let done = tokio::select! {
                 biased;
-                done = act.catch_unwind() => done.unwrap_or_else(|_| Outcome::Fault(broken_off())),
-                () = break_off.cancelled() => Outcome::Pending,
+                done = act.catch_unwind() => done.unwrap_or_else(|_| only(Outcome::Fault(broken_off()))),
+                () = break_off.cancelled() => only(Outcome::Pending),
             };
-            Acted { serial, id, action, lane, outcome }
+            Acted { serial, id, action, lane, done }
         });
     }
 
     fn acted(&mut self, done: Option<Acted>) {
-        let Some(Acted { serial, id, action, lane, outcome }) = done else { return };
+        let Some(Acted { serial, id, action, lane, done }) = done else { return };
+        let Done { outcome, refused } = done;
+        // What the side itself answered.
+        let refused = refused.map(Outcome::NotStarted);
+        let answered = refused.as_ref().unwrap_or(&outcome);
         let now = self.world.clock().boot();
         let began = self.looks.end(serial).unwrap_or(now);
-        self.pace(&lane, &outcome, began, now);
+        self.pace(&lane, answered, began, now);
         if let Some(permits) = self.lanes.get_mut(&lane) {
             permits.used -= 1;
         }
@@ -583,7 +608,7 @@ impl<W: World> Engine<W> {
             self.wait(id, Wait::Now);
             return self.heed(id);
         }
-        let outage = self.judge(id, &feed, (action, &lane), &outcome, now);
+        let outage = self.judge(id, &feed, (action, &lane), answered, now);
         self.follow(id, outcome, outage);
         self.heed(id);
     }
@@ -640,6 +665,7 @@ impl<W: World> Engine<W> {
         } else {
             slot.tries = 0;
             slot.entered = now;
+            slot.unclear = false;
         }
         let before = std::mem::replace(&mut slot.job, job);
         let held_run = std::mem::replace(&mut slot.holds_run, run.is_some());

@@ -47,6 +47,8 @@ pub struct Feed {
     pub parameters: Vec<(String, String)>,
     /// The service's outputs that are directed into our storage, each with its file name in the delivery folder.
     pub outputs: Vec<(String, Template)>,
+    /// What small inputs take instead.
+    pub fast_lane: Option<FastLane>,
     /// The drop folder.
     pub watch: Option<Watch>,
     /// What each fire takes where there is no drop folder.
@@ -79,6 +81,17 @@ impl Default for KeepBlobs {
         let month = Some(Duration::from_hours(30 * 24));
         Self { succeeded: month, failed: month }
     }
+}
+
+/// A shorter way for small inputs: another endpoint, which scores them at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FastLane {
+    /// The endpoint.
+    pub endpoint: Name,
+    /// The most rows of an input, its header not counted.
+    pub max_rows: usize,
+    /// The most bytes of one; a larger one is not looked into.
+    pub max_bytes: u64,
 }
 
 /// How fast bytes may pass, in bytes a second; `None`: as fast as they can.
@@ -551,6 +564,7 @@ mod tests {
             input: None,
             parameters: Vec::new(),
             outputs: Vec::new(),
+            fast_lane: None,
             watch: None,
             fixed: None,
             schedule: None,

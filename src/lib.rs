@@ -33,13 +33,13 @@
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`sandbox`] | one technology each |
 //! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
-//! | 0 ground | [`job`], [`feed`], [`schedule`], [`fault`], [`fire`], [`retry`], [`name`], [`wire`] | pure |
+//! | 0 ground | [`job`], [`feed`], [`schedule`], [`fault`], [`fire`], [`retry`], [`name`], [`table`], [`wire`] | pure |
 //!
 //! What is true everywhere:
 //! * Ground never waits, reads no clock and draws no randomness.
 //! * Faults are sorted once, in the adapter that saw them; above it nobody looks at status codes. Retry lives in the
 //!   engine alone.
-//! * A technology is named in one module: cron and time zones in `schedule`, SQL in `store`, `notify` in `inbox`, Azure's storage in `blobs`, its directory in `identity`, `clap` in `cli`.
+//! * A technology is named in one module: cron and time zones in `schedule`, SQL in `store`, `notify` in `inbox`, Azure's storage in `blobs`, its directory in `identity`, `csv` in `table`, `clap` in `cli`.
 //! * Only `daemon` spawns tasks that live as long as the program.
 //! * Secrets are a type whose `Debug` is masked; none is stored, logged or told in an error.
 //!
@@ -75,5 +75,6 @@ pub mod sandbox;
 pub mod schedule;
 pub mod scoring;
 pub mod store;
+pub mod table;
 pub mod upkeep;
 pub mod wire;

@@ -16,13 +16,15 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use scoreline::audit::Audit;
 use scoreline::cli::{
-    self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, Exit,
-    FeedsCommand, Filters, JobsCommand, PauseArgs, PreviewArgs, SandboxArgs, SelectArgs,
+    self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, ExecuteArgs,
+    Exit, FeedsCommand, Filters, JobsCommand, PauseArgs, PreviewArgs, SandboxArgs, SelectArgs,
     SidesCommand, TellError, Until, environment, feeds, is_default_config, table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
-use scoreline::daemon::{Daemon, RealWorld, Settings, check_online, looking_inbox};
+use scoreline::daemon::{
+    Daemon, RealWorld, Settings, check_online, looking_inbox, request_response,
+};
 use scoreline::demo::demo;
 use scoreline::engine::Stop;
 use scoreline::feed::Name;
@@ -77,6 +79,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Storage { daemon, command } => sides::<StorageBody>(&cli, daemon, command).await,
         Command::Feeds { daemon, command } => of_feeds(&cli, daemon, command).await,
         Command::Explain { daemon, path } => explain(&cli, daemon, path).await,
+        Command::Execute(args) => execute(&cli, args).await,
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
@@ -172,6 +175,43 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
         tell(&text)?;
     }
     Ok(if good { Exit::Done } else { Exit::Unreachable })
+}
+
+async fn execute(cli: &Cli, args: &ExecuteArgs) -> anyhow::Result<Exit> {
+    let config = load(cli)?;
+    if !config.endpoints.contains_key(&args.endpoint) {
+        let names: Vec<_> = config.endpoints.keys().map(Name::as_str).collect();
+        complain(&format!("there is no endpoint {}: there is {}", args.endpoint, names.join(", ")));
+        return Ok(Exit::Usage);
+    }
+    let file = std::fs::read(&args.file)
+        .with_context(|| format!("{} could not be read", args.file.display()))?;
+    let reply = match request_response(&config, &args.endpoint)?.ask(&args.execution(file)).await {
+        Ok(reply) => reply,
+        Err(fault) => {
+            complain(&format!("scoreline: {fault}"));
+            return Ok(cli::execute::exit_of(&fault));
+        }
+    };
+    if cli.json {
+        tell(&(reply.answer + "\n"))?;
+        return Ok(Exit::Done);
+    }
+    match args.chosen(&reply.outputs) {
+        Ok(outputs) => {
+            for output in &outputs {
+                if outputs.len() > 1 {
+                    complain(&format!("{}:", table::printable(&output.output)));
+                }
+                tell(&String::from_utf8_lossy(&output.table))?;
+            }
+            Ok(Exit::Done)
+        }
+        Err(missing) => {
+            complain(&missing);
+            Ok(Exit::Failed)
+        }
+    }
 }
 
 /// The end of a long text: the service puts the point of it last.

@@ -262,7 +262,7 @@ impl Metrics {
 /// What holds a file in a drop folder back: the label `state` of `inbox_files`.
 pub const INBOX_STATES: [&str; 4] = ["ready", "settling", "denied", "ignored"];
 /// The label `operation` of the metrics of remote calls.
-pub const OPERATIONS: [&str; 5] = ["submit", "start", "status", "cancel", "probe"];
+pub const OPERATIONS: [&str; 6] = ["submit", "start", "status", "cancel", "execute", "probe"];
 /// The label `reason` of `jobs_adopted_total`.
 pub const ADOPTION_REASONS: [&str; 2] = ["free", "dead_node"];
 

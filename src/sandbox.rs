@@ -579,7 +579,7 @@ async fn admitted(
     if fault == Some(Kind::Lost) {
         scissors.cut();
     }
-    response
+    if fault == Some(Kind::Nan) { rrs::with_nan(response).await } else { response }
 }
 
 async fn act(

@@ -14,6 +14,13 @@ pub(super) fn read(table: &mut Reader<'_>) -> Rates {
 }
 
 fn parse(text: &str) -> Result<NonZeroU64, String> {
+    NonZeroU64::new(bytes(text)?).filter(|bytes| bytes.get() >= LEAST).ok_or_else(|| {
+        format!("{text:?} is too slow for many transfers at once: write at least \"64KiB\"")
+    })
+}
+
+/// A number of bytes, with or without a unit.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = match text[digits.len()..].trim_start() {
         "" | "B" => Some(1),
@@ -23,11 +30,8 @@ fn parse(text: &str) -> Result<NonZeroU64, String> {
         _ => None,
     };
     let bytes = digits.parse::<u64>().ok().zip(unit).and_then(|(n, unit)| n.checked_mul(unit));
-    let bytes = bytes.ok_or_else(|| {
+    bytes.ok_or_else(|| {
         format!("{text:?} is no number of bytes: write one like \"512KiB\", \"10MiB\" or \"1GiB\"")
-    })?;
-    NonZeroU64::new(bytes).filter(|bytes| bytes.get() >= LEAST).ok_or_else(|| {
-        format!("{text:?} is too slow for many transfers at once: write at least \"64KiB\"")
     })
 }
 

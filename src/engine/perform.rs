@@ -30,6 +30,14 @@ pub(super) struct Moment<'a, C> {
     pub(super) passage: &'a Passage<C>,
     /// The wall clock without its jumps: a file that is deleted too early is gone.
     pub(super) now: DateTime<Utc>,
+    pub(super) fast_lane: remote::LaneSeen,
+}
+
+/// What came of an action.
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    /// Its side refused it, and it was done elsewhere: that is what is known of the side.
+    pub(super) refused: Option<Fault>,
 }
 
 /// Does one action for a job and tells what came of it.
@@ -42,24 +50,25 @@ pub(super) async fn perform<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
-    Moment { handed_on, passage, now }: Moment<'_, W::Clock>,
+    Moment { handed_on, passage, now, fast_lane }: Moment<'_, W::Clock>,
     action: Action,
-) -> Outcome {
+) -> Done {
     let lease = &tenure.lease;
+    let mut refused = None;
     let outcome = match action {
         Action::Upload => upload(world, lease, feed, job, passage).await,
         Action::Submit if handed_on => match has_source(world, feed, job).await {
-            Ok(()) => remote::submit(world, lease, feed, job).await,
+            Ok(()) => remote::submit(world, lease, feed, job, fast_lane).await,
             Err(fault) => Err(fault),
         },
-        Action::Submit => remote::submit(world, lease, feed, job).await,
-        Action::Start => remote::start(world, lease, feed, job).await,
+        Action::Submit => remote::submit(world, lease, feed, job, fast_lane).await,
+        Action::Start => remote::start(world, lease, feed, job, fast_lane, &mut refused).await,
         Action::Poll => remote::poll(world, feed, job).await,
         Action::Cancel => remote::cancel(world, lease, feed, job).await,
         Action::Deliver => deliver(world, tenure, feed, job, handed_on, passage).await,
         Action::Settle => settle(world, tenure, feed, job, now).await,
     };
-    outcome.unwrap_or_else(Outcome::Fault)
+    Done { outcome: outcome.unwrap_or_else(Outcome::Fault), refused }
 }
 
 async fn upload<W: World>(

@@ -12,12 +12,16 @@ use sha2::Digest;
 use super::lease::Lease;
 use super::perform::{blobs, out_of_step, unconfigured};
 use crate::fault::{Class, Fault, Origin};
-use crate::feed::Feed;
+use crate::feed::{Feed, Name};
 use crate::job::{Job, Outcome, Redirect, Service, Sha256, Submitted, Uploaded};
 use crate::ports::{
     Access, BlobPlace, Blobs, Clock, Executed, Execution, Invoked, Permit, RemoteStatus, Run,
     Scorer, StartAnswer, Submission, SubmitAnswer, Way, World,
 };
+
+mod fast_lane;
+
+pub(super) use fast_lane::LaneSeen;
 
 /// Makes a call for as long as the lease lasts.
 async fn within<W: World, T>(
@@ -44,11 +48,27 @@ pub(super) async fn submit<W: World>(
     lease: &Lease<W::Clock>,
     feed: &Feed,
     job: &Job,
+    seen: LaneSeen,
 ) -> Result<Outcome, Fault> {
-    let scorer = world.scorer(&feed.endpoint).ok_or_else(|| unconfigured(feed, "endpoint"))?;
+    if let Some(lane) = feed.fast_lane.as_ref().filter(|_| seen.is_open)
+        && fast_lane::takes(world, feed, job, lane).await
+    {
+        return submit_to(world, lease, feed, job, &lane.endpoint).await;
+    }
+    submit_to(world, lease, feed, job, &feed.endpoint).await
+}
+
+async fn submit_to<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    feed: &Feed,
+    job: &Job,
+    endpoint: &Name,
+) -> Result<Outcome, Fault> {
+    let scorer = world.scorer(endpoint).ok_or_else(|| unconfigured(feed, "endpoint"))?;
     let redirects = redirects(feed, job, scorer.way());
     let submission = submission(world, feed, job, &redirects).await?;
-    let service = Some(Service { endpoint: feed.endpoint.clone(), url: scorer.url() });
+    let service = Some(Service { endpoint: endpoint.clone(), url: scorer.url() });
     Ok(match within(world, lease, scorer.submit(&submission)).await? {
         SubmitAnswer::Known(remote_id) => Outcome::Submitted { remote_id, redirects, service },
         SubmitAnswer::InputMissing(fault) => Outcome::InputMissing(fault),
@@ -106,7 +126,12 @@ pub(super) async fn start<W: World>(
     lease: &Lease<W::Clock>,
     feed: &Feed,
     job: &Job,
+    seen: LaneSeen,
+    refused: &mut Option<Fault>,
 ) -> Result<Outcome, Fault> {
+    if seen.is_left(feed, job) {
+        return Ok(fast_lane::leave(world, lease, feed, job).await);
+    }
     let run = job.submitted().ok_or_else(|| out_of_step(job))?;
     let scorer = scorer_of(world, feed, job)?;
     let outcome = match scorer.way() {
@@ -118,7 +143,13 @@ pub(super) async fn start<W: World>(
             let submission = submission(world, feed, job, run.redirects()).await?;
             invoke(world, lease, scorer, run, &submission).await?
         }
-        Way::AtOnce => execute(world, lease, scorer, feed, job, run).await?,
+        Way::AtOnce => match execute(world, lease, scorer, feed, job, run).await? {
+            Outcome::NotStarted(fault) if seen.may_leave(feed, job) && fault.is_overload() => {
+                *refused = Some(fault);
+                fast_lane::leave(world, lease, feed, job).await
+            }
+            outcome => outcome,
+        },
     };
     if matches!(outcome, Outcome::Started | Outcome::Invoked(_) | Outcome::Executed(_)) {
         let endpoint = run.service().map_or(&feed.endpoint, |service| &service.endpoint);
@@ -162,14 +193,19 @@ async fn execute<W: World>(
         );
         return Ok(Outcome::NotStarted(Fault::permanent(Origin::Inbox, "too_large", text)));
     }
+    let template = |output: &str| feed.outputs.iter().find(|(name, _)| name == output);
+    let blob_of = |output: &str, name: &str| {
+        feed.output_blob(job, name, template(output).map(|(_, template)| template))
+    };
     let blobs = blobs(world, feed)?;
     let mut table = Vec::new();
     blobs.download(BlobPlace::Ours(input.blob()), &mut table).await?;
     let execution = Execution {
         input: feed.input.clone(),
         table: table.into(),
-        name: job.path().file_name().to_string_lossy().into_owned(),
+        name: file_name(job),
         parameters: feed.parameters.clone(),
+        outputs: feed.outputs.iter().map(|(name, _)| (name.clone(), blob_of(name, name))).collect(),
     };
     let outputs = match within(world, lease, scorer.execute(asked(run), &execution)).await {
         Ok(outputs) => outputs,
@@ -180,11 +216,16 @@ async fn execute<W: World>(
         // Named by what is in it: a call that is repeated may answer something else.
         let name =
             format!("{output}-{}", &Sha256(sha2::Sha256::digest(&table).into()).to_string()[..16]);
-        let blob = feed.output_blob(job, &name, None);
+        let blob = blob_of(&output, &name);
         blobs.upload(&blob, &job.path().to_string(), &mut &table[..]).await?;
         redirects.push(Redirect { output, blob });
     }
     Ok(Outcome::Executed(redirects))
+}
+
+/// The input's name, whose extension tells its format.
+fn file_name(job: &Job) -> String {
+    job.path().file_name().to_string_lossy().into_owned()
 }
 
 pub(super) async fn poll<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<Outcome, Fault> {

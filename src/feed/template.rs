@@ -128,7 +128,8 @@ impl Template {
         Self(parts)
     }
 
-    pub(super) fn extension(&self) -> Option<&str> {
+    /// What its names end in, where that is the same for all of them.
+    pub(crate) fn extension(&self) -> Option<&str> {
         match self.0.last() {
             Some(Part::Text(text)) => text.rsplit_once('.').map(|(_, extension)| extension),
             _ => None,

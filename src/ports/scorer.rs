@@ -115,6 +115,9 @@ pub struct Execution {
     pub name: String,
     /// Parameters of the web service.
     pub parameters: Vec<(String, String)>,
+    /// The outputs that must be there, by the service's names, each with the name of its file, whose extension tells the
+    /// format.
+    pub outputs: Vec<(String, String)>,
 }
 
 /// An output of what was scored at once.

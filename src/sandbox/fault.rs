@@ -56,6 +56,8 @@ pub enum Kind {
     Fail,
     /// Acted, but late by `Settings::slow_by`.
     Slow,
+    /// Request/response scoring answers zeros as NaN and ones as null, bare as the real service writes them.
+    Nan,
 }
 
 /// How often.
@@ -100,6 +102,9 @@ impl FromStr for Fault {
                 ));
             }
             (_, Kind::Fail) => return Err(wrong("only a run can \"fail\"".into())),
+            (operation, Kind::Nan) if operation != Operation::Execute => {
+                return Err(wrong("only \"execute\" can answer \"nan\"".into()));
+            }
             _ => {}
         }
         let chance = match chance.strip_prefix('*') {
@@ -214,7 +219,7 @@ const OPERATIONS: [(&str, Operation); 9] = [
     ("any", Operation::Any),
 ];
 
-const KINDS: [(&str, Kind); 12] = [
+const KINDS: [(&str, Kind); 13] = [
     ("500", Kind::Status(500)),
     ("502", Kind::Status(502)),
     ("503", Kind::Status(503)),
@@ -227,6 +232,7 @@ const KINDS: [(&str, Kind); 12] = [
     ("html", Kind::Html),
     ("fail", Kind::Fail),
     ("slow", Kind::Slow),
+    ("nan", Kind::Nan),
 ];
 
 #[cfg(test)]
@@ -252,6 +258,7 @@ mod tests {
             ("submit=503:NaN", "neither a probability"),
             ("submit=503:*x", "not a number of times"),
             ("submit=fail:1", "only a run"),
+            ("submit=nan:1", "only \"execute\""),
             ("run=503:1", "a run is no call"),
         ] {
             let error = text.parse::<Fault>().unwrap_err().to_string();

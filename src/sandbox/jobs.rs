@@ -87,6 +87,8 @@ pub struct Totals {
     pub delete_calls: u64,
     /// Calls of request/response scoring.
     pub executes: u64,
+    /// Those of them that were scored.
+    pub executed: u64,
     /// The most runs there ever were at once.
     pub max_in_flight: u64,
     /// Calls that the gateway refused: key, rate limit, quota.
@@ -222,6 +224,10 @@ impl Jobs {
 
     pub(super) fn count_execute(&self) {
         self.lock().totals.executes += 1;
+    }
+
+    pub(super) fn count_executed(&self) {
+        self.lock().totals.executed += 1;
     }
 
     pub(super) fn ledger(&self) -> Ledger {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::body::to_bytes;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
@@ -59,6 +60,7 @@ pub(super) async fn answer(
             &format!("Error {}: {}.", error.number, error.message),
         )
     })?;
+    shared.jobs.count_executed();
     let count = scored.count_of_rows();
     let results: Map<String, Value> = settings
         .outputs
@@ -70,6 +72,16 @@ pub(super) async fn answer(
         })
         .collect();
     Ok(Json(json!({ "Results": results })).into_response())
+}
+
+/// The answer with the words in it that JSON doesn't know.
+pub(super) async fn with_nan(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    // What was just made in memory is read to its end.
+    let body = to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&body).replace("\"0\"", "NaN").replace("\"1\"", "null");
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, text.into())
 }
 
 fn read(body: &Bytes, input: &str, swagger: bool) -> Result<Table, ServiceError> {

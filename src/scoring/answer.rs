@@ -30,6 +30,18 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: HeaderMap,
     pub(super) body: String,
+    pub(super) read: Read,
+}
+
+/// How much of an answer's body is there. Of most answers a part is enough; results must be whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Read {
+    /// All of it, as it was sent.
+    Whole,
+    /// So many bytes of more.
+    Cut(usize),
+    /// All of it, with marks in place of what was no UTF-8.
+    Garbled,
 }
 
 /// What was asked, of whom and when.
@@ -47,6 +59,7 @@ pub(super) enum Operation {
     Start,
     Status,
     Cancel,
+    Execute,
     Probe,
 }
 
@@ -58,6 +71,7 @@ impl Operation {
             Self::Start => "start",
             Self::Status => "status",
             Self::Cancel => "cancel",
+            Self::Execute => "execute",
             Self::Probe => "probe",
         }
     }
@@ -155,7 +169,55 @@ pub(super) fn cancelled(answer: &Answer, call: &Call) -> Result<(), Fault> {
     Err(sort(answer, call))
 }
 
-/// The answer to a look at a job that can't exist: any word about that job shows that the service let us in.
+/// The answer to request/response scoring: the text of its results, whole.
+pub(super) fn executed<'a>(answer: &'a Answer, call: &Call) -> Result<&'a str, Fault> {
+    if !answer.succeeded() {
+        return Err(sort(answer, call));
+    }
+    match answer.read {
+        Read::Whole => Ok(answer.body.trim()),
+        Read::Cut(bound) => {
+            let message = format!(
+                "{}: the results are larger than {} MiB; split the file into smaller ones, or send it to an endpoint \
+                 of kind \"bes\"",
+                call.attempted(),
+                bound >> 20
+            );
+            Err(Fault::permanent(Origin::Endpoint, "results_too_large", message))
+        }
+        Read::Garbled => Err(no_results(answer, call)),
+    }
+}
+
+/// A success of request/response scoring without anything that could be its results.
+pub(super) fn no_results(answer: &Answer, call: &Call) -> Fault {
+    unreadable(answer, call, "no results")
+}
+
+/// Results that are there and can't be put into a file; the next ones would be the same.
+pub(super) fn no_table(call: &Call, what: &str) -> Fault {
+    let message = format!(
+        "{}: the service answered with results that are no table: {}; an endpoint of kind \"bes\" delivers what the \
+         service writes itself",
+        call.attempted(),
+        cut(what, 200)
+    );
+    Fault::permanent(Origin::Endpoint, "results_no_table", message)
+}
+
+/// The config names an output that the service doesn't have.
+pub(super) fn no_output(call: &Call, missing: &str, there: &[&str]) -> Fault {
+    let there = if there.is_empty() { "none".to_owned() } else { cut(&there.join(", "), 200) };
+    let message = format!(
+        "{}: the service answered without an output {missing}, it has {there}; the names in feeds.NAME.outputs must be \
+         the service's output names, case matters",
+        call.attempted()
+    );
+    Fault::permanent(Origin::Endpoint, "output_missing", message)
+}
+
+/// The answer to a call that can't be answered well (a look at a job that can't exist, an empty input): any word about
+/// that shows that the service let us in.
 pub(super) fn probed(answer: &Answer, call: &Call) -> Result<(), Fault> {
     let said = answer.said();
     if answer.succeeded() && said.speaker != Speaker::Page {

@@ -46,7 +46,7 @@ impl ServiceUrl {
         }
         if host.ends_with(".inference.ml.azure.com") {
             return Err(format!(
-                "{host} is an endpoint of Azure ML v2, which is not of kind \"bes\""
+                "{host} is an endpoint of Azure ML v2, which is not of kind \"bes\" or \"rrs\""
             ));
         }
         let path = url.path().to_owned();
@@ -81,6 +81,17 @@ impl ServiceUrl {
     /// `DELETE`: stops it.
     pub fn cancel(&self, id: &RemoteId) -> Url {
         self.call(&["jobs", &id.0])
+    }
+
+    /// `POST`: scores what is in the body. API Management finds the operation by its parameters, so `details` is always
+    /// there.
+    pub fn execute(&self, swagger: bool) -> Url {
+        let mut url = self.call(&["execute"]);
+        url.query_pairs_mut().append_pair("details", "true");
+        if swagger {
+            url.query_pairs_mut().append_pair("format", "swagger");
+        }
+        url
     }
 
     /// Host and port, for messages.
@@ -252,6 +263,9 @@ mod tests {
         );
         assert_eq!(url.status(&id).as_str(), format!("{CLASSIC}/jobs/{escaped}?api-version=2.0"));
         assert_eq!(url.cancel(&id), url.status(&id));
+        let execute = format!("{CLASSIC}/execute?api-version=2.0&details=true");
+        assert_eq!(url.execute(false).as_str(), execute);
+        assert_eq!(url.execute(true).as_str(), format!("{execute}&format=swagger"));
     }
 
     #[test]

@@ -23,16 +23,16 @@ use scoreline::wire::BlobReference;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
-const KEY: &str = "api-key-of-the-tests==";
-const SUBSCRIPTION: &str = "subscription-of-the-tests";
-const OTHER_KEY: &str = "other-api-key-of-the-tests==";
+pub(crate) const KEY: &str = "api-key-of-the-tests==";
+pub(crate) const SUBSCRIPTION: &str = "subscription-of-the-tests";
+pub(crate) const OTHER_KEY: &str = "other-api-key-of-the-tests==";
 const OTHER_SUBSCRIPTION: &str = "other-subscription-of-the-tests";
 const JOB: &str = "539d0bc2fde945b6ac986b851d0000f0";
 
 /// A clock that stands until a test lets every wait end.
 #[derive(Clone, Debug, Default)]
-struct Standing {
-    over: Arc<Notify>,
+pub(crate) struct Standing {
+    pub(crate) over: Arc<Notify>,
 }
 
 impl Clock for Standing {
@@ -51,27 +51,27 @@ impl Clock for Standing {
 }
 
 /// A request as it came.
-struct Seen {
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
+pub(crate) struct Seen {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 /// Answers every request by its headers and remembers it.
-struct Stub {
-    seen: Mutex<Vec<Seen>>,
+pub(crate) struct Stub {
+    pub(crate) seen: Mutex<Vec<Seen>>,
     answer: Answers,
 }
 
 /// What a test holds: the client, and what the server saw.
-struct Scene {
-    scoring: Scoring<Standing>,
-    metrics: Metrics,
-    stub: Arc<Stub>,
+pub(crate) struct Scene {
+    pub(crate) scoring: Scoring<Standing>,
+    pub(crate) metrics: Metrics,
+    pub(crate) stub: Arc<Stub>,
 }
 
-type Answers = Box<dyn Fn(&HeaderMap) -> Response + Send + Sync>;
+pub(crate) type Answers = Box<dyn Fn(&HeaderMap) -> Response + Send + Sync>;
 
 impl Scene {
     async fn new(answer: impl Fn() -> Response + Send + Sync + 'static) -> Self {
@@ -87,17 +87,26 @@ impl Scene {
     }
 
     async fn made(clock: Standing, answer: Answers) -> Self {
+        Self::of(&clock, answer, client).await
+    }
+
+    /// With a client of any kind.
+    pub(crate) async fn of(
+        clock: &Standing,
+        answer: Answers,
+        client: impl FnOnce(&str, &Standing) -> (Scoring<Standing>, Metrics),
+    ) -> Self {
         let stub = Arc::new(Stub { seen: Mutex::default(), answer });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().fallback(any(respond)).with_state(Arc::clone(&stub));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let (scoring, metrics) = client(&format!("http://{address}"), &clock);
+        let (scoring, metrics) = client(&format!("http://{address}"), clock);
         Self { scoring, metrics, stub }
     }
 
     /// The only request.
-    fn request(&self) -> Seen {
+    pub(crate) fn request(&self) -> Seen {
         let mut seen = self.stub.seen.lock().unwrap();
         assert_eq!(seen.len(), 1, "one call is one request");
         seen.remove(0)
@@ -117,11 +126,11 @@ async fn respond(State(stub): State<Arc<Stub>>, request: Request) -> Response {
     answer
 }
 
-fn churn() -> Name {
+pub(crate) fn churn() -> Name {
     Name::try_from("churn".to_owned()).unwrap()
 }
 
-fn settings(host: &str) -> Settings {
+pub(crate) fn settings(host: &str) -> Settings {
     Settings {
         name: churn(),
         url: ServiceUrl::parse(&format!("{host}/demo/workspaces/w/services/s/jobs")).unwrap(),
@@ -140,7 +149,7 @@ fn client(host: &str, clock: &Standing) -> (Scoring<Standing>, Metrics) {
     (Scoring::Bes(bes), metrics)
 }
 
-fn submission() -> Submission {
+pub(crate) fn submission() -> Submission {
     let blob = |path: &str| BlobReference {
         base_location: Some("https://acct.blob.core.windows.net/".into()),
         relative_location: Some(path.into()),
@@ -156,16 +165,16 @@ fn submission() -> Submission {
     }
 }
 
-fn job() -> RemoteId {
+pub(crate) fn job() -> RemoteId {
     RemoteId(JOB.into())
 }
 
 /// A run that is known at the address in the config.
-fn here(id: &RemoteId) -> Run<'_> {
+pub(crate) fn here(id: &RemoteId) -> Run<'_> {
     Run { id, url: None }
 }
 
-fn has_count(metrics: &Metrics, operation: &str, status: &str) -> bool {
+pub(crate) fn has_count(metrics: &Metrics, operation: &str, status: &str) -> bool {
     metrics.text().contains(&format!(
         r#"scoreline_remote_requests_total{{endpoint="churn",operation="{operation}",status="{status}"}} 1"#
     ))
@@ -387,7 +396,7 @@ fn a_key_that_cannot_be_sent_is_refused_without_showing_it() {
 }
 
 /// Refuses every key but those given, as the service does and as the gateway does.
-fn refusing(refused: &'static [&'static str]) -> impl Fn(&HeaderMap) -> Response {
+pub(crate) fn refusing(refused: &'static [&'static str]) -> impl Fn(&HeaderMap) -> Response {
     move |headers| {
         let sent = |name: &str| headers[name].to_str().unwrap().replace("Bearer ", "");
         let (key, subscription) = (sent("authorization"), sent("ocp-apim-subscription-key"));

@@ -17,6 +17,7 @@ use scoreline::store::{Migrate, SqliteStore};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+mod execute;
 mod feeds;
 
 use crate::http::{Desk, hanging, held};
@@ -203,6 +204,7 @@ async fn it_tells_its_version_and_its_commands() {
         "endpoints resume",
         "storage list",
         "storage resume",
+        "execute",
         "config show",
     ] {
         let words: Vec<_> = command.split(' ').chain(["--help"]).collect();

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
+use scoreline::config::{Config, ConfigErrors, Kind, LogFormat, Role};
 use scoreline::feed::{Again, FixedPlace, Name, OnConflict, Rates, Sameness, SourceEnd};
 use scoreline::retry::Span;
 use scoreline::schedule::{ExpectBy, Missed, Overlap};
+use scoreline::scoring::rrs::Form;
 use scoreline::store::Migrate;
 use secrecy::ExposeSecret;
 use toml::{Table, Value};
@@ -132,7 +133,15 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
     let endpoint = config.endpoints.values().next().unwrap();
     assert_eq!(endpoint.api_key.expose_secret(), SECRET, "the line's end is cut");
     assert_eq!(endpoint.timeout, Duration::from_secs(15));
+    let rrs = &config.endpoints.values().nth(1).unwrap();
+    assert_eq!(rrs.kind, Kind::Rrs(Form::Table));
+    assert_eq!((rrs.timeout, rrs.max_in_flight), (Duration::from_secs(100), 20));
     let feed = config.feeds.values().next().unwrap();
+    let lane = feed.fast_lane.as_ref().unwrap();
+    assert_eq!(
+        (lane.endpoint.as_str(), lane.max_rows, lane.max_bytes),
+        ("churn-rrs", 100, 1 << 20)
+    );
     assert_eq!(feed.deliver.on_conflict, OnConflict::Suffix);
     assert_eq!(feed.source.on_failure, SourceEnd::Move("/srv/churn/failed".into()));
     assert_eq!(feed.policy.deadline, Duration::from_hours(7 * 24));
@@ -182,6 +191,7 @@ fn the_documented_config_has_every_key_that_is_known_and_no_other() {
             ][..],
         ),
         ("credentials.entra", &["token_file", "ca_file"]),
+        ("endpoints.churn-rrs", &["secondary_api_key", "secondary_subscription_key"]),
     ] {
         for key in keys {
             assert!(text.contains(&format!("\n# {key} = ")), "{key} is documented");
@@ -347,7 +357,31 @@ fn every_mistake_has_its_words() {
         ("folder = \"in\"", "folder = \"in\"\ninclude = [\"*.csv\", \"a[\"]"),
         ("folder = \"in\"", "folder = \"in\"\nexclude = [\"{a\"]"),
         ("folder = \"in\"", "folder = \"\""),
-        ("kind = \"bes\"", "kind = \"rrs\""),
+        ("kind = \"bes\"", "kind = \"batch-endpoint\""),
+        (
+            "kind = \"bes\"",
+            "kind = \"rrs\"\nform = \"json\"\ntimeout = \"3m\"\npoll = { first = \"2s\" }",
+        ),
+        ("kind = \"bes\"", "kind = \"bes\"\nform = \"table\""),
+        ("storage = \"main\"", "storage = \"main\"\nfast_lane = { endpoint = \"churn\" }"),
+        (
+            "storage = \"main\"",
+            "storage = \"main\"\nfast_lane = { max_rows = 0, max_bytes = \"1GiB\" }",
+        ),
+        (
+            "storage = \"main\"",
+            "storage = \"main\"\nfast_lane = { endpoint = \"fast\", max_row = 5 }",
+        ),
+        (
+            "[feeds.churn]\nendpoint = \"churn\"\nstorage = \"main\"\noutputs = { output1 = \"{stem}.scores.csv\" }",
+            "[endpoints.fast]\nkind = \"rrs\"\nurl = \"https://host/workspaces/w/services/s\"\napi_key = { env = \"KEY\" }\n\
+             [feeds.churn.fast_lane]\nendpoint = \"fast\"\n[feeds.churn]\n\
+             endpoint = \"churn\"\nstorage = \"main\"\noutputs = { output1 = \"{stem}.arff\" }",
+        ),
+        (
+            "[endpoints.churn]\nkind = \"bes\"",
+            "[feeds.churn.fast_lane]\nendpoint = \"churn\"\n[endpoints.churn]\nkind = \"rrs\"",
+        ),
         ("kind = \"bes\"", "kind = \"best\""),
         ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 0"),
         ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 4.5"),

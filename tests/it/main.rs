@@ -26,6 +26,7 @@ mod outbox;
 mod postgres;
 mod rig;
 mod rights;
+mod rrs;
 mod samples;
 mod sandbox;
 mod schedules;

@@ -27,6 +27,7 @@ pub(crate) struct Rig {
     storage: String,
     database: String,
     tables: String,
+    more: String,
     has_drop_folder: bool,
 }
 
@@ -49,6 +50,7 @@ impl Rig {
             storage: String::new(),
             database: String::new(),
             tables: String::new(),
+            more: String::new(),
             has_drop_folder: true,
         };
         std::fs::create_dir(rig.path("in")).unwrap();
@@ -89,6 +91,27 @@ impl Rig {
         self
     }
 
+    /// One more endpoint, `[endpoints.fast]`, at the same service: it scores at once.
+    pub(crate) fn fast_endpoint(mut self, lines: &str) -> Self {
+        let service = self.service();
+        self.more = format!("[endpoints.fast]\nkind = \"rrs\"\n{service}\n{lines}\n");
+        self
+    }
+
+    /// The service's address and keys.
+    fn service(&self) -> String {
+        let settings = self.sandbox.settings();
+        let gateway_key =
+            settings.gateway.as_ref().and_then(|gateway| gateway.subscription_key.as_ref());
+        let subscription = gateway_key
+            .map_or(String::new(), |key| format!("subscription_key = {:?}\n", key.expose_secret()));
+        format!(
+            "url = {:?}\napi_key = {:?}\n{subscription}",
+            self.sandbox.bes_url(),
+            settings.api_key.expose_secret()
+        )
+    }
+
     /// Keys for `[database]`.
     pub(crate) fn database(mut self, lines: &str) -> Self {
         self.database += lines;
@@ -109,11 +132,6 @@ impl Rig {
 
     /// The config as text; keys that a test sets take the place of these.
     pub(crate) fn config_text(&self) -> String {
-        let settings = self.sandbox.settings();
-        let gateway_key =
-            settings.gateway.as_ref().and_then(|gateway| gateway.subscription_key.as_ref());
-        let subscription = gateway_key
-            .map_or(String::new(), |key| format!("subscription_key = {:?}\n", key.expose_secret()));
         let storage = table(
             &format!(
                 "connection_string = {:?}\ncontainer = {:?}",
@@ -121,15 +139,13 @@ impl Rig {
             ),
             &self.storage,
         );
-        let endpoint = table(
-            &format!(
-                "kind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}\
-                 poll = {{ first = \"20ms\", factor = 1.2, max = \"100ms\" }}",
-                self.sandbox.bes_url(),
-                settings.api_key.expose_secret(),
-            ),
-            &self.endpoint,
-        );
+        // What is scored at once is not looked at.
+        let poll = if self.endpoint.contains("\"rrs\"") {
+            ""
+        } else {
+            "poll = { first = \"20ms\", factor = 1.2, max = \"100ms\" }"
+        };
+        let endpoint = table(&format!("kind = \"bes\"\n{}{poll}", self.service()), &self.endpoint);
         let drop_folder = format!(
             "watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.zero_grace = \"20ms\"\nwatch.rescan = \"200ms\"\n\
              source.archive = {}\nsource.failed = {}\n",
@@ -148,13 +164,14 @@ impl Rig {
         );
         format!(
             "[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n{}\
-             [storage.s]\n{storage}[endpoints.e]\n{endpoint}[feeds.f]\n{feed}{}",
+             [storage.s]\n{storage}[endpoints.e]\n{endpoint}{}[feeds.f]\n{feed}{}",
             quoted(&self.path("state")),
             if self.database.is_empty() {
                 String::new()
             } else {
                 format!("[database]\n{}", self.database)
             },
+            self.more,
             self.tables,
         )
     }

@@ -300,6 +300,7 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         input: None,
         parameters: Vec::new(),
         outputs: vec![("output1".into(), Template::parse("{stem}.scores.csv").unwrap())],
+        fast_lane: None,
         fixed: None,
         watch: Some(Watch {
             recursive: true,

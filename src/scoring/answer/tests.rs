@@ -24,7 +24,7 @@ fn answer(status: u16, headers: &[(&str, &str)], body: &str) -> Answer {
             (name.parse::<HeaderName>().unwrap(), HeaderValue::from_str(value).unwrap())
         })
         .collect();
-    Answer { status, headers, body: body.to_owned() }
+    Answer { status, headers, body: body.to_owned(), read: Read::Whole }
 }
 
 fn asked<T>(operation: Operation, ask: impl FnOnce(&Call) -> T) -> T {
@@ -113,6 +113,68 @@ fn every_class_of_the_service_has_its_verdict() {
             assert!(fault.message.contains(part), "{part}: {fault}");
         }
     }
+}
+
+#[test]
+fn a_call_that_is_its_run_has_verdicts_of_its_own() {
+    let throttled = envelope("ServiceUnavailable", &["RequestThrottled"]);
+    for (status, headers, body, verdict) in [
+        // The file may be what takes so long, so it is not tried for ever.
+        (408, &[][..], envelope("RequestTimeout", &["ScoreRequestTimeout"]), "transient"),
+        (504, &[], envelope("GatewayTimeout", &["BackendScoreTimeout"]), "transient"),
+        (504, &[], PAGE.into(), "transient"),
+        (413, &[], envelope("MemoryQuotaViolation", &["OutOfMemoryLimit"]), "permanent"),
+        (413, &[], PAGE.into(), "permanent"),
+        (400, &[], "no rows".into(), "permanent"),
+        (400, &[], PAGE.into(), "unavailable"),
+        (404, &[], envelope("NotFound", &[]), "fatal"),
+        (404, &[], gateway(404, "Resource not found"), "fatal"),
+        (
+            429,
+            &[],
+            gateway(429, "Rate limit is exceeded. Try again in 23 seconds."),
+            "throttled 23",
+        ),
+        (503, &[], throttled.clone(), "overloaded"),
+        (503, &[("retry-after", "7")], throttled, "throttled 7"),
+        (503, &[], envelope("InitializingContainers", &[]), "throttled 30"),
+        // Nobody knows what stood behind that page.
+        (503, &[], PAGE.into(), "unavailable"),
+        (502, &[], PAGE.into(), "unavailable"),
+    ] {
+        let fault = asked(Operation::Execute, |call| sort(&answer(status, headers, &body), call));
+        assert_eq!(verdict_of(&fault), verdict, "{status} {body}: {fault}");
+    }
+    let late = |operation| asked(operation, |call| timed_out("h", Duration::from_secs(9), call));
+    let fault = late(Operation::Execute);
+    assert_eq!((verdict_of(&fault).as_str(), fault.code.as_str()), ("transient", "timeout"));
+    assert!(fault.message.contains("split the file"), "{fault}");
+    assert_eq!(verdict_of(&late(Operation::Submit)), "unavailable");
+}
+
+#[test]
+fn results_are_taken_whole_or_not_at_all() {
+    let read = |read| {
+        let answer = Answer { read, ..answer(200, &[], " {} ") };
+        asked(Operation::Execute, |call| executed(&answer, call).map(str::to_owned))
+    };
+    assert_eq!(read(Read::Whole).as_deref(), Ok("{}"));
+    let cut = read(Read::Cut(64 << 20)).unwrap_err();
+    assert_eq!((cut.class, cut.code.as_str()), (Class::Permanent, "results_too_large"));
+    assert!(cut.message.contains("64 MiB"), "{cut}");
+    assert_eq!(read(Read::Garbled).unwrap_err().code, "unreadable_answer");
+}
+
+#[test]
+fn an_empty_input_shows_whether_we_are_let_in() {
+    let probed = |status, body: &str| {
+        let answer = answer(status, &[], body);
+        asked(Operation::Probe, |call| probed(&answer, call)).map_err(|fault| verdict_of(&fault))
+    };
+    assert_eq!(probed(400, &envelope("BadArgument", &["RequestIsEmpty"])), Ok(()));
+    assert_eq!(probed(400, &envelope("BadArgument", &["BadVersionCall"])), Err("fatal".into()));
+    assert_eq!(probed(401, &envelope("Unauthorized", &[])), Err("fatal".into()));
+    assert_eq!(probed(404, &gateway(404, "Resource not found")), Err("fatal".into()));
 }
 
 #[test]

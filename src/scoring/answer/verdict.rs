@@ -54,11 +54,13 @@ pub(in crate::scoring) fn unreachable(
 
 /// The call took longer than it may.
 pub(in crate::scoring) fn timed_out(host: &str, limit: Duration, call: &Call) -> Fault {
-    Fault::unavailable(
-        Origin::Endpoint,
-        "timeout",
-        format!("{}: {host} gave no answer within {} s", call.attempted(), limit.as_secs_f64()),
-    )
+    let message =
+        format!("{}: {host} gave no answer within {} s", call.attempted(), limit.as_secs_f64());
+    if call.operation == Operation::Execute {
+        // It may be this file's own: one with more rows than the service scores in its time never comes back.
+        return Fault::transient(Origin::Endpoint, "timeout", format!("{message}; {TOO_SLOW}"));
+    }
+    Fault::unavailable(Origin::Endpoint, "timeout", message)
 }
 
 /// What is to be done about an answer.
@@ -82,6 +84,7 @@ fn verdict(answer: &Answer, call: &Call, said: &Said) -> Verdict {
     let status = answer.status;
     let pause = || pause(answer, said, call.now);
     let page = said.speaker == Speaker::Page;
+    let execute = call.operation == Operation::Execute;
     let (kind, name) = match status {
         300..=399 => (Kind::Fatal, Some("redirect")),
         // The service's own 401 speaks of no subscription; the gateway's always does.
@@ -95,20 +98,29 @@ fn verdict(answer: &Answer, call: &Call, said: &Said) -> Verdict {
             (Kind::Transient, None)
         }
         // The job, not the service, is what isn't there.
-        404 if call.operation != Operation::Submit && said.job_unknown(status) => {
+        404 if !matches!(call.operation, Operation::Submit | Operation::Execute)
+            && said.job_unknown(status) =>
+        {
             (Kind::Permanent, None)
         }
         401 | 403 | 404 => (Kind::Fatal, None),
+        // The file may be what takes so long.
+        408 | 504 if execute => (Kind::Transient, None),
         408 => (Kind::Unavailable, None),
         429 => (Kind::Throttled(pause()), Some("rate_limit")),
         // The address itself is wrong: a matter of the config, never of the job.
         400 if said.has(WRONG_ADDRESS) => (Kind::Fatal, None),
+        // Whoever says it, the file is too large for somebody on the way.
+        413 if execute => (Kind::Permanent, None),
         // A proxy's page tells nothing about what was asked.
         400..=499 if page => (Kind::Unavailable, Some("html")),
         // About a job that may be running, only the service's own word is a verdict.
         400..=499
             if said.codes().next().is_none()
-                && !matches!(call.operation, Operation::Submit | Operation::Probe) =>
+                && !matches!(
+                    call.operation,
+                    Operation::Submit | Operation::Execute | Operation::Probe
+                ) =>
         {
             (Kind::Transient, None)
         }
@@ -116,6 +128,8 @@ fn verdict(answer: &Answer, call: &Call, said: &Said) -> Verdict {
         503 if said.has(&["InitializingContainers"]) => {
             (Kind::Throttled(Some(pause().unwrap_or(COLD_START))), None)
         }
+        // It doesn't say that the service never heard of the call; the service and the gateway do.
+        503 if execute && page => (Kind::Unavailable, Some("html")),
         503 => match pause() {
             Some(after) => (Kind::Throttled(Some(after)), None),
             None => (Kind::Overloaded, None),
@@ -139,7 +153,11 @@ fn cure(said: &Said, verdict: &Verdict, call: &Call, status: u16) -> Option<Stri
             .map(|(_, cure)| (*cure).to_owned())
     };
     if verdict.kind != Kind::Fatal {
-        return known();
+        return known().or_else(|| match status {
+            413 => Some(SPLIT.to_owned()),
+            408 | 504 if call.operation == Operation::Execute => Some(TOO_SLOW.to_owned()),
+            _ => None,
+        });
     }
     Some(match (status, verdict.code.as_str()) {
         (300..=399, _) => {
@@ -334,8 +352,12 @@ const CURES: &[(&[&str], &str)] = &[
         &["InputMismatchError", "InputParseError", "DataTypeNotSupported"],
         "the file's columns are not what the service was made for: compare its header row with the service's example",
     ),
-    (&["OutOfMemoryLimit", "MemoryQuotaViolation"], "split the file into smaller ones"),
+    (&["OutOfMemoryLimit", "MemoryQuotaViolation"], SPLIT),
 ];
+
+const SPLIT: &str = "split the file into smaller ones";
+const TOO_SLOW: &str = "the service gives up after about 90 s: split the file into smaller ones, or send it to an endpoint of \
+                        kind \"bes\"";
 
 /// The pause while the service warms up, which names none of its own.
 const COLD_START: Duration = Duration::from_secs(30);
