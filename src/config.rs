@@ -21,6 +21,7 @@ use crate::feed::{
 use crate::retry::{Backoff, Policy, Span};
 use crate::store::{self, Migrate};
 
+mod batch_endpoint;
 mod endpoint;
 mod fixed;
 mod rates;
@@ -30,7 +31,8 @@ mod source;
 mod storage;
 mod watch;
 
-pub use self::endpoint::EndpointConfig;
+pub use self::batch_endpoint::BatchEndpointConfig;
+pub use self::endpoint::{ClassicConfig, EndpointConfig, ServiceConfig};
 
 use fixed::Named;
 

@@ -14,7 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
-use crate::config::{Config, EndpointConfig, Token};
+use crate::config::{
+    BatchEndpointConfig, ClassicConfig, Config, EndpointConfig, ServiceConfig, Token,
+};
 use crate::engine::{Engine, Pulse, Rules, Stop};
 use crate::feed::{Feed, Fixed, Name};
 use crate::fire::Scanned;
@@ -25,7 +27,7 @@ use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
 use crate::ports::{Clock, StoreError, World};
-use crate::scoring::{Bes, Scoring, bes};
+use crate::scoring::{BatchEndpoint, Bearer, Bes, Scoring, batch_endpoint, bes};
 use crate::store::AnyStore;
 use crate::upkeep::Upkeep;
 
@@ -47,6 +49,11 @@ pub struct RealWorld {
 impl RealWorld {
     /// Builds every adapter that the config names, and opens the store.
     pub async fn build(config: &Config) -> anyhow::Result<Self> {
+        Self::build_with(config, &nobody).await
+    }
+
+    /// The same, with tokens from elsewhere.
+    pub async fn build_with(config: &Config, bearers: &Bearers) -> anyhow::Result<Self> {
         let clock = SystemClock;
         let names = |keys: Vec<&Name>| keys.into_iter().cloned().collect::<Vec<_>>();
         let metrics = Metrics::new(
@@ -62,7 +69,7 @@ impl RealWorld {
         Ok(Self {
             clock,
             blobs,
-            scorers: scorers(config, &metrics)?,
+            scorers: scorers(config, &metrics, bearers)?,
             store: config.store.open(clock).await?,
             inboxes,
             outbox: FolderOutbox::new(),
@@ -378,31 +385,64 @@ fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, Arc<AzureBlobs>>> {
         .collect()
 }
 
+/// Who gets the tokens of a credential, by its name in the config.
+pub type Bearers = dyn Fn(&Name) -> Option<Arc<dyn Bearer>> + Send + Sync;
+
+/// Credentials are not in this version yet.
+fn nobody(_: &Name) -> Option<Arc<dyn Bearer>> {
+    None
+}
+
 fn scorers(
     config: &Config,
     metrics: &Metrics,
+    bearers: &Bearers,
 ) -> anyhow::Result<BTreeMap<Name, Scoring<SystemClock>>> {
-    config
-        .endpoints
-        .iter()
-        .map(|(name, endpoint)| {
-            let EndpointConfig { url, api_key, subscription_key, timeout, .. } = endpoint.clone();
-            let EndpointConfig { secondary_api_key, secondary_subscription_key, .. } =
-                endpoint.clone();
+    let endpoints = config.endpoints.iter();
+    let made = endpoints.map(|(name, endpoint)| {
+        let made = scorer(name, endpoint, metrics, bearers).map_err(|error| anyhow!(error));
+        Ok((name.clone(), made.with_context(|| format!("endpoint {name}"))?))
+    });
+    made.collect()
+}
+
+fn scorer(
+    name: &Name,
+    endpoint: &EndpointConfig,
+    metrics: &Metrics,
+    bearers: &Bearers,
+) -> Result<Scoring<SystemClock>, String> {
+    let (name, timeout, metrics) = (name.clone(), endpoint.timeout, metrics.clone());
+    match endpoint.service.clone() {
+        ServiceConfig::Classic(classic) => {
+            let ClassicConfig { url, api_key, secondary_api_key, .. } = classic;
             let settings = bes::Settings {
-                name: name.clone(),
+                name,
                 url,
                 api_key,
                 secondary_api_key,
-                subscription_key,
-                secondary_subscription_key,
+                subscription_key: classic.subscription_key,
+                secondary_subscription_key: classic.secondary_subscription_key,
                 timeout,
             };
-            let bes =
-                Bes::new(settings, SystemClock, metrics.clone()).map_err(|error| anyhow!(error));
-            Ok((name.clone(), Scoring::Bes(bes.with_context(|| format!("endpoint {name}"))?)))
-        })
-        .collect()
+            Bes::new(settings, SystemClock, metrics).map(Scoring::Bes)
+        }
+        ServiceConfig::BatchEndpoint(batch) => {
+            let BatchEndpointConfig { url, credential, deployment, datastore, .. } = batch;
+            let bearer = bearers(&credential)
+                .ok_or_else(|| format!("no tokens can be had with the credential {credential}"))?;
+            let settings = batch_endpoint::Settings {
+                name,
+                url,
+                deployment,
+                datastore,
+                input_type: batch.input_type,
+                workspace: batch.workspace,
+                timeout,
+            };
+            BatchEndpoint::new(settings, bearer, SystemClock, metrics).map(Scoring::BatchEndpoint)
+        }
+    }
 }
 
 /// Batches of accepted jobs that may wait for the engine.

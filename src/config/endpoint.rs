@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::batch_endpoint::{self, BatchEndpointConfig};
 use super::read_backoff;
 use super::reader::Reader;
 use crate::retry::{Backoff, Policy};
@@ -12,6 +13,26 @@ use crate::scoring::ServiceUrl;
 /// A scoring service.
 #[derive(Clone, Debug)]
 pub struct EndpointConfig {
+    /// What it is, and where.
+    pub service: ServiceConfig,
+    /// Remote runs at once.
+    pub max_in_flight: usize,
+    /// Time for one call.
+    pub timeout: Duration,
+}
+
+/// The kinds of scoring services.
+#[derive(Clone, Debug)]
+pub enum ServiceConfig {
+    /// `bes`
+    Classic(ClassicConfig),
+    /// `batch-endpoint`
+    BatchEndpoint(BatchEndpointConfig),
+}
+
+/// A classic web service.
+#[derive(Clone, Debug)]
+pub struct ClassicConfig {
     /// Where it is.
     pub url: ServiceUrl,
     /// The service's key.
@@ -22,20 +43,33 @@ pub struct EndpointConfig {
     pub subscription_key: Option<SecretString>,
     /// That subscription's other key.
     pub secondary_subscription_key: Option<SecretString>,
-    /// Remote runs at once.
-    pub max_in_flight: usize,
-    /// Time for one call.
-    pub timeout: Duration,
 }
 
 pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)> {
-    endpoint.required("kind", "write \"bes\"", |text| match text {
-        "bes" => Ok(()),
-        "rrs" | "batch-endpoint" => {
-            Err(format!("{text:?} is not in this version yet: write \"bes\""))
-        }
-        other => Err(format!("{other:?} is no kind of endpoint: write \"bes\"")),
+    let kind = endpoint.required("kind", KINDS, |text| match text {
+        "bes" => Ok(Kind::Bes),
+        "batch-endpoint" => Ok(Kind::BatchEndpoint),
+        "rrs" => Err(format!("{text:?} is not in this version yet: {KINDS}")),
+        other => Err(format!("{other:?} is no kind of endpoint: {KINDS}")),
     });
+    let service = match kind {
+        // One whose kind is wrong is read as the kind that most are, so that its other mistakes are told too.
+        Some(Kind::Bes) | None => read_classic(endpoint).map(ServiceConfig::Classic),
+        Some(Kind::BatchEndpoint) => {
+            batch_endpoint::read(endpoint).map(ServiceConfig::BatchEndpoint)
+        }
+    };
+    let max_in_flight = endpoint.number("max_in_flight", 40, 1);
+    let timeout = endpoint.span("timeout", Duration::from_secs(15));
+    if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&timeout) {
+        endpoint.error("timeout", "is out of range: write 1s to 60s");
+    }
+    let poll = read_backoff(endpoint, "poll", Policy::default().poll);
+    let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
+    Some((EndpointConfig { service: service?, max_in_flight, timeout }, poll))
+}
+
+fn read_classic(endpoint: &mut Reader<'_>) -> Option<ClassicConfig> {
     let url = endpoint.required("url", "paste the service's request URI", ServiceUrl::parse);
     if let Some(url) = &url {
         // What was pasted may have a key in its query.
@@ -52,23 +86,19 @@ pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff
             "is there without subscription_key: name the first key there",
         );
     }
-    let max_in_flight = endpoint.number("max_in_flight", 40, 1);
-    let timeout = endpoint.span("timeout", Duration::from_secs(15));
-    if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&timeout) {
-        endpoint.error("timeout", "is out of range: write 1s to 60s");
-    }
-    let poll = read_backoff(endpoint, "poll", Policy::default().poll);
-    let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
-    Some((
-        EndpointConfig {
-            url: url?,
-            api_key: api_key?,
-            secondary_api_key,
-            subscription_key,
-            secondary_subscription_key,
-            max_in_flight,
-            timeout,
-        },
-        poll,
-    ))
+    Some(ClassicConfig {
+        url: url?,
+        api_key: api_key?,
+        secondary_api_key,
+        subscription_key,
+        secondary_subscription_key,
+    })
 }
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Bes,
+    BatchEndpoint,
+}
+
+const KINDS: &str = "write \"bes\" or \"batch-endpoint\"";

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 
-use super::{blobs, looking_inbox, scorers};
+use super::{blobs, looking_inbox, nobody, scorers};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::fault::Fault;
@@ -41,7 +41,7 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
         add(format!("storage {name}"), blobs.ready().await.err().map(|fault| fault.to_string()));
     }
     let metrics = Metrics::new(&[], &[], &[]);
-    for (name, scorer) in scorers(config, &metrics)? {
+    for (name, scorer) in scorers(config, &metrics, &nobody)? {
         add(format!("endpoint {name}"), scorer.probe().await.err().map(|fault| fault.to_string()));
     }
     for (name, feed) in &config.feeds {

@@ -328,7 +328,7 @@ impl Keys {
     }
 }
 
-fn host_of(url: &Url) -> String {
+pub(super) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
@@ -350,7 +350,7 @@ pub fn submit_request(submission: &Submission) -> SubmitRequest {
 }
 
 /// Sends a request and reads its answer, as much of it as is worth reading.
-async fn receive(request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error> {
+pub(super) async fn receive(request: reqwest::RequestBuilder) -> Result<Answer, reqwest::Error> {
     let mut response = request.send().await?;
     let mut body = Vec::new();
     while body.len() < ANSWER_MAX_BYTES

@@ -1,0 +1,72 @@
+//! `[endpoints.NAME]` of kind `batch-endpoint`.
+
+use super::reader::Reader;
+use crate::name::Name;
+use crate::scoring::batch_endpoint::{EndpointUrl, InputType, Workspace};
+
+/// A batch endpoint of Azure ML v2.
+#[derive(Clone, Debug)]
+pub struct BatchEndpointConfig {
+    /// Its scoring URI.
+    pub url: EndpointUrl,
+    /// Which of `[credentials]` gets its tokens.
+    pub credential: Name,
+    /// The deployment to use; `None` for the endpoint's default.
+    pub deployment: Option<String>,
+    /// The workspace's datastore that is registered for the feed's container.
+    pub datastore: String,
+    /// What the service gets as input.
+    pub input_type: InputType,
+    /// Where its runs can be stopped.
+    pub workspace: Option<Workspace>,
+}
+
+pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<BatchEndpointConfig> {
+    let hint = "paste the REST endpoint that Azure ML studio shows, https://NAME.REGION.inference.ml.azure.com/jobs";
+    let url = endpoint.required("url", hint, EndpointUrl::parse);
+    if let Some(url) = &url {
+        endpoint.show("url", url.to_string());
+    }
+    let hint = "name one of [credentials]: a batch endpoint knows no keys, only tokens of Entra ID";
+    let credential = endpoint.required("credential", hint, |text| Name::try_from(text.to_owned()));
+    let deployment = endpoint.parsed("deployment", resource_name);
+    let hint = "name the workspace's datastore that is registered for the container of the feed's storage: outputs go \
+                only to blob datastores of the workspace";
+    let datastore = endpoint.required("datastore", hint, |text| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !text.is_empty() && text.chars().all(legal) {
+            return Ok(text.to_owned());
+        }
+        Err(format!("{text:?} is no name of a datastore: those have letters, digits and _"))
+    });
+    let input_type = endpoint.word_or(
+        "input_type",
+        ("file", InputType::File),
+        &[("file", InputType::File), ("folder", InputType::Folder)],
+    );
+    let management = endpoint.text("management_url", "https://management.azure.com");
+    let management = Workspace::management(&management)
+        .map_err(|error| endpoint.error("management_url", error))
+        .ok();
+    let workspace = endpoint.parsed("workspace", |text| {
+        // What is wrong with the other address is told there.
+        management.as_ref().map(|url| Workspace::parse(text, url)).transpose()
+    });
+    Some(BatchEndpointConfig {
+        url: url?,
+        credential: credential?,
+        deployment,
+        datastore: datastore?,
+        input_type,
+        workspace: workspace.flatten(),
+    })
+}
+
+/// A name as Azure ML has them; it becomes a header.
+fn resource_name(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !text.is_empty() && text.chars().all(legal) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is no name of a deployment: those have letters, digits, - and _"))
+}
