@@ -285,6 +285,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     document.include("feeds", shown);
     check_folders(findings, &node_config.state_dir, feeds.values().map(AsRef::as_ref));
     fixed::check(findings, feeds.values().map(AsRef::as_ref));
+    batch_endpoint::check(findings, feeds.values().map(AsRef::as_ref), &endpoints);
 
     Some(Config {
         node: node_config,

@@ -1,7 +1,11 @@
 //! `[endpoints.NAME]` of kind `batch-endpoint`.
 
-use super::reader::Reader;
-use crate::name::Name;
+use std::collections::BTreeMap;
+
+use super::endpoint::{EndpointConfig, ServiceConfig};
+use super::reader::{Findings, Reader};
+use crate::feed::{Feed, Fixed, FixedPlace, Name};
+use crate::retry::Backoff;
 use crate::scoring::batch_endpoint::{EndpointUrl, InputType, Workspace};
 
 /// A batch endpoint of Azure ML v2.
@@ -60,6 +64,40 @@ pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<BatchEndpointConfig> {
         input_type,
         workspace: workspace.flatten(),
     })
+}
+
+/// What feeds want of a batch endpoint that it can't do.
+pub(super) fn check<'a>(
+    findings: &Findings,
+    feeds: impl Iterator<Item = &'a Feed>,
+    endpoints: &BTreeMap<Name, Option<(EndpointConfig, Backoff)>>,
+) {
+    let mut storages: BTreeMap<&Name, (&Name, &Name)> = BTreeMap::new();
+    for feed in feeds {
+        let service = endpoints.get(&feed.endpoint).and_then(Option::as_ref);
+        let Some((EndpointConfig { service: ServiceConfig::BatchEndpoint(batch), .. }, _)) =
+            service
+        else {
+            continue;
+        };
+        let (first, storage) =
+            storages.entry(&feed.endpoint).or_insert((&feed.name, &feed.storage));
+        if **storage != feed.storage {
+            let (datastore, endpoint) = (&batch.datastore, &feed.endpoint);
+            let message = format!(
+                "endpoint {endpoint} reads and writes the datastore {datastore:?}, which is one container, and feed \
+                 {first} has storage {storage}: give this feed an endpoint of its own in the config, with the datastore \
+                 of its storage"
+            );
+            findings.error(&format!("feeds.{}.storage", feed.name), message);
+        }
+        let in_place = matches!(&feed.fixed, Some(Fixed { place: FixedPlace::Blobs(_), .. }));
+        if in_place && batch.input_type == InputType::Folder {
+            let message = "names blobs that stay where they are, in a folder that may hold others: set the endpoint's \
+                           input_type to \"file\"";
+            findings.error(&format!("feeds.{}.schedule.blobs", feed.name), message);
+        }
+    }
 }
 
 /// A name as Azure ML has them; it becomes a header.
