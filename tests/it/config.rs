@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scoreline::config::{Config, ConfigErrors, LogFormat, Role};
+use scoreline::config::{Config, ConfigErrors, LogFormat, Role, ServiceConfig};
 use scoreline::feed::{Again, FixedPlace, OnConflict, Rates, Sameness, SourceEnd};
 use scoreline::retry::Span;
 use scoreline::schedule::{ExpectBy, Missed, Overlap};
@@ -125,7 +125,8 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
     assert_eq!(config.http.tokens[0].secret.expose_secret(), "token");
     assert_eq!(config.log.format, LogFormat::Auto);
     let endpoint = config.endpoints.values().next().unwrap();
-    assert_eq!(endpoint.api_key.expose_secret(), SECRET, "the line's end is cut");
+    let ServiceConfig::Classic(classic) = &endpoint.service else { panic!("{endpoint:?}") };
+    assert_eq!(classic.api_key.expose_secret(), SECRET, "the line's end is cut");
     assert_eq!(endpoint.timeout, Duration::from_secs(15));
     let feed = config.feeds.values().next().unwrap();
     assert_eq!(feed.deliver.on_conflict, OnConflict::Suffix);
@@ -477,7 +478,8 @@ fn variables_set_keys_of_every_type() {
     assert_eq!(config.log.level, "debug");
     assert_eq!(config.store.migrate, Migrate::Check);
     let endpoint = config.endpoints.values().next().unwrap();
-    assert_eq!((endpoint.max_in_flight, endpoint.api_key.expose_secret()), (7, "12345"));
+    let ServiceConfig::Classic(classic) = &endpoint.service else { panic!("{endpoint:?}") };
+    assert_eq!((endpoint.max_in_flight, classic.api_key.expose_secret()), (7, "12345"));
     let feeds: BTreeMap<_, _> =
         config.feeds.iter().map(|(name, feed)| (name.as_str(), feed)).collect();
     assert_eq!(feeds.keys().collect::<Vec<_>>(), [&"churn", &"my-feed"]);

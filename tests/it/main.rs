@@ -4,6 +4,8 @@
 mod architecture;
 mod audit;
 mod azurite;
+mod batch_endpoint;
+mod bearer;
 mod bes;
 mod blobs;
 mod boundaries;

@@ -16,6 +16,8 @@ use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use crate::bearer::SandboxBearer;
+
 /// Folders, and a remote side.
 pub(crate) struct Rig {
     dir: TempDir,
@@ -27,6 +29,7 @@ pub(crate) struct Rig {
     storage: String,
     database: String,
     has_drop_folder: bool,
+    is_batch_endpoint: bool,
 }
 
 impl Rig {
@@ -48,6 +51,7 @@ impl Rig {
             storage: String::new(),
             database: String::new(),
             has_drop_folder: true,
+            is_batch_endpoint: false,
         };
         std::fs::create_dir(rig.path("in")).unwrap();
         rig
@@ -78,6 +82,18 @@ impl Rig {
         self.endpoint += lines;
         self.endpoint.push('\n');
         self
+    }
+
+    /// With the sandbox's batch endpoint in the place of its web service.
+    pub(crate) fn batch_endpoint(mut self) -> Self {
+        self.is_batch_endpoint = true;
+        self
+    }
+
+    /// And with the workspace that it is in.
+    pub(crate) fn with_workspace(self) -> Self {
+        let (workspace, url) = (self.sandbox.settings().batch.workspace, self.sandbox.url());
+        self.endpoint(&format!("workspace = {workspace:?}\nmanagement_url = {url:?}"))
     }
 
     /// More keys for `[storage.s]`.
@@ -112,15 +128,20 @@ impl Rig {
             ),
             &self.storage,
         );
-        let endpoint = table(
-            &format!(
-                "kind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}\
-                 poll = {{ first = \"20ms\", factor = 1.2, max = \"100ms\" }}",
+        let service = if self.is_batch_endpoint {
+            format!(
+                "kind = \"batch-endpoint\"\nurl = {:?}\ncredential = \"entra\"\ndatastore = \"scoring\"\n",
+                self.sandbox.batch_url()
+            )
+        } else {
+            format!(
+                "kind = \"bes\"\nurl = {:?}\napi_key = {:?}\n{subscription}",
                 self.sandbox.bes_url(),
                 settings.api_key.expose_secret(),
-            ),
-            &self.endpoint,
-        );
+            )
+        };
+        let poll = "poll = { first = \"20ms\", factor = 1.2, max = \"100ms\" }";
+        let endpoint = table(&format!("{service}{poll}"), &self.endpoint);
         let drop_folder = format!(
             "watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.zero_grace = \"20ms\"\nwatch.rescan = \"200ms\"\n\
              source.archive = {}\nsource.failed = {}\n",
@@ -162,7 +183,8 @@ impl Rig {
 
     /// Starts the daemon by a config that says what no file may.
     pub(crate) async fn start_with(&self, config: Config) -> Running {
-        let world = Arc::new(RealWorld::build(&config).await.unwrap());
+        let bearers = SandboxBearer::bearers(self.sandbox.token_url());
+        let world = Arc::new(RealWorld::build_with(&config, &bearers).await.unwrap());
         let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
         let url = format!("http://{}", daemon.address().unwrap());
         let stop = Stop::default();
@@ -243,6 +265,12 @@ impl Running {
 
     pub(crate) async fn post(&self, path: &str) -> u16 {
         self.http.post(format!("{}{path}", self.url)).send().await.unwrap().status().as_u16()
+    }
+
+    /// Says what became of a held job's run.
+    pub(crate) async fn release(&self, job: &JobBody, what: &serde_json::Value) -> u16 {
+        let url = format!("{}/api/v1/jobs/{}/release", self.url, job.id);
+        self.http.post(url).json(what).send().await.unwrap().status().as_u16()
     }
 
     pub(crate) async fn jobs(&self) -> Vec<JobBody> {

@@ -270,7 +270,7 @@ fn name_of(run: &Value) -> Option<RemoteId> {
         .or_else(|| text(properties?, "name"));
     let id = RemoteId::parse(name?.trim())?;
     // One that reads as a name of ours would be looked for instead of looked at.
-    Intent::parse(&id).is_none().then_some(id)
+    id.as_intent().is_none().then_some(id)
 }
 
 /// Why a run failed, from wherever a run of whatever age says it.

@@ -51,12 +51,12 @@ impl Intent {
 
     /// From a remote id; `None` when that is the service's own.
     pub(super) fn parse(id: &RemoteId) -> Option<Self> {
-        let (uuid, output) = id.0.strip_prefix(PREFIX)?.split_once('.')?;
+        let (uuid, output) = id.as_intent()?.split_once('.')?;
         Some(Self { id: Uuid::parse_str(uuid).ok()?, output: output.to_owned() })
     }
 
     pub(super) fn remote_id(&self) -> RemoteId {
-        RemoteId(self.to_string())
+        RemoteId::intent(self)
     }
 
     /// Whether a run that the service lists is this one: it writes to our place, in whichever member and form the list
@@ -80,7 +80,7 @@ impl Intent {
 
 impl fmt::Display for Intent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PREFIX}{}.{}", self.id, self.output)
+        write!(f, "{}.{}", self.id, self.output)
     }
 }
 
@@ -140,8 +140,6 @@ fn unusable(why: &str) -> Fault {
 fn digest(place: &str) -> String {
     format!("{:x}", Sha256::digest(place))[..32].to_owned()
 }
-
-const PREFIX: &str = "intent-";
 
 #[cfg(test)]
 mod tests {
@@ -220,7 +218,7 @@ mod tests {
         let intent = Intent::of(&submission(), "inbox").unwrap();
         assert_eq!(Intent::of(&submission(), "inbox").unwrap(), intent);
         assert_eq!(Intent::parse(&intent.remote_id()), Some(intent.clone()));
-        assert_eq!(RemoteId::parse(&intent.to_string()), Some(intent.remote_id()));
+        assert_eq!(RemoteId::parse(&intent.remote_id().0), Some(intent.remote_id()));
         let next = Submission { key: "019ab5a8-2".into(), ..submission() };
         assert_ne!(Intent::of(&next, "inbox").unwrap().id, intent.id);
         for own in ["9f1c2d", "intent-x", "batchjob-1234"] {
