@@ -273,13 +273,12 @@ fn place(shared: &Shared, service: &BatchService, uri: &str) -> Result<Place, St
     }
     let (address, token) = uri.split_once('?').unwrap_or((uri, ""));
     let own = format!("{}/", shared.address.blob_endpoint());
-    let (base, path) = match address.strip_prefix(&own) {
-        Some(path) => (own, path),
-        None => {
-            let at = address.find("://").map_or(0, |at| at + 3);
-            let end = address[at..].find('/').map_or(address.len(), |slash| at + slash + 1);
-            (address[..end].to_owned(), &address[end..])
-        }
+    let (base, path) = if let Some(path) = address.strip_prefix(&own) {
+        (own, path)
+    } else {
+        let at = address.find("://").map_or(0, |at| at + 3);
+        let end = address[at..].find('/').map_or(address.len(), |slash| at + slash + 1);
+        (address[..end].to_owned(), &address[end..])
     };
     let reference = BlobReference {
         base_location: Some(base),

@@ -26,6 +26,7 @@ use secrecy::SecretString;
 use tokio::net::TcpListener;
 
 mod daemon;
+mod sandbox;
 
 /// Numbers the tokens that it gives, and notes who asked for what.
 #[derive(Default)]
