@@ -26,8 +26,8 @@ use crate::intake::Intake;
 use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
-use crate::ports::{Clock, StoreError, World};
-use crate::scoring::{BatchEndpoint, Bearer, Bes, Scoring, batch_endpoint, bes};
+use crate::ports::{Clock, StoreError, Tokens, World};
+use crate::scoring::{BatchEndpoint, Bes, Scoring, batch_endpoint, bes};
 use crate::store::AnyStore;
 use crate::upkeep::Upkeep;
 
@@ -53,7 +53,7 @@ impl RealWorld {
     }
 
     /// The same, with tokens from elsewhere.
-    pub async fn build_with(config: &Config, bearers: &Bearers) -> anyhow::Result<Self> {
+    pub async fn build_with(config: &Config, identities: &Identities) -> anyhow::Result<Self> {
         let clock = SystemClock;
         let names = |keys: Vec<&Name>| keys.into_iter().cloned().collect::<Vec<_>>();
         let metrics = Metrics::new(
@@ -69,7 +69,7 @@ impl RealWorld {
         Ok(Self {
             clock,
             blobs,
-            scorers: scorers(config, &metrics, bearers)?,
+            scorers: scorers(config, &metrics, identities)?,
             store: config.store.open(clock).await?,
             inboxes,
             outbox: FolderOutbox::new(),
@@ -385,22 +385,22 @@ fn blobs(config: &Config) -> anyhow::Result<BTreeMap<Name, Arc<AzureBlobs>>> {
         .collect()
 }
 
-/// Who gets the tokens of a credential, by its name in the config.
-pub type Bearers = dyn Fn(&Name) -> Option<Arc<dyn Bearer>> + Send + Sync;
+/// Who we are, by the names of the credentials in the config.
+pub type Identities = dyn Fn(&Name) -> Option<Arc<dyn Tokens>> + Send + Sync;
 
 /// Credentials are not in this version yet.
-fn nobody(_: &Name) -> Option<Arc<dyn Bearer>> {
+fn nobody(_: &Name) -> Option<Arc<dyn Tokens>> {
     None
 }
 
 fn scorers(
     config: &Config,
     metrics: &Metrics,
-    bearers: &Bearers,
+    identities: &Identities,
 ) -> anyhow::Result<BTreeMap<Name, Scoring<SystemClock>>> {
     let endpoints = config.endpoints.iter();
     let made = endpoints.map(|(name, endpoint)| {
-        let made = scorer(name, endpoint, metrics, bearers).map_err(|error| anyhow!(error));
+        let made = scorer(name, endpoint, metrics, identities).map_err(|error| anyhow!(error));
         Ok((name.clone(), made.with_context(|| format!("endpoint {name}"))?))
     });
     made.collect()
@@ -410,7 +410,7 @@ fn scorer(
     name: &Name,
     endpoint: &EndpointConfig,
     metrics: &Metrics,
-    bearers: &Bearers,
+    identities: &Identities,
 ) -> Result<Scoring<SystemClock>, String> {
     let (name, timeout, metrics) = (name.clone(), endpoint.timeout, metrics.clone());
     match endpoint.service.clone() {
@@ -429,7 +429,7 @@ fn scorer(
         }
         ServiceConfig::BatchEndpoint(batch) => {
             let BatchEndpointConfig { url, credential, deployment, datastore, .. } = batch;
-            let bearer = bearers(&credential)
+            let tokens = identities(&credential)
                 .ok_or_else(|| format!("no tokens can be had with the credential {credential}"))?;
             let settings = batch_endpoint::Settings {
                 name,
@@ -440,7 +440,7 @@ fn scorer(
                 workspace: batch.workspace,
                 timeout,
             };
-            BatchEndpoint::new(settings, bearer, SystemClock, metrics).map(Scoring::BatchEndpoint)
+            BatchEndpoint::new(settings, tokens, SystemClock, metrics).map(Scoring::BatchEndpoint)
         }
     }
 }

@@ -25,6 +25,7 @@ mod outbox;
 mod scan;
 mod schedules;
 mod scorer;
+mod tokens;
 
 pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
@@ -37,6 +38,7 @@ pub use scorer::{
     Executed, Execution, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
     Way,
 };
+pub use tokens::{Audience, Tokens};
 
 /// All ports, as one type parameter.
 pub trait World: Send + Sync + 'static {

@@ -10,12 +10,10 @@ use crate::wire::BlobReference;
 
 mod answer;
 pub mod batch_endpoint;
-mod bearer;
 pub mod bes;
 mod service_url;
 
 pub use batch_endpoint::BatchEndpoint;
-pub use bearer::Bearer;
 pub use bes::Bes;
 pub use service_url::ServiceUrl;
 

@@ -18,7 +18,6 @@ use reqwest::{Client, Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::Bearer;
 use super::answer::{self as classic, Answer, Call, Operation};
 use super::bes::{host_of, receive};
 use crate::fault::{Class, Fault, Origin};
@@ -26,7 +25,8 @@ use crate::job::RemoteId;
 use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::ports::{
-    Clock, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer, Way,
+    Audience, Clock, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
+    Tokens, Way,
 };
 use crate::wire::BlobReference;
 
@@ -43,7 +43,7 @@ use request::Intent;
 pub struct BatchEndpoint<C> {
     settings: Settings,
     client: Client,
-    bearer: Arc<dyn Bearer>,
+    tokens: Arc<dyn Tokens>,
     clock: C,
     metrics: Metrics,
 }
@@ -74,12 +74,13 @@ struct Silence {
     heard: bool,
 }
 
-/// What is asked.
+/// What is asked, and whom the token is for: the endpoint refuses one for the management API with "Audiences in JWT are
+/// not allowed", and the other way round.
 struct Ask<'a> {
     operation: Operation,
     method: Method,
     url: Url,
-    audience: &'static str,
+    audience: Audience,
     /// The intent that the call begins, and its body.
     begins: Option<(&'a Intent, &'a Value)>,
 }
@@ -88,7 +89,7 @@ impl<C: Clock> BatchEndpoint<C> {
     /// Fails when the deployment's name can't be sent as a header, or this machine has no usable TLS.
     pub fn new(
         settings: Settings,
-        bearer: Arc<dyn Bearer>,
+        tokens: Arc<dyn Tokens>,
         clock: C,
         metrics: Metrics,
     ) -> Result<Self, String> {
@@ -113,7 +114,7 @@ impl<C: Clock> BatchEndpoint<C> {
         let client = client
             .build()
             .map_err(|cause| format!("endpoints.{name}: no HTTP client could be made: {cause}"))?;
-        Ok(Self { settings, client, bearer, clock, metrics })
+        Ok(Self { settings, client, tokens, clock, metrics })
     }
 
     fn asked(&self, operation: Operation) -> Call<'_> {
@@ -145,8 +146,8 @@ impl<C: Clock> BatchEndpoint<C> {
     /// Looks for a run that may have been started, wherever runs are listed. A list that can't be used is no reason to
     /// wait for it: without any that can, a person has to look.
     async fn look_up(&self, run: Run<'_>, intent: &Intent) -> Result<RemoteStatus, Fault> {
-        let mut lists = vec![(self.service(run).jobs(), DATA_PLANE)];
-        lists.extend(self.settings.workspace.as_ref().map(|at| (at.jobs(), MANAGEMENT)));
+        let mut lists = vec![(self.service(run).jobs(), Audience::MachineLearning)];
+        lists.extend(self.settings.workspace.as_ref().map(|at| (at.jobs(), Audience::Management)));
         let mut unusable: Vec<Fault> = Vec::new();
         let count = lists.len();
         for (list, audience) in lists {
@@ -168,7 +169,7 @@ impl<C: Clock> BatchEndpoint<C> {
     async fn search(
         &self,
         list: Url,
-        audience: &'static str,
+        audience: Audience,
         intent: &Intent,
     ) -> Result<Option<RemoteId>, Fault> {
         let origin = list.origin();
@@ -192,33 +193,39 @@ impl<C: Clock> BatchEndpoint<C> {
 
     /// One exchange: the answer, whatever it says, or what kept it away.
     async fn exchange(&self, ask: Ask<'_>) -> Result<Answer, Silence> {
-        let mut fresh = false;
+        let mut refused = false;
         loop {
-            let token = self.token(ask.audience, fresh).await?;
-            let answer = self.send(&ask, &token).await?;
+            let token = self.token(ask.audience).await?;
+            let answer = self.send(&ask, &self.header(&token)?).await?;
             // What was refused for its token was not acted on.
-            if answer.status != 401 || fresh {
+            if answer.status != 401 {
                 return Ok(answer);
             }
-            fresh = true;
+            self.tokens.refused(ask.audience, &token);
+            if std::mem::replace(&mut refused, true) {
+                return Ok(answer);
+            }
         }
     }
 
-    async fn token(&self, audience: &str, fresh: bool) -> Result<HeaderValue, Silence> {
-        let unheard = |fault| Silence { fault, heard: false };
-        let name = &self.settings.name;
+    async fn token(&self, audience: Audience) -> Result<SecretString, Silence> {
         let limit = self.settings.timeout;
-        let asked = self.clock.timeout(limit, self.bearer.token(audience, fresh)).await;
+        let asked = self.clock.timeout(limit, self.tokens.token(audience)).await;
         let token = asked.unwrap_or_else(|| {
-            let text =
-                format!("getting a token for {name}: none came within {} s", limit.as_secs_f64());
+            let (name, limit) = (&self.settings.name, limit.as_secs_f64());
+            let text = format!("getting a token for {name}: none came within {limit} s");
             Err(Fault::unavailable(Origin::Endpoint, "token_timeout", text))
         });
-        let token: SecretString = token.map_err(unheard)?;
+        token.map_err(|fault| Silence { fault, heard: false })
+    }
+
+    /// A header that libraries don't print.
+    fn header(&self, token: &SecretString) -> Result<HeaderValue, Silence> {
         let text = format!("Bearer {}", token.expose_secret().trim());
         let mut value = HeaderValue::from_str(&text).map_err(|_| {
+            let name = &self.settings.name;
             let text = format!("getting a token for {name}: what came can't be sent as a header");
-            unheard(Fault::fatal(Origin::Endpoint, "token_unusable", text))
+            Silence { fault: Fault::fatal(Origin::Endpoint, "token_unusable", text), heard: false }
         })?;
         value.set_sensitive(true);
         Ok(value)
@@ -314,7 +321,13 @@ impl<C: Clock> Scorer for BatchEndpoint<C> {
         let operation = Operation::Start;
         let url = self.service(run).jobs();
         let begins = Some((&intent, &body));
-        let ask = Ask { operation, method: Method::POST, url, audience: DATA_PLANE, begins };
+        let ask = Ask {
+            operation,
+            method: Method::POST,
+            url,
+            audience: Audience::MachineLearning,
+            begins,
+        };
         match self.exchange(ask).await {
             Ok(answer) => match answer::invoked(&answer, &self.asked(operation)) {
                 Invoked::NotStarted(fault) => Invoked::NotStarted(self.about(run, fault)),
@@ -331,7 +344,13 @@ impl<C: Clock> Scorer for BatchEndpoint<C> {
         }
         let operation = Operation::Status;
         let url = self.service(run).job(&run.id.0);
-        let ask = Ask { operation, method: Method::GET, url, audience: DATA_PLANE, begins: None };
+        let ask = Ask {
+            operation,
+            method: Method::GET,
+            url,
+            audience: Audience::MachineLearning,
+            begins: None,
+        };
         let answered = match self.exchange(ask).await {
             Ok(answer) => answer::status(&answer, &self.asked(operation)),
             Err(silence) => Err(silence.fault),
@@ -355,7 +374,13 @@ impl<C: Clock> Scorer for BatchEndpoint<C> {
         };
         let operation = Operation::Cancel;
         let url = workspace.cancel(&run.id.0);
-        let ask = Ask { operation, method: Method::POST, url, audience: MANAGEMENT, begins: None };
+        let ask = Ask {
+            operation,
+            method: Method::POST,
+            url,
+            audience: Audience::Management,
+            begins: None,
+        };
         let answer = self.exchange(ask).await.map_err(|silence| silence.fault)?;
         answer::cancelled(&answer, &self.asked(operation))
     }
@@ -368,7 +393,13 @@ impl<C: Clock> Scorer for BatchEndpoint<C> {
     async fn probe(&self) -> Result<(), Fault> {
         let operation = Operation::Probe;
         let url = self.settings.url.job(NO_RUN);
-        let ask = Ask { operation, method: Method::GET, url, audience: DATA_PLANE, begins: None };
+        let ask = Ask {
+            operation,
+            method: Method::GET,
+            url,
+            audience: Audience::MachineLearning,
+            begins: None,
+        };
         let answer = self.exchange(ask).await.map_err(|silence| silence.fault)?;
         answer::probed(&answer, &self.asked(operation))
     }
@@ -393,11 +424,6 @@ fn without(mut answer: Answer, token: &HeaderValue) -> Answer {
     answer
 }
 
-/// Who tokens are for that the endpoint takes. One for the management API is refused with "Audiences in JWT are not
-/// allowed".
-const DATA_PLANE: &str = "https://ml.azure.com";
-/// And those that Azure's management API takes.
-const MANAGEMENT: &str = "https://management.azure.com";
 const DEPLOYMENT: HeaderName = HeaderName::from_static("azureml-model-deployment");
 /// With one underscore and one hyphen, as the Python SDK spells it (`constants/_endpoint.py`). The standard's own
 /// spelling is left out: a service that goes by the standard refuses it without a second header, which nobody documents

@@ -1,7 +1,6 @@
 //! The client of batch endpoints against a server that says what it is told to: what is really sent, how often, and what
 //! is known afterwards.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -17,36 +16,39 @@ use scoreline::fault::{Class, Fault, Origin};
 use scoreline::feed::Name;
 use scoreline::job::RemoteId;
 use scoreline::metrics::Metrics;
-use scoreline::ports::{Invoked, RemoteStatus, Run, Scorer, Submission, SubmitAnswer, Way};
+use scoreline::ports::{
+    Audience, Invoked, RemoteStatus, Run, Scorer, Submission, SubmitAnswer, Tokens, Way,
+};
+use scoreline::scoring::BatchEndpoint;
 use scoreline::scoring::batch_endpoint::{EndpointUrl, InputType, Settings, Workspace};
 use scoreline::scoring::bes::CALL_LIMIT;
-use scoreline::scoring::{BatchEndpoint, Bearer};
 use scoreline::wire::BlobReference;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tokio::net::TcpListener;
 
 mod daemon;
 mod sandbox;
 
-/// Numbers the tokens that it gives, and notes who asked for what.
-#[derive(Default)]
+/// Numbers the tokens that it gives, and notes for whom.
+#[derive(Debug, Default)]
 struct Counting {
-    asked: Mutex<Vec<(String, bool)>>,
-    refuses: bool,
+    asked: Mutex<Vec<Audience>>,
+    refused: Mutex<Vec<String>>,
+    gives_none: bool,
 }
 
-impl Bearer for Counting {
-    fn token<'a>(
-        &'a self,
-        audience: &'a str,
-        fresh: bool,
-    ) -> BoxFuture<'a, Result<SecretString, Fault>> {
+impl Tokens for Counting {
+    fn token(&self, audience: Audience) -> BoxFuture<'_, Result<SecretString, Fault>> {
         let mut asked = self.asked.lock().unwrap();
-        asked.push((audience.to_owned(), fresh));
+        asked.push(audience);
         let token = format!("token-{}\n", asked.len());
-        let refused = Fault::fatal(Origin::Endpoint, "invalid_client", "the secret is wrong");
-        let answer = if self.refuses { Err(refused) } else { Ok(token.into()) };
+        let fault = Fault::fatal(Origin::Endpoint, "invalid_client", "the secret is wrong");
+        let answer = if self.gives_none { Err(fault) } else { Ok(token.into()) };
         async move { answer }.boxed()
+    }
+
+    fn refused(&self, _: Audience, token: &SecretString) {
+        self.refused.lock().unwrap().push(token.expose_secret().trim().to_owned());
     }
 }
 
@@ -73,7 +75,7 @@ struct Stub {
 /// What a test holds: the client, whom it asks for tokens, and what the server saw.
 struct Scene {
     endpoint: BatchEndpoint<SystemClock>,
-    bearer: Arc<Counting>,
+    identity: Arc<Counting>,
     stub: Arc<Stub>,
     host: String,
 }
@@ -88,8 +90,8 @@ impl Scene {
         let host = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new().fallback(any(respond)).with_state(stub.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        let bearer = Arc::new(Counting::default());
-        Self { endpoint: client(settings(&host), &bearer), bearer, stub, host }
+        let identity = Arc::new(Counting::default());
+        Self { endpoint: client(settings(&host), &identity), identity, stub, host }
     }
 
     fn seen(&self) -> Vec<Seen> {
@@ -133,10 +135,10 @@ fn settings(host: &str) -> Settings {
     }
 }
 
-fn client(settings: Settings, bearer: &Arc<Counting>) -> BatchEndpoint<SystemClock> {
+fn client(settings: Settings, identity: &Arc<Counting>) -> BatchEndpoint<SystemClock> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let metrics = Metrics::new(&[], &[churn()], &[]);
-    BatchEndpoint::new(settings, bearer.clone(), SystemClock, metrics).unwrap()
+    BatchEndpoint::new(settings, identity.clone(), SystemClock, metrics).unwrap()
 }
 
 fn submission() -> Submission {
@@ -192,8 +194,8 @@ async fn a_submit_sends_nothing_and_the_one_call_sends_it_all() {
         first.body,
         r#"{"properties":{"InputData":{"input":{"JobInputType":"UriFile","Uri":"azureml://datastores/inbox/paths/f/j/1-1/a.csv"}},"OutputData":{"score":{"JobOutputType":"UriFile","Uri":"azureml://datastores/inbox/paths/f/j/1-2/out/score.csv"}}}}"#
     );
-    let audience = ("https://ml.azure.com".to_owned(), false);
-    assert_eq!(*scene.bearer.asked.lock().unwrap(), [audience.clone(), audience]);
+    assert_eq!(*scene.identity.asked.lock().unwrap(), [Audience::MachineLearning; 2]);
+    assert_eq!(scene.identity.refused.lock().unwrap().len(), 0);
 }
 
 #[tokio::test]
@@ -206,9 +208,7 @@ async fn a_token_that_is_refused_is_asked_for_anew_once() {
     });
     let scene = scene.await;
     assert_eq!(invoke(&scene.endpoint).await, Invoked::Started(RemoteId("9f1c2d".into())));
-    let asked: Vec<_> =
-        scene.bearer.asked.lock().unwrap().iter().map(|(_, fresh)| *fresh).collect();
-    assert_eq!(asked, [false, true]);
+    assert_eq!(*scene.identity.refused.lock().unwrap(), ["token-1"]);
 
     let scene = Scene::new(|_, _, _| {
         let text = "Audiences in JWT are not allowed: token-1 token-2";
@@ -223,9 +223,9 @@ async fn a_token_that_is_refused_is_asked_for_anew_once() {
 
 #[tokio::test]
 async fn without_a_token_or_a_connection_nothing_was_started() {
-    let bearer = Arc::new(Counting { refuses: true, ..Counting::default() });
+    let identity = Arc::new(Counting { gives_none: true, ..Counting::default() });
     let scene = Scene::new(|_, _, _| named("x")).await;
-    let Invoked::NotStarted(fault) = invoke(&client(settings(&scene.host), &bearer)).await else {
+    let Invoked::NotStarted(fault) = invoke(&client(settings(&scene.host), &identity)).await else {
         panic!()
     };
     assert_eq!(fault.code, "invalid_client");
@@ -340,9 +340,8 @@ async fn where_the_endpoint_lists_nothing_the_workspace_is_asked_with_a_token_of
     assert_eq!(found, RemoteStatus::Found(RemoteId("9f1c2d".into())));
     let list = format!("GET {WORKSPACE}/jobs?api-version=2023-10-01");
     assert_eq!(scene.lines(), ["GET /jobs".to_owned(), list]);
-    let asked: BTreeMap<_, _> = scene.bearer.asked.lock().unwrap().iter().cloned().collect();
-    let audiences: Vec<_> = asked.keys().map(String::as_str).collect();
-    assert_eq!(audiences, ["https://management.azure.com", "https://ml.azure.com"]);
+    let asked = [Audience::MachineLearning, Audience::Management];
+    assert_eq!(*scene.identity.asked.lock().unwrap(), asked);
 }
 
 #[tokio::test]
@@ -365,7 +364,7 @@ async fn a_run_is_stopped_at_the_workspace_or_not_at_all() {
     let [seen] = &scene.seen()[..] else { panic!() };
     assert_eq!(seen.line, format!("POST {WORKSPACE}/jobs/9f1c2d/cancel?api-version=2023-10-01"));
     assert_eq!(seen.header("content-length"), "0");
-    assert_eq!(scene.bearer.asked.lock().unwrap()[0].0, "https://management.azure.com");
+    assert_eq!(*scene.identity.asked.lock().unwrap(), [Audience::Management]);
     // One that has to be found first is not asked for by a name that nobody there knows.
     scene.endpoint.cancel(run(&intent(&scene.endpoint).await)).await.unwrap();
     let alone = client(Settings { workspace: None, ..settings(&scene.host) }, &Arc::default());

@@ -35,7 +35,7 @@ use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::Command;
 
-use crate::bearer::SandboxBearer;
+use crate::identity::SandboxIdentity;
 use crate::rig::{Rig, files_in, with_tls};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,8 +206,8 @@ async fn a_daemon_that_dies_at_a_boundary() {
     let crash_at = std::env::var("BOUNDARY_CRASH_AT").unwrap();
     let config = Config::load(&home.join("scoreline.toml"), &BTreeMap::new()).unwrap();
     let bomb = Arc::new(Bomb { seen: Mutex::default(), crash_at, home });
-    let bearers = SandboxBearer::bearers(std::env::var("BOUNDARY_TOKENS").unwrap());
-    let real = RealWorld::build_with(&config, &bearers).await.unwrap();
+    let identities = SandboxIdentity::of(std::env::var("BOUNDARY_TOKENS").unwrap());
+    let real = RealWorld::build_with(&config, &identities).await.unwrap();
     let world = Arc::new(Mined::new(real, bomb));
     let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
     let stop = Stop::default();

@@ -16,7 +16,7 @@ use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use crate::bearer::SandboxBearer;
+use crate::identity::SandboxIdentity;
 
 /// Folders, and a remote side.
 pub(crate) struct Rig {
@@ -183,8 +183,8 @@ impl Rig {
 
     /// Starts the daemon by a config that says what no file may.
     pub(crate) async fn start_with(&self, config: Config) -> Running {
-        let bearers = SandboxBearer::bearers(self.sandbox.token_url());
-        let world = Arc::new(RealWorld::build_with(&config, &bearers).await.unwrap());
+        let identities = SandboxIdentity::of(self.sandbox.token_url());
+        let world = Arc::new(RealWorld::build_with(&config, &identities).await.unwrap());
         let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
         let url = format!("http://{}", daemon.address().unwrap());
         let stop = Stop::default();

@@ -5,23 +5,24 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use scoreline::daemon::Bearers;
+use scoreline::daemon::Identities;
 use scoreline::fault::{Fault, Origin};
 use scoreline::feed::Name;
+use scoreline::ports::{Audience, Tokens};
 use scoreline::sandbox::BatchService;
-use scoreline::scoring::Bearer;
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// An application that the sandbox knows.
-pub(crate) struct SandboxBearer {
+#[derive(Debug)]
+pub(crate) struct SandboxIdentity {
     token_url: String,
     client_id: String,
     client_secret: SecretString,
     http: reqwest::Client,
-    given: Mutex<BTreeMap<String, SecretString>>,
+    given: Mutex<BTreeMap<Audience, SecretString>>,
 }
 
-impl SandboxBearer {
+impl SandboxIdentity {
     pub(crate) fn new(token_url: String) -> Self {
         let BatchService { client_id, client_secret, .. } = BatchService::default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -29,18 +30,22 @@ impl SandboxBearer {
     }
 
     /// For every credential that a config may name.
-    pub(crate) fn bearers(token_url: String) -> Box<Bearers> {
-        let one: Arc<dyn Bearer> = Arc::new(Self::new(token_url));
+    pub(crate) fn of(token_url: String) -> Box<Identities> {
+        let one: Arc<dyn Tokens> = Arc::new(Self::new(token_url));
         Box::new(move |_: &Name| Some(one.clone()))
     }
 
-    async fn fetch(&self, audience: &str) -> Result<SecretString, Fault> {
-        let scope = format!("{audience}/.default");
+    async fn fetch(&self, audience: Audience) -> Result<SecretString, Fault> {
+        let scope = match audience {
+            Audience::MachineLearning => "https://ml.azure.com/.default",
+            Audience::Management => "https://management.azure.com/.default",
+            Audience::Storage => "https://storage.azure.com/.default",
+        };
         let form = [
             ("grant_type", "client_credentials"),
             ("client_id", &self.client_id),
             ("client_secret", self.client_secret.expose_secret()),
-            ("scope", &scope),
+            ("scope", scope),
         ];
         let fault = |cause: String| Fault::unavailable(Origin::Endpoint, "no_token", cause);
         let asked = self.http.post(&self.token_url).form(&form).send().await;
@@ -54,21 +59,21 @@ impl SandboxBearer {
     }
 }
 
-impl Bearer for SandboxBearer {
-    fn token<'a>(
-        &'a self,
-        audience: &'a str,
-        fresh: bool,
-    ) -> BoxFuture<'a, Result<SecretString, Fault>> {
+impl Tokens for SandboxIdentity {
+    fn token(&self, audience: Audience) -> BoxFuture<'_, Result<SecretString, Fault>> {
         async move {
-            let known = self.given.lock().unwrap().get(audience).cloned();
-            if let Some(token) = known.filter(|_| !fresh) {
+            let known = self.given.lock().unwrap().get(&audience).cloned();
+            if let Some(token) = known {
                 return Ok(token);
             }
             let token = self.fetch(audience).await?;
-            self.given.lock().unwrap().insert(audience.into(), token.clone());
+            self.given.lock().unwrap().insert(audience, token.clone());
             Ok(token)
         }
         .boxed()
+    }
+
+    fn refused(&self, audience: Audience, _: &SecretString) {
+        self.given.lock().unwrap().remove(&audience);
     }
 }
