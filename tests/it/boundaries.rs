@@ -31,6 +31,7 @@ use scoreline::ports::{
     Run, Scan, Schedules, Scorer, Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError,
     Submission, SubmitAnswer, Transition, Unowned, Watching, Way, Why, Wished, World,
 };
+use scoreline::sandbox;
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::Command;
@@ -105,7 +106,10 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
 /// a person is asked. When it was made, its run is found.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_boundary_around_one_call_ends_in_one_run_or_in_a_question() {
-    let rig = Rig::new().await.batch_endpoint();
+    // A service that knows a call by its id would hide a second one.
+    let batch = sandbox::BatchService { honours_repeatability: false, ..Default::default() };
+    let settings = sandbox::Settings { run_time: Duration::ZERO, batch, ..Default::default() };
+    let rig = Rig::with(settings).await.batch_endpoint();
     let (template, tokens) = (rig.config_text(), rig.sandbox.token_url());
     let home_of = |n: usize| rig.path(&format!("crash-{n}"));
     let config_of = |n: usize| {
