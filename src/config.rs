@@ -22,6 +22,7 @@ use crate::identity;
 use crate::retry::{Backoff, Policy, Span};
 use crate::store::{self, Migrate};
 
+mod batch_endpoint;
 mod budget;
 mod credential;
 mod endpoint;
@@ -34,7 +35,8 @@ mod source;
 mod storage;
 mod watch;
 
-pub use self::endpoint::{EndpointConfig, Kind};
+pub use self::batch_endpoint::BatchEndpointConfig;
+pub use self::endpoint::{ClassicConfig, EndpointConfig, ServiceConfig};
 
 use fixed::Named;
 
@@ -286,7 +288,8 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     let mut endpoints = BTreeMap::new();
     let mut shown = Table::new();
     for (name, mut endpoint) in document.tables("endpoints") {
-        let settings = endpoint::read(&mut endpoint);
+        let settings =
+            endpoint::read(&mut endpoint, |text| named(text, "credentials", &credentials));
         budget::share(&mut endpoint, &name, &mut budgets);
         shown.insert(name.to_string(), endpoint.finish().into());
         endpoints.insert(name, settings);
@@ -305,6 +308,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     check_folders(findings, &node_config.state_dir, feeds.values().map(AsRef::as_ref));
     warn_of_short_signatures(findings, &feeds, &storages);
     fixed::check(findings, feeds.values().map(AsRef::as_ref));
+    batch_endpoint::check(findings, feeds.values().map(AsRef::as_ref), &endpoints);
 
     Some(Config {
         node: node_config,

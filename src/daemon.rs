@@ -14,7 +14,9 @@ use tokio::task::JoinSet;
 
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
-use crate::config::{Config, EndpointConfig, Kind, Token};
+use crate::config::{
+    BatchEndpointConfig, ClassicConfig, Config, EndpointConfig, ServiceConfig, Token,
+};
 use crate::engine::{Engine, Pulse, Rules, Stop};
 use crate::feed::{Feed, Fixed, Name};
 use crate::fire::Scanned;
@@ -27,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
 use crate::ports::{Clock, StoreError, Tokens, World};
 use crate::scoring::rrs::{self, Form};
-use crate::scoring::{self, Bes, Rrs, Scoring};
+use crate::scoring::{self, BatchEndpoint, Bes, Rrs, Scoring, batch_endpoint};
 use crate::store::AnyStore;
 use crate::upkeep::{Sweeper, Upkeep};
 
@@ -49,6 +51,11 @@ pub struct RealWorld {
 impl RealWorld {
     /// Builds every adapter that the config names, and opens the store.
     pub async fn build(config: &Config) -> anyhow::Result<Self> {
+        Self::build_with(config, &identities(config)?).await
+    }
+
+    /// The same, with tokens from elsewhere.
+    pub async fn build_with(config: &Config, identities: &Identities) -> anyhow::Result<Self> {
         let clock = SystemClock;
         let names = |keys: Vec<&Name>| keys.into_iter().cloned().collect::<Vec<_>>();
         let metrics = Metrics::new(
@@ -56,7 +63,7 @@ impl RealWorld {
             &names(config.endpoints.keys().collect()),
             &names(config.storages.keys().collect()),
         );
-        let blobs = blobs(config, &identities(config)?)?;
+        let blobs = blobs(config, identities)?;
         let inbox = |feed: &Feed| AnyInbox::of(feed, blobs.get(&feed.storage)?, clock);
         let inboxes =
             config.feeds.iter().filter_map(|(name, feed)| Some((name.clone(), inbox(feed)?)));
@@ -64,7 +71,7 @@ impl RealWorld {
         Ok(Self {
             clock,
             blobs,
-            scorers: scorers(config, &metrics)?,
+            scorers: scorers(config, &metrics, identities)?,
             store: config.store.open(clock).await?,
             inboxes,
             outbox: FolderOutbox::new(),
@@ -375,8 +382,8 @@ pub fn looking_inbox(
         .with_context(|| format!("feed {} takes nothing by itself", feed.name))
 }
 
-/// Who we are, by the names in the config.
-type Identities = BTreeMap<Name, Arc<dyn Tokens>>;
+/// Who we are, by the names of the credentials in the config.
+pub type Identities = BTreeMap<Name, Arc<dyn Tokens>>;
 
 fn identities(config: &Config) -> anyhow::Result<Identities> {
     config
@@ -410,32 +417,60 @@ fn blobs(
 fn scorers(
     config: &Config,
     metrics: &Metrics,
+    identities: &Identities,
 ) -> anyhow::Result<BTreeMap<Name, Scoring<SystemClock>>> {
-    config
-        .endpoints
-        .iter()
-        .map(|(name, endpoint)| {
-            let (settings, metrics) = (service(name, endpoint), metrics.clone());
-            let scorer = match endpoint.kind {
-                Kind::Bes => Bes::new(settings, SystemClock, metrics).map(Scoring::Bes),
-                Kind::Rrs(form) => Rrs::new(settings, form, SystemClock, metrics).map(Scoring::Rrs),
-            };
-            let scorer = scorer.map_err(|error| anyhow!(error));
-            Ok((name.clone(), scorer.with_context(|| format!("endpoint {name}"))?))
-        })
-        .collect()
+    let endpoints = config.endpoints.iter();
+    let made = endpoints.map(|(name, endpoint)| {
+        let made = scorer(name, endpoint, metrics, identities).map_err(|error| anyhow!(error));
+        Ok((name.clone(), made.with_context(|| format!("endpoint {name}"))?))
+    });
+    made.collect()
 }
 
-fn service(name: &Name, endpoint: &EndpointConfig) -> scoring::Settings {
-    let endpoint = endpoint.clone();
+fn scorer(
+    name: &Name,
+    endpoint: &EndpointConfig,
+    metrics: &Metrics,
+    identities: &Identities,
+) -> Result<Scoring<SystemClock>, String> {
+    let (timeout, metrics) = (endpoint.timeout, metrics.clone());
+    match endpoint.service.clone() {
+        ServiceConfig::Bes(classic) => {
+            Bes::new(settings(name, classic, timeout), SystemClock, metrics).map(Scoring::Bes)
+        }
+        ServiceConfig::Rrs(classic, form) => {
+            let settings = settings(name, classic, timeout);
+            Rrs::new(settings, form, SystemClock, metrics).map(Scoring::Rrs)
+        }
+        ServiceConfig::BatchEndpoint(batch) => {
+            let BatchEndpointConfig { url, credential, deployment, datastore, .. } = batch;
+            let tokens = identities
+                .get(&credential)
+                .ok_or_else(|| format!("no tokens can be had with the credential {credential}"))?;
+            let settings = batch_endpoint::Settings {
+                name: name.clone(),
+                url,
+                deployment,
+                datastore,
+                input_type: batch.input_type,
+                workspace: batch.workspace,
+                timeout,
+            };
+            BatchEndpoint::new(settings, tokens.clone(), SystemClock, metrics)
+                .map(Scoring::BatchEndpoint)
+        }
+    }
+}
+
+fn settings(name: &Name, classic: ClassicConfig, timeout: Duration) -> scoring::Settings {
     scoring::Settings {
         name: name.clone(),
-        url: endpoint.url,
-        api_key: endpoint.api_key,
-        secondary_api_key: endpoint.secondary_api_key,
-        subscription_key: endpoint.subscription_key,
-        secondary_subscription_key: endpoint.secondary_subscription_key,
-        timeout: endpoint.timeout,
+        url: classic.url,
+        api_key: classic.api_key,
+        secondary_api_key: classic.secondary_api_key,
+        subscription_key: classic.subscription_key,
+        secondary_subscription_key: classic.secondary_subscription_key,
+        timeout,
     }
 }
 
@@ -445,11 +480,16 @@ pub fn request_response(config: &Config, endpoint: &Name) -> anyhow::Result<Rrs<
         .endpoints
         .get(endpoint)
         .with_context(|| format!("there is no endpoint {endpoint}"))?;
-    let (form, timeout) = match found.kind {
-        Kind::Rrs(form) => (form, found.timeout),
-        Kind::Bes => (Form::Table, rrs::CALL_LIMIT),
+    let (classic, form, timeout) = match found.service.clone() {
+        ServiceConfig::Rrs(classic, form) => (classic, form, found.timeout),
+        ServiceConfig::Bes(classic) => (classic, Form::Table, rrs::CALL_LIMIT),
+        ServiceConfig::BatchEndpoint(_) => {
+            anyhow::bail!(
+                "{endpoint} is a batch endpoint, which scores nothing at once: name one of kind \"rrs\" or \"bes\""
+            )
+        }
     };
-    let settings = scoring::Settings { timeout, ..service(endpoint, found) };
+    let settings = settings(endpoint, classic, timeout);
     let metrics = Metrics::new(&[], std::slice::from_ref(endpoint), &[]);
     Rrs::new(settings, form, SystemClock, metrics).map_err(|error| anyhow!(error))
 }

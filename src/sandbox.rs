@@ -7,8 +7,11 @@
 //! and keeps a [`Ledger`] of what was really done.
 //!
 //! One listener serves it all, told apart by path: `/{account}/…` is blob storage, `/workspaces/…`,
-//! `/subscriptions/…` and `/{suffix}/workspaces/…` the web service, `/sandbox/ledger` the ledger.
+//! `/subscriptions/…` and `/{suffix}/workspaces/…` the web service, `/batch/…` a batch endpoint of Azure ML v2 with the
+//! management API's `/subscriptions/…/resourceGroups/…` and the `/{tenant}/oauth2/…` that gives tokens for both,
+//! `/sandbox/ledger` the ledger.
 
+mod batch_endpoint;
 mod bes;
 mod blob_access;
 mod blob_client;
@@ -21,6 +24,7 @@ mod gateway;
 mod jobs;
 mod model;
 mod rrs;
+mod tokens;
 
 use std::fmt::Write as _;
 use std::io;
@@ -49,6 +53,7 @@ use self::connection::{Doorman, Scissors, Switchboard};
 use self::fault::Faults;
 use crate::ports::Clock;
 
+pub use self::batch_endpoint::{BatchRunRecord, BatchService, RunList};
 pub use self::fault::{Chance, Fault, FaultError, Kind, Operation};
 pub use self::gateway::{Gateway, Meter, Quota, Refusal};
 pub use self::jobs::{InputRecord, JobRecord, Ledger, Totals};
@@ -97,6 +102,7 @@ impl Sandbox {
             stop: stop.clone(),
             switchboard: switchboard.clone(),
             jobs: jobs::Jobs::default(),
+            batch_runs: batch_endpoint::BatchRuns::default(),
             blobs,
             meter: Meter::default(),
             executing: AtomicUsize::new(0),
@@ -150,6 +156,16 @@ impl RunningSandbox {
             settings.service,
             crate::wire::API_VERSION
         )
+    }
+
+    /// The batch endpoint's address, as Azure ML studio shows it: `http://…/batch/…/jobs`.
+    pub fn batch_url(&self) -> String {
+        format!("{}/batch/{}/jobs", self.url(), self.shared.settings().batch.endpoint)
+    }
+
+    /// Where tokens are given: `http://…/{tenant}/oauth2/v2.0/token`.
+    pub fn token_url(&self) -> String {
+        format!("{}/{}/oauth2/v2.0/token", self.url(), self.shared.settings().batch.tenant)
     }
 
     /// The connection string of the blob storage. It holds the account key.
@@ -305,6 +321,8 @@ pub struct Settings {
     pub results_signed_once: bool,
     /// API Management in front of the web service.
     pub gateway: Option<Gateway>,
+    /// A batch endpoint of Azure ML v2, beside the web service.
+    pub batch: BatchService,
     /// What goes wrong; see [`RunningSandbox::set_faults`] for later.
     pub faults: Vec<Fault>,
     /// Decides when faults strike.
@@ -340,6 +358,7 @@ impl Default for Settings {
             input_checked_at_run: false,
             results_signed_once: false,
             gateway: None,
+            batch: BatchService::default(),
             faults: Vec::new(),
             seed: 0,
         }
@@ -432,6 +451,7 @@ struct Shared {
     address: Address,
     account: Account,
     jobs: jobs::Jobs,
+    batch_runs: batch_endpoint::BatchRuns,
     blobs: blob_store::BlobStore,
     meter: Meter,
     /// Request/response calls at this moment.
@@ -456,6 +476,7 @@ impl Shared {
         let mut ledger = self.jobs.ledger();
         ledger.totals.refused_by_gateway = self.meter.refused();
         (ledger.totals.blocks_staged, ledger.totals.blobs_written) = self.blobs.writes();
+        ledger.batch_runs = self.batch_runs.records();
         ledger
     }
 }
@@ -483,6 +504,8 @@ enum Surface {
     Ledger,
     Blobs,
     WebService(bes::Route),
+    Batch(batch_endpoint::Route),
+    Tokens(tokens::Route),
     Nothing,
 }
 
@@ -495,6 +518,12 @@ impl Surface {
         if path.split('/').nth(1) == Some(shared.address.account.as_str()) {
             return Self::Blobs;
         }
+        if let Some(route) = batch_endpoint::Route::parse(&parts.method, path) {
+            return Self::Batch(route);
+        }
+        if let Some(route) = tokens::Route::parse(&parts.method, path) {
+            return Self::Tokens(route);
+        }
         bes::Route::parse(&parts.method, path).map_or(Self::Nothing, Self::WebService)
     }
 
@@ -502,6 +531,8 @@ impl Surface {
         match self {
             Self::Blobs => Some(blob_service::operation(method)),
             Self::WebService(route) => route.operation(),
+            Self::Batch(route) => route.operation(),
+            Self::Tokens(_) => Some(Operation::Token),
             Self::Ledger | Self::Nothing => None,
         }
     }
@@ -593,6 +624,8 @@ async fn act(
         Surface::Ledger => Json(shared.ledger()).into_response(),
         Surface::Blobs => blob_service::answer(shared, parts, body, id),
         Surface::WebService(route) => bes::answer(shared, route, parts, body).await,
+        Surface::Batch(route) => batch_endpoint::answer(shared, route, parts, body),
+        Surface::Tokens(route) => tokens::answer(shared, route, body),
         Surface::Nothing => {
             bes::ServiceError::not_found("UnknownError", "There is nothing at this address.")
                 .into_response()

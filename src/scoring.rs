@@ -10,18 +10,20 @@
 
 use crate::fault::Fault;
 use crate::ports::{
-    Clock, Executed, Execution, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
-    Way,
+    Clock, Executed, Execution, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission,
+    SubmitAnswer, Way,
 };
 use crate::wire::BlobReference;
 
 mod answer;
+pub mod batch_endpoint;
 pub mod bes;
 mod results;
 pub mod rrs;
 mod service;
 mod service_url;
 
+pub use batch_endpoint::BatchEndpoint;
 pub use bes::Bes;
 pub use rrs::Rrs;
 pub use service::Settings;
@@ -34,6 +36,8 @@ pub enum Scoring<C: Clock> {
     Bes(Bes<C>),
     /// Azure ML's classic request/response service.
     Rrs(Rrs<C>),
+    /// A batch endpoint of Azure ML v2.
+    BatchEndpoint(BatchEndpoint<C>),
 }
 
 impl<C: Clock> Scorer for Scoring<C> {
@@ -41,6 +45,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.kind(),
             Self::Rrs(rrs) => rrs.kind(),
+            Self::BatchEndpoint(endpoint) => endpoint.kind(),
         }
     }
 
@@ -48,6 +53,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.way(),
             Self::Rrs(rrs) => rrs.way(),
+            Self::BatchEndpoint(endpoint) => endpoint.way(),
         }
     }
 
@@ -55,6 +61,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.url(),
             Self::Rrs(rrs) => rrs.url(),
+            Self::BatchEndpoint(endpoint) => endpoint.url(),
         }
     }
 
@@ -62,6 +69,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.submit(submission).await,
             Self::Rrs(rrs) => rrs.submit(submission).await,
+            Self::BatchEndpoint(endpoint) => endpoint.submit(submission).await,
         }
     }
 
@@ -69,6 +77,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.start(run).await,
             Self::Rrs(rrs) => rrs.start(run).await,
+            Self::BatchEndpoint(endpoint) => endpoint.start(run).await,
         }
     }
 
@@ -76,6 +85,15 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.execute(run, execution).await,
             Self::Rrs(rrs) => rrs.execute(run, execution).await,
+            Self::BatchEndpoint(endpoint) => endpoint.execute(run, execution).await,
+        }
+    }
+
+    async fn invoke(&self, run: Run<'_>, submission: &Submission) -> Invoked {
+        match self {
+            Self::Bes(bes) => bes.invoke(run, submission).await,
+            Self::Rrs(rrs) => rrs.invoke(run, submission).await,
+            Self::BatchEndpoint(endpoint) => endpoint.invoke(run, submission).await,
         }
     }
 
@@ -83,6 +101,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.status(run).await,
             Self::Rrs(rrs) => rrs.status(run).await,
+            Self::BatchEndpoint(endpoint) => endpoint.status(run).await,
         }
     }
 
@@ -90,6 +109,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.cancel(run).await,
             Self::Rrs(rrs) => rrs.cancel(run).await,
+            Self::BatchEndpoint(endpoint) => endpoint.cancel(run).await,
         }
     }
 
@@ -97,6 +117,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.links(run).await,
             Self::Rrs(rrs) => rrs.links(run).await,
+            Self::BatchEndpoint(endpoint) => endpoint.links(run).await,
         }
     }
 
@@ -104,6 +125,7 @@ impl<C: Clock> Scorer for Scoring<C> {
         match self {
             Self::Bes(bes) => bes.probe().await,
             Self::Rrs(rrs) => rrs.probe().await,
+            Self::BatchEndpoint(endpoint) => endpoint.probe().await,
         }
     }
 }

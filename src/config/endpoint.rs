@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
+use super::batch_endpoint::{self, BatchEndpointConfig};
 use super::read_backoff;
 use super::reader::Reader;
+use crate::name::Name;
 use crate::retry::{Backoff, Policy};
 use crate::scoring::rrs::{self, Form};
 use crate::scoring::{ServiceUrl, bes};
@@ -13,8 +15,28 @@ use crate::scoring::{ServiceUrl, bes};
 /// A scoring service.
 #[derive(Clone, Debug)]
 pub struct EndpointConfig {
-    /// What kind of service it is.
-    pub kind: Kind,
+    /// What it is, and where.
+    pub service: ServiceConfig,
+    /// Remote runs at once.
+    pub max_in_flight: usize,
+    /// Time for one call.
+    pub timeout: Duration,
+}
+
+/// The kinds of scoring services.
+#[derive(Clone, Debug)]
+pub enum ServiceConfig {
+    /// `bes`
+    Bes(ClassicConfig),
+    /// `rrs`, with the form of its calls
+    Rrs(ClassicConfig, Form),
+    /// `batch-endpoint`
+    BatchEndpoint(BatchEndpointConfig),
+}
+
+/// A classic web service.
+#[derive(Clone, Debug)]
+pub struct ClassicConfig {
     /// Where it is.
     pub url: ServiceUrl,
     /// The service's key.
@@ -25,61 +47,80 @@ pub struct EndpointConfig {
     pub subscription_key: Option<SecretString>,
     /// That subscription's other key.
     pub secondary_subscription_key: Option<SecretString>,
-    /// Remote runs at once.
-    pub max_in_flight: usize,
-    /// Time for one call.
-    pub timeout: Duration,
 }
 
-/// What kind of service an endpoint is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Azure ML's classic Batch Execution Service.
+#[derive(Clone, Copy)]
+enum Kind {
     Bes,
-    /// Azure ML's classic request/response service, with the form of its calls.
-    Rrs(Form),
+    Rrs,
+    BatchEndpoint,
 }
 
 impl Kind {
-    /// Remote runs at once: the service's own limits by default.
+    /// Remote runs at once: the services' own limits by default.
     fn max_in_flight(self) -> u32 {
         match self {
-            Self::Bes => 40,
-            Self::Rrs(_) => 20,
+            Self::Bes | Self::BatchEndpoint => 40,
+            Self::Rrs => 20,
         }
     }
 
     fn timeout(self) -> Duration {
         match self {
-            Self::Bes => bes::CALL_LIMIT,
-            Self::Rrs(_) => rrs::CALL_LIMIT,
+            Self::Bes | Self::BatchEndpoint => bes::CALL_LIMIT,
+            Self::Rrs => rrs::CALL_LIMIT,
         }
     }
 
     /// The engine takes a call that lasts for minutes for a lost one.
     fn timeout_max(self) -> Duration {
         match self {
-            Self::Bes => Duration::from_mins(1),
-            Self::Rrs(_) => Duration::from_mins(2),
+            Self::Bes | Self::BatchEndpoint => Duration::from_mins(1),
+            Self::Rrs => Duration::from_mins(2),
         }
     }
 }
 
-pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff)> {
-    let kind = endpoint.required("kind", "write \"bes\" or \"rrs\"", |text| match text {
+pub(super) fn read(
+    endpoint: &mut Reader<'_>,
+    is_credential: impl Fn(&str) -> Result<Name, String>,
+) -> Option<(EndpointConfig, Backoff)> {
+    let kind = endpoint.required("kind", KINDS, |text| match text {
         "bes" => Ok(Kind::Bes),
-        "rrs" => Ok(Kind::Rrs(Form::Table)),
-        "batch-endpoint" => {
-            Err(format!("{text:?} is not in this version yet: write \"bes\" or \"rrs\""))
-        }
-        other => Err(format!("{other:?} is no kind of endpoint: write \"bes\" or \"rrs\"")),
+        "rrs" => Ok(Kind::Rrs),
+        "batch-endpoint" => Ok(Kind::BatchEndpoint),
+        other => Err(format!("{other:?} is no kind of endpoint: {KINDS}")),
     });
     let known = kind.is_some();
-    // The other keys are read all the same, as the commonest kind has them: all mistakes are told at once.
-    let kind = match kind.unwrap_or(Kind::Bes) {
-        Kind::Rrs(_) => Kind::Rrs(endpoint.word_or("form", ("table", Form::Table), &FORMS)),
-        Kind::Bes => Kind::Bes,
+    // One whose kind is wrong is read as the kind that most are, so that its other mistakes are told too.
+    let kind = kind.unwrap_or(Kind::Bes);
+    let service = match kind {
+        Kind::Bes => read_classic(endpoint).map(ServiceConfig::Bes),
+        Kind::Rrs => {
+            let form = endpoint.word_or("form", ("table", Form::Table), &FORMS);
+            read_classic(endpoint).map(|classic| ServiceConfig::Rrs(classic, form))
+        }
+        Kind::BatchEndpoint => {
+            batch_endpoint::read(endpoint, is_credential).map(ServiceConfig::BatchEndpoint)
+        }
     };
+    let max_in_flight = endpoint.number("max_in_flight", kind.max_in_flight(), 1);
+    let timeout = endpoint.span("timeout", kind.timeout());
+    if !(Duration::from_secs(1)..=kind.timeout_max()).contains(&timeout) {
+        let most = kind.timeout_max().as_secs();
+        endpoint.error("timeout", format!("is out of range: write 1s to {most}s"));
+    }
+    // What is scored at once is never looked at.
+    let poll = match kind {
+        Kind::Bes | Kind::BatchEndpoint => read_backoff(endpoint, "poll", Policy::default().poll),
+        Kind::Rrs => Policy::default().poll,
+    };
+    let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
+    let service = service.filter(|_| known)?;
+    Some((EndpointConfig { service, max_in_flight, timeout }, poll))
+}
+
+fn read_classic(endpoint: &mut Reader<'_>) -> Option<ClassicConfig> {
     let url = endpoint.required("url", "paste the service's request URI", ServiceUrl::parse);
     if let Some(url) = &url {
         // What was pasted may have a key in its query.
@@ -96,31 +137,14 @@ pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff
             "is there without subscription_key: name the first key there",
         );
     }
-    let max_in_flight = endpoint.number("max_in_flight", kind.max_in_flight(), 1);
-    let timeout = endpoint.span("timeout", kind.timeout());
-    if !(Duration::from_secs(1)..=kind.timeout_max()).contains(&timeout) {
-        let most = kind.timeout_max().as_secs();
-        endpoint.error("timeout", format!("is out of range: write 1s to {most}s"));
-    }
-    // What is scored at once is never looked at.
-    let poll = match kind {
-        Kind::Bes => read_backoff(endpoint, "poll", Policy::default().poll),
-        Kind::Rrs(_) => Policy::default().poll,
-    };
-    let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
-    known.then_some((
-        EndpointConfig {
-            kind,
-            url: url?,
-            api_key: api_key?,
-            secondary_api_key,
-            subscription_key,
-            secondary_subscription_key,
-            max_in_flight,
-            timeout,
-        },
-        poll,
-    ))
+    Some(ClassicConfig {
+        url: url?,
+        api_key: api_key?,
+        secondary_api_key,
+        subscription_key,
+        secondary_subscription_key,
+    })
 }
 
+const KINDS: &str = "write \"bes\", \"rrs\" or \"batch-endpoint\"";
 const FORMS: [(&str, Form); 2] = [("table", Form::Table), ("swagger", Form::Swagger)];

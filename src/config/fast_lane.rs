@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::reader::Reader;
-use super::{EndpointConfig, Kind, named, rates};
+use super::{EndpointConfig, ServiceConfig, named, rates};
 use crate::feed::{FastLane, Name, Template};
 use crate::retry::Backoff;
 
@@ -49,7 +49,7 @@ pub(super) fn read(
 /// Whether an endpoint's calls are its runs, if what the config says of it is good.
 pub(super) fn is_at_once(endpoint: &Name, endpoints: &Endpoints) -> Option<bool> {
     let (endpoint, _) = endpoints.get(endpoint)?.as_ref()?;
-    Some(matches!(endpoint.kind, Kind::Rrs(_)))
+    Some(matches!(endpoint.service, ServiceConfig::Rrs(..)))
 }
 
 /// What comes back at once is rows, which go into files of two formats.

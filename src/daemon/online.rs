@@ -51,7 +51,7 @@ pub async fn check_online(config: &Config) -> anyhow::Result<Vec<Finding>> {
         add(format!("storage {name}{by}"), trouble);
     }
     let metrics = Metrics::new(&[], &[], &[]);
-    for (name, scorer) in scorers(config, &metrics)? {
+    for (name, scorer) in scorers(config, &metrics, &identities)? {
         add(format!("endpoint {name}"), scorer.probe().await.err().map(|fault| fault.to_string()));
     }
     for (name, feed) in &config.feeds {

@@ -19,7 +19,7 @@ use crate::job::{
 };
 use crate::ports::{
     BlobPlace, BlobSeen, Blobs, Inbox, Node, Opened, Outbox, Part, Placed, Processed, Reservation,
-    Reserved, Scorer, Settled, Settlement, Source, Store, StoreError, World,
+    Reserved, Scorer, Settled, Settlement, Source, Store, StoreError, Way, World,
 };
 use crate::wire::BlobReference;
 
@@ -135,6 +135,11 @@ async fn deliver<W: World>(
     handed_on: bool,
     passage: &Passage<W::Clock>,
 ) -> Result<Outcome, Fault> {
+    if job.results().is_empty() && remote::scorer_of(world, feed, job)?.way() == Way::OneCall {
+        let text = "the run that was adopted writes to a place that nobody here was told of: fetch its output by hand, or \
+                    drop the file again for a run of its own";
+        return Err(Fault::permanent(Origin::Endpoint, "no_outputs", text));
+    }
     let links = links(world, feed, job).await?;
     let mut outputs = Vec::new();
     for (n, result) in job.results().iter().enumerate() {

@@ -59,6 +59,16 @@ impl RemoteId {
             || text.bytes().all(|b| b == b'.');
         (!absurd).then(|| Self(text.to_owned()))
     }
+
+    /// A name of ours, for a run that the service names only in its answer to the call that starts it.
+    pub fn intent(name: impl fmt::Display) -> Self {
+        Self(format!("{INTENT}{name}"))
+    }
+
+    /// What was given to [`intent`](Self::intent); `None` for a name of the service's.
+    pub fn as_intent(&self) -> Option<&str> {
+        self.0.strip_prefix(INTENT)
+    }
 }
 
 /// What tells one drop of a file from the next under the same name.
@@ -121,4 +131,6 @@ impl TryFrom<String> for Sha256 {
 }
 
 /// Far beyond the service's own 32.
+/// No service's names begin so.
+const INTENT: &str = "intent-";
 const REMOTE_ID_MAX_BYTES: usize = 256;

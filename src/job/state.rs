@@ -220,9 +220,9 @@ impl Submitted {
     }
 
     /// The same input with another run. That one was asked for by another submit, which had its outputs written
-    /// elsewhere: the service will tell where.
+    /// elsewhere: the service will tell where. Only an intent's run had no name before, and writes where it was asked to.
     pub(super) fn adopting(mut self, remote_id: RemoteId) -> Self {
-        if self.remote_id != remote_id {
+        if self.remote_id != remote_id && self.remote_id.as_intent().is_none() {
             self.redirects.clear();
         }
         Self { remote_id, ..self }

@@ -656,6 +656,21 @@ fn a_run_that_a_call_may_have_started_is_looked_for_and_never_called_again() {
 }
 
 #[test]
+fn a_person_who_names_an_intents_run_doesnt_lose_sight_of_its_outputs() {
+    for (id, kept) in [(RemoteId::intent("7"), true), (RemoteId("r1".into()), false)] {
+        let redirect = Redirect { output: "score".into(), blob: "f/out/score.csv".into() };
+        let submitted =
+            Outcome::Submitted { remote_id: id, redirects: vec![redirect], service: None };
+        let looked_for = [uploaded(), submitted, unclear()];
+        let job = looked_for.into_iter().fold(queued("a"), |job, outcome| step(job, outcome).job);
+        let turn = Turn { tries: 6, ..turn() };
+        let held = apply(job, Outcome::NotListed, turn, &Policy::default()).unwrap().job;
+        let finished = step(step(held, adopt("r9")).job, Outcome::Finished(vec![])).job;
+        assert_eq!(!finished.results().is_empty(), kept);
+    }
+}
+
+#[test]
 fn a_call_that_started_nothing_is_made_again_as_often_as_a_submit() {
     let policy = Policy { max_attempts: 3, ..Policy::default() };
     let busy = || Outcome::NotStarted(Fault::transient(Origin::Endpoint, "500", "busy"));

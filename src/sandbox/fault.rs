@@ -21,12 +21,16 @@ pub struct Fault {
 pub enum Operation {
     /// Registering a job.
     Submit,
-    /// Starting one.
+    /// Starting one; at the batch endpoint, the one call that makes a run and starts it.
     Start,
     /// Asking for its status.
     Status,
     /// Cancelling one.
     Delete,
+    /// Listing the runs of the batch endpoint.
+    List,
+    /// Giving a token.
+    Token,
     /// Request/response scoring.
     Execute,
     /// Every change in blob storage: blobs, blocks, block lists, containers, deletions.
@@ -207,11 +211,13 @@ fn name<T: Copy + PartialEq>(table: &[(&'static str, T)], wanted: T) -> &'static
     table.iter().find(|(_, value)| *value == wanted).map_or("?", |(name, _)| name)
 }
 
-const OPERATIONS: [(&str, Operation); 9] = [
+const OPERATIONS: [(&str, Operation); 11] = [
     ("submit", Operation::Submit),
     ("start", Operation::Start),
     ("status", Operation::Status),
     ("delete", Operation::Delete),
+    ("list", Operation::List),
+    ("token", Operation::Token),
     ("execute", Operation::Execute),
     ("put", Operation::Put),
     ("get", Operation::Get),

@@ -15,6 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::batch_endpoint::BatchRunRecord;
 use super::blob_client::{Place, Unreachable};
 use super::fault::{Kind, Operation};
 use super::model::{ModuleError, Table};
@@ -29,6 +30,9 @@ pub struct Ledger {
     pub inputs: BTreeMap<String, InputRecord>,
     /// Over everything.
     pub totals: Totals,
+    /// Runs of the batch endpoint, in the order in which they began; none of them is in the other numbers.
+    #[serde(default)]
+    pub batch_runs: Vec<BatchRunRecord>,
 }
 
 /// One remote job. Calls are counted when they are acted on, whether or not their answer was lost; a call that met a
@@ -255,6 +259,7 @@ impl Jobs {
             jobs: book.order.iter().filter_map(record).collect(),
             inputs: book.inputs.clone(),
             totals: book.totals,
+            batch_runs: Vec::new(),
         }
     }
 

@@ -17,12 +17,12 @@ use crate::job::{RemoteId, ResultPlace, RunResult};
 use crate::ports::{RemoteStatus, StartAnswer, SubmitAnswer};
 use crate::wire::{BlobReference, StatusAnswer, StatusCode};
 
-mod said;
+pub(super) mod said;
 mod verdict;
 
 use said::{Said, Speaker, cut};
 use verdict::sort;
-pub(super) use verdict::{timed_out, unreachable};
+pub(super) use verdict::{pause, timed_out, unreachable};
 
 /// An answer as it came, its body cut to what is worth reading.
 #[derive(Debug)]
@@ -231,7 +231,7 @@ pub(super) fn probed(answer: &Answer, call: &Call) -> Result<(), Fault> {
 }
 
 impl Call<'_> {
-    fn attempted(&self) -> String {
+    pub(super) fn attempted(&self) -> String {
         format!("{} to {}", self.operation.name(), self.endpoint)
     }
 }
@@ -247,11 +247,11 @@ impl Answer {
         self.said().mentions(&["subscription key"])
     }
 
-    fn succeeded(&self) -> bool {
+    pub(super) fn succeeded(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    fn said(&self) -> Said {
+    pub(super) fn said(&self) -> Said {
         Said::read(self)
     }
 
@@ -261,7 +261,7 @@ impl Answer {
             .is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
     }
 
-    fn header(&self, name: &str) -> Option<&str> {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
     }
 }
@@ -314,7 +314,7 @@ fn status_answer(answer: &Answer, call: &Call) -> Result<StatusAnswer, Fault> {
 }
 
 /// A failed run's details, fit to be stored and shown: they may hold signed links, and be pages long.
-fn words_of_failure(details: &str) -> String {
+pub(super) fn words_of_failure(details: &str) -> String {
     let details = redact(details.trim());
     if details.is_empty() {
         return "the service gave no details".into();

@@ -302,13 +302,16 @@ impl Keys {
     }
 }
 
-fn host_of(url: &Url) -> String {
+pub(super) fn host_of(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Sends a request and reads its answer, as much of it as is worth reading.
-async fn receive(request: reqwest::RequestBuilder, bound: usize) -> Result<Answer, reqwest::Error> {
+pub(super) async fn receive(
+    request: reqwest::RequestBuilder,
+    bound: usize,
+) -> Result<Answer, reqwest::Error> {
     let mut response = request.send().await?;
     let mut body = Vec::new();
     let mut read = Read::Whole;
@@ -353,7 +356,7 @@ fn secret_header(scheme: &str, key: &SecretString) -> Result<HeaderValue, &'stat
 const SUBSCRIPTION_KEY: HeaderName = HeaderName::from_static("ocp-apim-subscription-key");
 
 /// How many bytes of an answer are read.
-fn bound(operation: Operation) -> usize {
+pub(super) fn bound(operation: Operation) -> usize {
     if operation == Operation::Execute { RESULTS_MAX_BYTES } else { ANSWER_MAX_BYTES }
 }
 

@@ -26,22 +26,24 @@ use scoreline::job::{Arrival, Content, Event, FileIdentity, Job, JobId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
-    Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId,
-    Opened, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved,
+    Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, Invoked, JobPage, JobQuery, Node,
+    NodeId, Opened, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved,
     RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Settled, Settlement, SourcePlace,
-    StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned, Watching, Why,
-    Wished, World,
+    StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned, Watching, Way,
+    Why, Wished, World,
 };
+use scoreline::sandbox;
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::Command;
 
+use crate::identity::SandboxIdentity;
 use crate::rig::{Rig, files_in, with_tls};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
     let rig = Rig::new().await;
-    let template = rig.config_text();
+    let (template, tokens) = (rig.config_text(), rig.sandbox.token_url());
     let home_of = |n: usize| rig.path(&format!("crash-{n}"));
     let config_of = |n: usize| {
         let home = format!("{}/", home_of(n).display());
@@ -53,7 +55,11 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
     // One life without a crash shows where the boundaries are.
     let home = home_of(0);
     prepare(&home, &config_of(0));
-    assert!(daemon_process(&home, "never").await.success(), "see {}", home.join("log").display());
+    assert!(
+        daemon_process(&tokens, &home, "never").await.success(),
+        "see {}",
+        home.join("log").display()
+    );
     let trace = std::fs::read_to_string(home.join("trace")).unwrap();
     let boundaries: Vec<_> = trace.lines().collect();
     for boundary in BOUNDARIES {
@@ -66,7 +72,8 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
     for pair in boundaries.iter().enumerate().collect::<Vec<_>>().chunks(2) {
         let lives = pair.iter().map(|(n, boundary)| {
             let (home, config) = (home_of(n + 1), config_of(n + 1));
-            async move { crash_and_resume(&home, &config, boundary).await }
+            let tokens = &tokens;
+            async move { crash_and_resume(tokens, &home, &config, boundary).await }
         });
         futures::future::join_all(lives).await;
         for (n, boundary) in pair {
@@ -96,6 +103,61 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
     }
 }
 
+/// Of what one call makes and starts nobody can say, when the process died before the call, that it was never made: then
+/// a person is asked. When it was made, its run is found.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_boundary_around_one_call_ends_in_one_run_or_in_a_question() {
+    // A service that knows a call by its id would hide a second one.
+    let batch = sandbox::BatchService { honours_repeatability: false, ..Default::default() };
+    let settings = sandbox::Settings { run_time: Duration::ZERO, batch, ..Default::default() };
+    let rig = Rig::with(settings).await.batch_endpoint();
+    let (template, tokens) = (rig.config_text(), rig.sandbox.token_url());
+    let home_of = |n: usize| rig.path(&format!("crash-{n}"));
+    let config_of = |n: usize| {
+        let home = format!("{}/", home_of(n).display());
+        template.replace(rig.path("").to_str().unwrap(), &home).replace(
+            "container = \"scoring\"\n",
+            &format!("container = \"scoring\"\nprefix = \"crash-{n}\"\n"),
+        )
+    };
+    let home = home_of(0);
+    prepare(&home, &config_of(0));
+    let calm = daemon_process(&tokens, &home, "never").await;
+    assert!(calm.success(), "see {}", home.join("log").display());
+    let trace = std::fs::read_to_string(home.join("trace")).unwrap();
+    let around = ["commit", "submit", "invoke", "status"];
+    let boundaries: Vec<_> =
+        trace.lines().filter(|line| around.iter().any(|what| line.contains(what))).collect();
+    assert!(boundaries.contains(&"after invoke 1"), "{boundaries:?}");
+    let (mut questions, mut found) = (0, 0);
+    for pair in boundaries.iter().enumerate().collect::<Vec<_>>().chunks(2) {
+        let lives = pair.iter().map(|(n, boundary)| {
+            let (home, config, tokens) = (home_of(n + 1), config_of(n + 1), &tokens);
+            async move { crash_and_resume(tokens, &home, &config, boundary).await }
+        });
+        futures::future::join_all(lives).await;
+        for (n, boundary) in pair {
+            let home = home_of(n + 1);
+            let ours = format!("/paths/crash-{}/", n + 1);
+            let ledger = rig.sandbox.ledger();
+            let runs = ledger.batch_runs.iter().filter(|run| run.input.contains(&ours)).count();
+            let outputs = files_in(&home.join("out"));
+            if runs == 0 {
+                questions += 1;
+                assert!(outputs.is_empty(), "{boundary}");
+                continue;
+            }
+            found += 1;
+            assert_eq!(runs, 1, "{boundary}: one run");
+            let output = [("good day.scores.csv".to_owned(), SCORES.to_owned())];
+            assert_eq!(outputs, output.into(), "{boundary}: one whole output");
+            assert_eq!(files_in(&home.join("archive")).len(), 1, "{boundary}");
+        }
+    }
+    // Between the commit of the intent and the call, on both sides of either; everywhere else the run is found.
+    assert!((1..=3).contains(&questions) && found > 4, "{questions} questions, {found} found");
+}
+
 fn prepare(home: &Path, config: &str) {
     std::fs::create_dir_all(home.join("in")).unwrap();
     std::fs::write(home.join("scoreline.toml"), config).unwrap();
@@ -103,14 +165,14 @@ fn prepare(home: &Path, config: &str) {
 }
 
 /// One life that ends at a boundary, and one that finishes.
-async fn crash_and_resume(home: &Path, config: &str, boundary: &str) {
+async fn crash_and_resume(tokens: &str, home: &Path, config: &str, boundary: &str) {
     prepare(home, config);
-    let first = daemon_process(home, boundary).await;
+    let first = daemon_process(tokens, home, boundary).await;
     // How often a remote run is looked at is the one thing that varies.
     let reached = first.signal() == Some(9);
     assert!(reached || (first.success() && boundary.contains("status")), "{boundary}: {first:?}");
     if reached {
-        let second = daemon_process(home, "never").await;
+        let second = daemon_process(tokens, home, "never").await;
         assert!(
             second.success(),
             "after {boundary}: {second:?}, see {}",
@@ -119,7 +181,7 @@ async fn crash_and_resume(home: &Path, config: &str, boundary: &str) {
     }
 }
 
-async fn daemon_process(home: &Path, crash_at: &str) -> std::process::ExitStatus {
+async fn daemon_process(tokens: &str, home: &Path, crash_at: &str) -> std::process::ExitStatus {
     let log = std::fs::File::options().create(true).append(true).open(home.join("log")).unwrap();
     Command::new(std::env::current_exe().unwrap())
         .args([
@@ -130,6 +192,7 @@ async fn daemon_process(home: &Path, crash_at: &str) -> std::process::ExitStatus
         ])
         .env("BOUNDARY_HOME", home)
         .env("BOUNDARY_CRASH_AT", crash_at)
+        .env("BOUNDARY_TOKENS", tokens)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
@@ -148,16 +211,20 @@ async fn a_daemon_that_dies_at_a_boundary() {
     let crash_at = std::env::var("BOUNDARY_CRASH_AT").unwrap();
     let config = Config::load(&home.join("scoreline.toml"), &BTreeMap::new()).unwrap();
     let bomb = Arc::new(Bomb { seen: Mutex::default(), crash_at, home });
-    let world = Arc::new(Mined::new(RealWorld::build(&config).await.unwrap(), bomb));
+    let identities = SandboxIdentity::of(std::env::var("BOUNDARY_TOKENS").unwrap());
+    let real = RealWorld::build_with(&config, &identities).await.unwrap();
+    let world = Arc::new(Mined::new(real, bomb));
     let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
     let stop = Stop::default();
     let running = tokio::spawn(daemon.run(stop.clone()));
-    // Until the one job has ended and nothing of it is in anybody's hands.
+    // Until the one job has ended and nothing of it is in anybody's hands, or a person is asked.
     loop {
         SystemClock.sleep(Duration::from_millis(5)).await;
         let jobs =
             world.real.store().list(&JobQuery { limit: 10, ..Default::default() }).await.unwrap();
-        if !jobs.jobs.is_empty() && jobs.jobs.iter().all(Job::is_done) {
+        if !jobs.jobs.is_empty()
+            && jobs.jobs.iter().all(|job| job.is_done() || job.held().is_some())
+        {
             break;
         }
     }
@@ -582,6 +649,13 @@ impl Scorer for MinedPart {
     }
     async fn start(&self, run: Run<'_>) -> Result<StartAnswer, Fault> {
         self.bomb.around("start", self.real.scorer(&self.endpoint).unwrap().start(run)).await
+    }
+    fn way(&self) -> Way {
+        self.real.scorer(&self.endpoint).unwrap().way()
+    }
+    async fn invoke(&self, run: Run<'_>, submission: &Submission) -> Invoked {
+        let invoked = self.real.scorer(&self.endpoint).unwrap().invoke(run, submission);
+        self.bomb.around("invoke", invoked).await
     }
     async fn status(&self, run: Run<'_>) -> Result<RemoteStatus, Fault> {
         self.bomb.around("status", self.real.scorer(&self.endpoint).unwrap().status(run)).await

@@ -6,10 +6,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use scoreline::config::{Config, ConfigErrors, Kind, LogFormat, Role};
+use scoreline::config::{Config, ConfigErrors, LogFormat, Role, ServiceConfig};
 use scoreline::feed::{Again, FixedPlace, Name, OnConflict, Rates, Sameness, SourceEnd};
 use scoreline::retry::Span;
 use scoreline::schedule::{ExpectBy, Missed, Overlap};
+use scoreline::scoring::batch_endpoint::InputType;
 use scoreline::scoring::rrs::Form;
 use scoreline::store::Migrate;
 use secrecy::ExposeSecret;
@@ -131,10 +132,11 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
     assert_eq!(config.http.tokens[0].secret.expose_secret(), "token");
     assert_eq!(config.log.format, LogFormat::Auto);
     let endpoint = config.endpoints.values().next().unwrap();
-    assert_eq!(endpoint.api_key.expose_secret(), SECRET, "the line's end is cut");
+    let ServiceConfig::Bes(classic) = &endpoint.service else { panic!("{endpoint:?}") };
+    assert_eq!(classic.api_key.expose_secret(), SECRET, "the line's end is cut");
     assert_eq!(endpoint.timeout, Duration::from_secs(15));
     let rrs = &config.endpoints.values().nth(1).unwrap();
-    assert_eq!(rrs.kind, Kind::Rrs(Form::Table));
+    assert!(matches!(rrs.service, ServiceConfig::Rrs(_, Form::Table)));
     assert_eq!((rrs.timeout, rrs.max_in_flight), (Duration::from_secs(100), 20));
     let feed = config.feeds.values().next().unwrap();
     let lane = feed.fast_lane.as_ref().unwrap();
@@ -455,6 +457,79 @@ fn every_mistake_has_its_words() {
     insta::assert_snapshot!("mistakes", all);
 }
 
+/// The batch endpoint that stands in the documented file as a comment.
+fn documented_batch_endpoint() -> String {
+    let text = std::fs::read_to_string(documented().0).unwrap();
+    let (_, block) = text.split_once("# [endpoints.fraud]\n").unwrap();
+    let (block, _) = block.split_once("\n\n").unwrap();
+    let lines = block.lines().map(|line| line.strip_prefix("# ").unwrap());
+    let keys: Vec<_> = lines.filter(|line| !line.starts_with('#')).collect();
+    format!("[endpoints.churn]\n{}\n", keys.join("\n"))
+}
+
+/// [`GOOD`] with a batch endpoint.
+fn with_batch_endpoint(endpoint: &str) -> String {
+    let (before, rest) = GOOD.split_once("[endpoints.churn]").unwrap();
+    let (_, after) = rest.split_once("[feeds.churn]").unwrap();
+    format!("{before}{endpoint}[feeds.churn]{after}")
+}
+
+#[test]
+fn a_batch_endpoint_is_read_with_all_its_keys() {
+    let text = with_batch_endpoint(&documented_batch_endpoint());
+    let config = good(&text, &[]);
+    let endpoint = config.endpoints.values().next().unwrap();
+    let ServiceConfig::BatchEndpoint(batch) = &endpoint.service else { panic!("{endpoint:?}") };
+    assert_eq!(batch.url.to_string(), "https://fraud.westeurope.inference.ml.azure.com/jobs");
+    assert_eq!((batch.datastore.as_str(), batch.deployment.as_deref()), ("scoring", Some("blue")));
+    assert_eq!((batch.credential.as_str(), batch.input_type), ("azure", InputType::File));
+    assert!(batch.workspace.is_some());
+    let told = told(&text.replace("deployment = ", "strange = 1\ndeployment = "), &[]);
+    let (_, known) = told.trim_end().split_once("known here: ").unwrap();
+    for key in known.split(", ").filter(|key| !["max_in_flight", "timeout", "poll"].contains(key)) {
+        assert!(text.contains(&format!("\n{key} = ")), "{key} is documented");
+    }
+    let small = "[endpoints.churn]\nkind = \"batch-endpoint\"\nurl = \"https://h\"\ncredential = \"a\"\ndatastore = \"d\"\n";
+    let defaults = good(&with_batch_endpoint(small), &[]).effective;
+    let churn = &defaults["endpoints"]["churn"];
+    assert_eq!(churn["input_type"].as_str(), Some("file"));
+    assert_eq!(churn["management_url"].as_str(), Some("https://management.azure.com"));
+    assert_eq!(churn["url"].as_str(), Some("https://h/jobs"));
+}
+
+#[test]
+fn a_batch_endpoint_that_is_wrong_is_told_with_its_cure() {
+    let good = documented_batch_endpoint();
+    let mut all = String::new();
+    for (line, instead) in [
+        ("url = ", "url = \"https://ml.azure.com/endpoints\""),
+        ("url = ", "url = \"https://r.services.azureml.net/workspaces/w/services/s/jobs\""),
+        ("url = ", "url = \"https://h/score\"\napi_key = \"k\""),
+        ("url = ", ""),
+        ("credential = ", ""),
+        ("datastore = ", ""),
+        ("datastore = ", "datastore = \"a/b\""),
+        ("deployment = ", "deployment = \"\""),
+        ("input_type = ", "input_type = \"mltable\""),
+        ("workspace = ", "workspace = \"my-workspace\""),
+        ("management_url = ", "management_url = \"management.azure.com\""),
+    ] {
+        let lines = good.lines().map(|l| if l.starts_with(line) { instead } else { l });
+        let changed = lines.collect::<Vec<_>>().join("\n") + "\n";
+        assert_ne!(changed, good);
+        all += &told(&with_batch_endpoint(&changed), &[]);
+    }
+    let second = "[feeds.b]\nendpoint = \"churn\"\nstorage = \"other\"\nwatch.folder = \"in2\"\n\
+                  deliver.folder = \"out2\"\nsource = { on_success = \"leave\", on_failure = \"leave\" }\n\
+                  [storage.other]\nconnection_string = { env = \"STORAGE\" }\ncontainer = \"other\"\n";
+    all += &told(&format!("{}{second}", with_batch_endpoint(&good)), &[]);
+    let folder = good.replace("\"file\"", "\"folder\"");
+    let named = "[feeds.n]\nendpoint = \"churn\"\nstorage = \"main\"\n\
+                 schedule = { cron = \"@daily\", blobs = \"incoming/\" }\ndeliver.folder = \"out2\"\n";
+    all += &told(&format!("{}{named}", with_batch_endpoint(&folder)), &[]);
+    insta::assert_snapshot!("batch_endpoint_mistakes", all);
+}
+
 #[test]
 fn a_schedule_is_read_with_all_its_keys() {
     let schedule = |text: &str| {
@@ -591,7 +666,8 @@ fn variables_set_keys_of_every_type() {
     assert_eq!(config.log.level, "debug");
     assert_eq!(config.store.migrate, Migrate::Check);
     let endpoint = config.endpoints.values().next().unwrap();
-    assert_eq!((endpoint.max_in_flight, endpoint.api_key.expose_secret()), (7, "12345"));
+    let ServiceConfig::Bes(classic) = &endpoint.service else { panic!("{endpoint:?}") };
+    assert_eq!((endpoint.max_in_flight, classic.api_key.expose_secret()), (7, "12345"));
     let feeds: BTreeMap<_, _> =
         config.feeds.iter().map(|(name, feed)| (name.as_str(), feed)).collect();
     assert_eq!(feeds.keys().collect::<Vec<_>>(), [&"churn", &"my-feed"]);

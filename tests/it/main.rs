@@ -4,6 +4,7 @@
 mod architecture;
 mod audit;
 mod azurite;
+mod batch_endpoint;
 mod bes;
 mod blobs;
 mod boundaries;
@@ -16,6 +17,7 @@ mod entra;
 mod hashing;
 mod heavy;
 mod http;
+mod identity;
 mod inbox;
 mod leaps;
 mod log;

@@ -16,6 +16,8 @@ use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
+use crate::identity::SandboxIdentity;
+
 /// Folders, and a remote side.
 pub(crate) struct Rig {
     dir: TempDir,
@@ -29,6 +31,7 @@ pub(crate) struct Rig {
     tables: String,
     more: String,
     has_drop_folder: bool,
+    is_batch_endpoint: bool,
 }
 
 impl Rig {
@@ -52,6 +55,7 @@ impl Rig {
             tables: String::new(),
             more: String::new(),
             has_drop_folder: true,
+            is_batch_endpoint: false,
         };
         std::fs::create_dir(rig.path("in")).unwrap();
         rig
@@ -82,6 +86,18 @@ impl Rig {
         self.endpoint += lines;
         self.endpoint.push('\n');
         self
+    }
+
+    /// With the sandbox's batch endpoint in the place of its web service.
+    pub(crate) fn batch_endpoint(mut self) -> Self {
+        self.is_batch_endpoint = true;
+        self
+    }
+
+    /// And with the workspace that it is in.
+    pub(crate) fn with_workspace(self) -> Self {
+        let (workspace, url) = (self.sandbox.settings().batch.workspace, self.sandbox.url());
+        self.endpoint(&format!("workspace = {workspace:?}\nmanagement_url = {url:?}"))
     }
 
     /// More keys for `[storage.s]`.
@@ -145,7 +161,15 @@ impl Rig {
         } else {
             "poll = { first = \"20ms\", factor = 1.2, max = \"100ms\" }"
         };
-        let endpoint = table(&format!("kind = \"bes\"\n{}{poll}", self.service()), &self.endpoint);
+        let service = if self.is_batch_endpoint {
+            format!(
+                "kind = \"batch-endpoint\"\nurl = {:?}\ncredential = \"entra\"\ndatastore = \"scoring\"\n",
+                self.sandbox.batch_url()
+            )
+        } else {
+            format!("kind = \"bes\"\n{}", self.service())
+        };
+        let endpoint = table(&format!("{service}{poll}"), &self.endpoint);
         let drop_folder = format!(
             "watch.folder = {}\nwatch.settle = \"20ms\"\nwatch.zero_grace = \"20ms\"\nwatch.rescan = \"200ms\"\n\
              source.archive = {}\nsource.failed = {}\n",
@@ -171,7 +195,7 @@ impl Rig {
             } else {
                 format!("[database]\n{}", self.database)
             },
-            self.more,
+            if self.is_batch_endpoint { ENTRA } else { "" }.to_owned() + &self.more,
             self.tables,
         )
     }
@@ -189,7 +213,8 @@ impl Rig {
 
     /// Starts the daemon by a config that says what no file may.
     pub(crate) async fn start_with(&self, config: Config) -> Running {
-        let world = Arc::new(RealWorld::build(&config).await.unwrap());
+        let identities = SandboxIdentity::of(self.sandbox.token_url());
+        let world = Arc::new(RealWorld::build_with(&config, &identities).await.unwrap());
         let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
         let url = format!("http://{}", daemon.address().unwrap());
         let stop = Stop::default();
@@ -270,6 +295,12 @@ impl Running {
 
     pub(crate) async fn post(&self, path: &str) -> u16 {
         self.http.post(format!("{}{path}", self.url)).send().await.unwrap().status().as_u16()
+    }
+
+    /// Says what became of a held job's run.
+    pub(crate) async fn release(&self, job: &JobBody, what: &serde_json::Value) -> u16 {
+        let url = format!("{}/api/v1/jobs/{}/release", self.url, job.id);
+        self.http.post(url).json(what).send().await.unwrap().status().as_u16()
     }
 
     pub(crate) async fn jobs(&self) -> Vec<JobBody> {
@@ -372,3 +403,6 @@ pub(crate) fn with_tls() {
 fn quoted(path: &Path) -> String {
     format!("{:?}", path.to_str().unwrap())
 }
+
+/// Nobody asks that directory: tokens come from the sandbox.
+const ENTRA: &str = "[credentials.entra]\nkind = \"client-secret\"\ntenant = \"t\"\nclient_id = \"c\"\nclient_secret = \"s\"\n";

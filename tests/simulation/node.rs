@@ -159,6 +159,7 @@ impl Life {
         let land = self.land.clone();
         tokio::spawn(async move {
             land.clock.sleep(late).await;
+            land.state().heard_late = true;
             let _ = act(&mut land.state());
         });
         // Whatever else was to come of it, nobody was told that it was refused.

@@ -2,7 +2,9 @@
 
 use scoreline::fault::{Fault, Origin};
 use scoreline::job::{JobId, RemoteId, ResultPlace, RunResult};
-use scoreline::ports::{RemoteStatus, Run as Asked, Scorer, StartAnswer, Submission, SubmitAnswer};
+use scoreline::ports::{
+    Invoked, RemoteStatus, Run as Asked, Scorer, StartAnswer, Submission, SubmitAnswer, Way,
+};
 use scoreline::wire::BlobReference;
 
 use super::node::Life;
@@ -15,7 +17,13 @@ impl Scorer for Life {
     fn url(&self) -> String {
         "simulated".into()
     }
+    fn way(&self) -> Way {
+        if self.land.one_call { Way::OneCall } else { Way::TwoSteps }
+    }
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
+        if self.land.one_call {
+            return Ok(SubmitAnswer::Known(RemoteId::intent(&submission.key)));
+        }
         let place = |blob: &BlobReference| blob.relative_location.clone().unwrap();
         let input = place(&submission.blob);
         let outputs: Vec<_> =
@@ -31,12 +39,7 @@ impl Scorer for Life {
             if outputs.iter().any(|(_, blob)| state.blobs.contains_key(blob)) {
                 state.broken.push(format!("{job} is to write where another run wrote"));
             }
-            let end = match state.rng.below(10) {
-                0 if state.unruly => End::Cancelled,
-                1 | 2 if state.unruly => End::Failed,
-                3 if state.unruly => End::Never,
-                _ => End::Finished,
-            };
+            let end = an_end(state);
             let run = Run {
                 job,
                 generation,
@@ -47,6 +50,7 @@ impl Scorer for Life {
                 end,
                 ended: false,
                 forgotten: false,
+                intent: None,
             };
             let id = format!("run-{}", state.runs.len());
             state.runs.insert(id.clone(), run);
@@ -77,11 +81,68 @@ impl Scorer for Life {
         })
         .await
     }
+    /// Whoever is told of trouble that a service speaks of knows that nothing was started; whoever is told nothing
+    /// doesn't.
+    async fn invoke(&self, asked: Asked<'_>, submission: &Submission) -> Invoked {
+        let place = |blob: &BlobReference| blob.relative_location.clone().unwrap();
+        let input = place(&submission.blob);
+        let outputs: Vec<_> =
+            submission.outputs.iter().map(|(name, blob)| (name.clone(), place(blob))).collect();
+        let job = JobId::parse(input.split('/').nth(1).unwrap()).unwrap();
+        let intent = asked.id.0.clone();
+        let generation = submission.key.rsplit('-').next().unwrap().parse().unwrap();
+        let called = self.call("invoke", move |state| {
+            if !state.committed.contains(&intent) {
+                state.broken.push(format!("{intent} was called before it was committed"));
+            }
+            if outputs.iter().any(|(_, blob)| state.blobs.contains_key(blob)) {
+                state.broken.push(format!("{job} is to write where another run wrote"));
+            }
+            let end = an_end(state);
+            let looks = state.rng.below(4);
+            let id = format!("run-{}", state.runs.len());
+            let (ended, forgotten) = (false, false);
+            let intent = Some(intent);
+            let run = Run {
+                job,
+                generation,
+                input,
+                outputs,
+                starts: 1,
+                looks,
+                end,
+                ended,
+                forgotten,
+                intent,
+            };
+            state.runs.insert(id.clone(), run);
+            Ok(RemoteId(id))
+        });
+        match called.await {
+            Ok(id) => Invoked::Started(id),
+            Err(fault) => {
+                let spoken = ["Throttle", "Transient", "Fatal", "Permanent", "429", "503"];
+                let known = spoken.contains(&fault.code.as_str());
+                if known || self.made(Mistake::UnclearPassesForRefused) {
+                    Invoked::NotStarted(fault)
+                } else {
+                    Invoked::Unclear(fault)
+                }
+            }
+        }
+    }
     async fn status(&self, asked: Asked<'_>) -> Result<RemoteStatus, Fault> {
         let _place = self.land.a_place(&self.host.clock, "status").await?;
         let impatient = self.made(Mistake::LooksAreImpatient);
         self.effect(ENDPOINT, |state| {
             let State { runs, blobs, rng, unruly, .. } = state;
+            if asked.id.as_intent().is_some() {
+                let ours = |run: &Run| run.intent.as_ref() == Some(&asked.id.0) && !run.forgotten;
+                let found = runs.iter().find(|(_, run)| ours(run));
+                return Ok(found.map_or(RemoteStatus::NotListed, |(id, _)| {
+                    RemoteStatus::Found(RemoteId(id.clone()))
+                }));
+            }
             let run = runs.get_mut(&asked.id.0).unwrap();
             run.forgotten |= *unruly && rng.below(50) == 0;
             if run.forgotten {
@@ -119,6 +180,9 @@ impl Scorer for Life {
         .await
     }
     async fn cancel(&self, asked: Asked<'_>) -> Result<(), Fault> {
+        if asked.id.as_intent().is_some() {
+            return Ok(());
+        }
         let id = asked.id.0.clone();
         self.call("cancel", move |state| {
             let run = state.runs.get_mut(&id).unwrap();
@@ -144,5 +208,14 @@ impl Scorer for Life {
         self.hang("probe").await;
         let _place = self.land.a_place(&self.host.clock, "probe").await?;
         self.effect(ENDPOINT, |_| Ok(())).await
+    }
+}
+
+fn an_end(state: &mut State) -> End {
+    match state.rng.below(10) {
+        0 if state.unruly => End::Cancelled,
+        1 | 2 if state.unruly => End::Failed,
+        3 if state.unruly => End::Never,
+        _ => End::Finished,
     }
 }

@@ -39,7 +39,15 @@ mod world;
 #[test]
 fn trouble_at_any_single_effect_costs_nothing() {
     for (nodes, elsewhere) in [(1, false), (1, true), (2, false)] {
-        at_every_effect(nodes, elsewhere, None).unwrap_or_else(|broken| panic!("{broken}"));
+        at_every_effect(nodes, elsewhere, false, None).unwrap_or_else(|broken| panic!("{broken}"));
+    }
+}
+
+/// A run that may have been started is found, or a person is asked; none is started twice.
+#[test]
+fn trouble_at_any_single_effect_starts_no_run_twice_that_one_call_starts() {
+    for nodes in [1, 2] {
+        at_every_effect(nodes, false, true, None).unwrap_or_else(|broken| panic!("{broken}"));
     }
 }
 
@@ -92,7 +100,8 @@ fn finding(mistake: Mistake) -> Option<String> {
         outcome.unwrap_or_else(|_| Err("it panicked".into())).err()
     };
     let first_line = |text: String| text.lines().next().unwrap_or_default().to_owned();
-    if let Some(broken) = found(&|| at_every_effect(1, false, Some(mistake))) {
+    let one_call = mistake == Mistake::UnclearPassesForRefused;
+    if let Some(broken) = found(&|| at_every_effect(1, false, one_call, Some(mistake))) {
         return Some(first_line(broken));
     }
     (0..MISTAKE_WALKS).find_map(|seed| {
@@ -103,9 +112,14 @@ fn finding(mistake: Mistake) -> Option<String> {
 
 /// Two files that want the same output name: for each effect on their way each fate, and nothing but waiting may come
 /// of it.
-fn at_every_effect(nodes: usize, elsewhere: bool, mistake: Option<Mistake>) -> Result<(), String> {
-    let world =
-        |plan| in_a_world(one_seed(), plan, elsewhere, mistake, |land| two_files(land, nodes));
+fn at_every_effect(
+    nodes: usize,
+    elsewhere: bool,
+    one_call: bool,
+    mistake: Option<Mistake>,
+) -> Result<(), String> {
+    let setup = || Setup { one_call, ..one_seed() };
+    let world = |plan| in_a_world(setup(), plan, elsewhere, mistake, |land| two_files(land, nodes));
     let (calm, effects) = world(Plan::At(0, Fate::Well));
     calm?;
     ensure(effects > 40, || format!("{effects} effects"))?;
@@ -129,11 +143,16 @@ async fn two_files(land: Arc<Land>, nodes: usize) -> Result<(), String> {
     let dropped = [land.drop_file("a/x.csv", "one"), land.drop_file("b/x.csv", "two")];
     live(&land, nodes, Vec::new(), 2).await?;
     let jobs = check(&land, &dropped).await?;
+    let mut held = 0;
     for job in &jobs {
+        if land.one_call && job.held().is_some_and(|hold| hold.code == "start_unclear") {
+            held += 1;
+            continue;
+        }
         ensure(job.phase() == Phase::Succeeded, || format!("{job:#?} did not succeed"))?;
     }
     let starts: u32 = land.state().runs.values().map(|run| run.starts).sum();
-    ensure(starts == 2, || format!("{starts} runs were started"))
+    ensure(starts <= 2 && starts + held >= 2, || format!("{starts} runs were started"))
 }
 
 /// A walk at random, all from one seed.
@@ -153,11 +172,15 @@ fn walk(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
         reruns: rng.pick(&[0, 0, 1, 2]),
         deadline: if unruly { Duration::from_mins(10) } else { Duration::from_hours(10_000) },
         unruly,
+        one_call: false,
     };
     let nodes = rng.pick(&[1, 2, 2, 3, 4]);
     let per_mille = rng.pick(&[0, 5, 15, 50]);
     let trouble = Plan::Random(per_mille, Duration::from_secs(60 + rng.below(400)));
     let elsewhere = rng.below(3) == 0;
+    // From dice of its own: what else a seed brings stays the same, and so does where the mistakes show.
+    let one_call = mistake.is_none() && Rng(!seed).below(4) == 0;
+    let setup = Setup { one_call, ..setup };
     let outcome = in_a_world(setup.clone(), trouble, elsewhere, mistake, |land| async move {
         // Some of them have to pay for their calls; those with mistakes don't, so that each still shows where it did.
         if seed % 4 == 3 && mistake.is_none() {
@@ -267,6 +290,7 @@ struct Setup {
     reruns: u32,
     deadline: Duration,
     unruly: bool,
+    one_call: bool,
 }
 
 /// Rules under which everything succeeds.
@@ -285,6 +309,7 @@ fn one_seed() -> Setup {
         reruns: 0,
         deadline: Duration::from_hours(10_000),
         unruly: false,
+        one_call: false,
     }
 }
 
@@ -322,8 +347,8 @@ fn land_of(setup: Setup, plan: Plan, elsewhere: bool, mistake: Option<Mistake>) 
         },
     };
     let rng = Rng(setup.seed);
-    let Setup { in_flight, calls, unruly, .. } = setup;
-    let setting = Setting { in_flight, calls, unruly, elsewhere, mistake };
+    let Setup { in_flight, calls, unruly, one_call, .. } = setup;
+    let setting = Setting { in_flight, calls, unruly, elsewhere, one_call, mistake };
     Arc::new(Land::new(feed, rng, plan, setting))
 }
 

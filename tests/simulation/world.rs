@@ -64,6 +64,8 @@ pub(crate) struct Land {
     pub(crate) clock: SimClock,
     /// Whether an output goes to storage of the service's own.
     pub(crate) elsewhere: bool,
+    /// Whether the service makes a run and starts it in one call.
+    pub(crate) one_call: bool,
     pub(crate) in_flight: usize,
     /// Calls of a node at once.
     pub(crate) calls: usize,
@@ -92,6 +94,8 @@ pub(crate) struct State {
     pub(crate) time_a_byte: Duration,
     /// Remote runs end in all ways, and some are forgotten.
     pub(crate) unruly: bool,
+    /// A call to the service was heard after nobody waited for it any more.
+    pub(crate) heard_late: bool,
     /// Operators have a hand in it: they may have more runs going than the limit says.
     pub(crate) operated: bool,
 }
@@ -153,6 +157,8 @@ pub(crate) struct Run {
     /// Somebody was told how it ended.
     pub(crate) ended: bool,
     pub(crate) forgotten: bool,
+    /// The name that it was asked for by, where it had none of its own before.
+    pub(crate) intent: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -170,6 +176,7 @@ impl Land {
             plan,
             unruly: setup.unruly,
             operated: false,
+            heard_late: false,
             effects: 0,
             disk: BTreeMap::new(),
             last_inode: 0,
@@ -195,6 +202,7 @@ impl Land {
             feed: Arc::new(feed),
             clock,
             elsewhere: setup.elsewhere,
+            one_call: setup.one_call,
             in_flight: setup.in_flight,
             calls: setup.calls,
             mistake: setup.mistake,
@@ -299,6 +307,7 @@ pub(crate) struct Setting {
     pub(crate) calls: usize,
     pub(crate) unruly: bool,
     pub(crate) elsewhere: bool,
+    pub(crate) one_call: bool,
     pub(crate) mistake: Option<Mistake>,
 }
 
@@ -526,6 +535,8 @@ pub(crate) enum Mistake {
     ArrivalsAreDropped,
     /// What is submitted runs at once: as if the start came before the commit.
     StartBeforeCommit,
+    /// A call that may have started a run passes for one that was refused.
+    UnclearPassesForRefused,
     /// Being throttled passes for a fault of the job's own.
     ThrottlingCounts,
     /// So does trouble that is nobody's own.
@@ -568,12 +579,13 @@ pub(crate) enum Mistake {
 
 impl Mistake {
     /// All of them.
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::WritesAreNotFenced,
         Self::LostAnswersPass,
         Self::WritesAreDropped,
         Self::ArrivalsAreDropped,
         Self::StartBeforeCommit,
+        Self::UnclearPassesForRefused,
         Self::ThrottlingCounts,
         Self::OutagesCount,
         Self::LeaseNeverEnds,

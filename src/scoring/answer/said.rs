@@ -8,14 +8,14 @@ use crate::wire::{ErrorBody, ErrorDetail};
 
 /// The words of an error.
 #[derive(Debug)]
-pub(super) struct Said {
-    pub(super) speaker: Speaker,
+pub(in crate::scoring) struct Said {
+    pub(in crate::scoring) speaker: Speaker,
     error: ErrorBody,
 }
 
 /// Who speaks in an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Speaker {
+pub(in crate::scoring) enum Speaker {
     /// The service; or somebody who says nothing that would give them away.
     Service,
     /// API Management itself.
@@ -27,7 +27,7 @@ pub(super) enum Speaker {
 impl Said {
     /// Reads the service's envelope (members in any case, each possibly null), the gateway's two forms, pages, and
     /// plain text.
-    pub(super) fn read(answer: &Answer) -> Self {
+    pub(in crate::scoring) fn read(answer: &Answer) -> Self {
         let body = answer.body.trim();
         let says = |speaker, message| {
             let error = ErrorBody { message, ..ErrorBody::default() };
@@ -63,7 +63,7 @@ impl Said {
     }
 
     /// The specific codes first, then the class.
-    pub(super) fn codes(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::scoring) fn codes(&self) -> impl Iterator<Item = &str> {
         self.error
             .details
             .iter()
@@ -72,16 +72,16 @@ impl Said {
             .filter(|code| !code.is_empty())
     }
 
-    pub(super) fn has(&self, codes: &[&str]) -> bool {
+    pub(in crate::scoring) fn has(&self, codes: &[&str]) -> bool {
         self.codes().any(|code| codes.iter().any(|wanted| wanted.eq_ignore_ascii_case(code)))
     }
 
-    pub(super) fn messages(&self) -> impl Iterator<Item = &str> {
+    pub(in crate::scoring) fn messages(&self) -> impl Iterator<Item = &str> {
         let details = self.error.details.iter().map(|detail| detail.message.as_str());
         [self.error.message.as_str()].into_iter().chain(details).filter(|text| !text.is_empty())
     }
 
-    pub(super) fn mentions(&self, words: &[&str]) -> bool {
+    pub(in crate::scoring) fn mentions(&self, words: &[&str]) -> bool {
         self.messages().any(|text| {
             let text = text.to_ascii_lowercase();
             words.iter().any(|word| text.contains(word))
@@ -91,7 +91,7 @@ impl Said {
     /// Whether this says that the service has no such job. No source documents the answer for an id that it never
     /// gave: a 404 that isn't about the service, and the documented `MissingJobId`, are both taken for it. A gateway
     /// or a page that doesn't find something speaks of the address, never of the job.
-    pub(super) fn job_unknown(&self, status: u16) -> bool {
+    pub(in crate::scoring) fn job_unknown(&self, status: u16) -> bool {
         self.speaker == Speaker::Service
             && match status {
                 404 => !self.has(NO_SUCH_SERVICE) && !self.mentions(&["resource not found"]),
@@ -101,21 +101,21 @@ impl Said {
     }
 
     /// The code, or the documented sentence of it where the details got lost on the way.
-    pub(super) fn started_before(&self) -> bool {
+    pub(in crate::scoring) fn started_before(&self) -> bool {
         self.speaker == Speaker::Service
             && (self.has(&["CannotStartJob"])
                 || self.mentions(&["cannot be started because it is in"]))
     }
 
     /// Whether a fresh upload of the input, or a fresh signature, may mend it.
-    pub(super) fn lacks_input(&self) -> bool {
+    pub(in crate::scoring) fn lacks_input(&self) -> bool {
         self.speaker == Speaker::Service
             && (self.has(&["BlobNotFound", "ExpiryTimeInThePast"])
                 || self.mentions(&["not valid in the specified time frame"]))
     }
 
     /// The specific code, if it looks like one: it becomes a word to search for, not a place for strangers' text.
-    pub(super) fn code(&self) -> Option<String> {
+    pub(in crate::scoring) fn code(&self) -> Option<String> {
         let sane = |code: &&str| {
             code.len() <= 80
                 && code.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
@@ -124,7 +124,7 @@ impl Said {
     }
 
     /// What came back, for people.
-    pub(super) fn shown(&self, answer: &Answer) -> String {
+    pub(in crate::scoring) fn shown(&self, answer: &Answer) -> String {
         let who = match self.speaker {
             Speaker::Service => "the service answered",
             Speaker::Gateway => "the gateway answered",
@@ -176,7 +176,7 @@ fn title(page: &str) -> String {
 }
 
 /// Text on one line, at most so many characters of it.
-pub(super) fn cut(text: &str, max_chars: usize) -> String {
+pub(in crate::scoring) fn cut(text: &str, max_chars: usize) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let line: String = line.chars().filter(|c| !c.is_control()).collect();
     match line.char_indices().nth(max_chars) {
@@ -193,4 +193,4 @@ const NO_SUCH_SERVICE: &[&str] = &[
     "WorkspaceNotFound",
 ];
 
-pub(super) const WORDS_MAX_CHARS: usize = 600;
+pub(in crate::scoring) const WORDS_MAX_CHARS: usize = 600;

@@ -179,7 +179,11 @@ fn cure(said: &Said, verdict: &Verdict, call: &Call, status: u16) -> Option<Stri
 
 /// How long the other side wants to be left alone: `Retry-After` in seconds or as a date, else what the gateway's
 /// sentence says (`in 23 seconds`, `in 00:08:24`, `in 2.12 days`).
-fn pause(answer: &Answer, said: &Said, now: DateTime<Utc>) -> Option<Duration> {
+pub(in crate::scoring) fn pause(
+    answer: &Answer,
+    said: &Said,
+    now: DateTime<Utc>,
+) -> Option<Duration> {
     let header = answer.header(RETRY_AFTER.as_str()).and_then(|text| {
         if let Ok(seconds) = text.parse::<f64>() {
             return spell(seconds);
