@@ -471,7 +471,8 @@ fn documented_batch_endpoint() -> String {
 fn with_batch_endpoint(endpoint: &str) -> String {
     let (before, rest) = GOOD.split_once("[endpoints.churn]").unwrap();
     let (_, after) = rest.split_once("[feeds.churn]").unwrap();
-    format!("{before}{endpoint}[feeds.churn]{after}")
+    let credential = "[credentials.entra]\nkind = \"managed-identity\"\n";
+    format!("{before}{credential}{endpoint}[feeds.churn]{after}")
 }
 
 #[test]
@@ -482,14 +483,17 @@ fn a_batch_endpoint_is_read_with_all_its_keys() {
     let ServiceConfig::BatchEndpoint(batch) = &endpoint.service else { panic!("{endpoint:?}") };
     assert_eq!(batch.url.to_string(), "https://fraud.westeurope.inference.ml.azure.com/jobs");
     assert_eq!((batch.datastore.as_str(), batch.deployment.as_deref()), ("scoring", Some("blue")));
-    assert_eq!((batch.credential.as_str(), batch.input_type), ("azure", InputType::File));
+    assert_eq!((batch.credential.as_str(), batch.input_type), ("entra", InputType::File));
     assert!(batch.workspace.is_some());
     let told = told(&text.replace("deployment = ", "strange = 1\ndeployment = "), &[]);
     let (_, known) = told.trim_end().split_once("known here: ").unwrap();
-    for key in known.split(", ").filter(|key| !["max_in_flight", "timeout", "poll"].contains(key)) {
+    for key in known
+        .split(", ")
+        .filter(|key| !["budget", "max_in_flight", "timeout", "poll"].contains(key))
+    {
         assert!(text.contains(&format!("\n{key} = ")), "{key} is documented");
     }
-    let small = "[endpoints.churn]\nkind = \"batch-endpoint\"\nurl = \"https://h\"\ncredential = \"a\"\ndatastore = \"d\"\n";
+    let small = "[endpoints.churn]\nkind = \"batch-endpoint\"\nurl = \"https://h\"\ncredential = \"entra\"\ndatastore = \"d\"\n";
     let defaults = good(&with_batch_endpoint(small), &[]).effective;
     let churn = &defaults["endpoints"]["churn"];
     assert_eq!(churn["input_type"].as_str(), Some("file"));
