@@ -415,6 +415,7 @@ fn scorers(
         .iter()
         .map(|(name, endpoint)| {
             let EndpointConfig { url, api_key, subscription_key, timeout, .. } = endpoint.clone();
+            let EndpointConfig { result_hosts, delete_jobs, .. } = endpoint.clone();
             let EndpointConfig { secondary_api_key, secondary_subscription_key, .. } =
                 endpoint.clone();
             let settings = bes::Settings {
@@ -424,6 +425,8 @@ fn scorers(
                 secondary_api_key,
                 subscription_key,
                 secondary_subscription_key,
+                result_hosts,
+                delete_jobs,
                 timeout,
             };
             let bes =

@@ -37,6 +37,7 @@ use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of};
 use self::look::Looks;
 use self::perform::{Moment, perform};
+use self::remote::Spare;
 use self::progress::Passage;
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
@@ -554,9 +555,10 @@ impl<W: World> Engine<W> {
         let (rates, clock) = (self.rates.of(action, &feed), world.clock().clone());
         let passage = Passage { progress, rates, clock };
         let break_off = slot.break_off.clone();
+        let spare = self.spare(&feed, &job);
         let now = self.steady.now(self.world.clock());
         self.acting.spawn(async move {
-            let moment = Moment { handed_on, passage: &passage, now };
+            let moment = Moment { handed_on, passage: &passage, now, spare };
             let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, moment, action));
             let outcome = tokio::select! {
                 biased;
@@ -565,6 +567,18 @@ impl<W: World> Engine<W> {
             };
             Acted { serial, id, action, lane, outcome }
         });
+    }
+
+    /// Whether the job's endpoint may be called for what nothing depends on.
+    fn spare(&self, feed: &Feed, job: &Job) -> Spare {
+        let endpoint = endpoint_of(&self.rules, feed, job);
+        let health = self.health.get(&Side::Endpoint(endpoint.clone()));
+        if self.draining || health.is_some_and(|h| h.gate(self.world.clock().boot()) != Gate::Open) {
+            return Spare::No;
+        }
+        let mut budgets = self.rules.budgets.iter();
+        let paid = budgets.find(|(_, budget)| budget.endpoints.contains(endpoint));
+        paid.map_or(Spare::Free, |(name, budget)| Spare::Paid(name.clone(), budget.limits))
     }
 
     fn acted(&mut self, done: Option<Acted>) {

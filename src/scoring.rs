@@ -7,11 +7,20 @@ use crate::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, Su
 use crate::wire::BlobReference;
 
 mod answer;
+pub(crate) use answer::{any_answer, any_status, any_submit};
 pub mod bes;
+mod result_hosts;
 mod service_url;
 
 pub use bes::Bes;
+pub use result_hosts::ResultHosts;
 pub use service_url::ServiceUrl;
+
+/// Whether a link may be opened, for [`crate::fuzz`].
+pub(crate) fn any_link(hosts: &ResultHosts, link: &BlobReference) -> Result<(), String> {
+    let endpoint = "churn".to_owned().try_into()?;
+    hosts.admit(link, "output1", &endpoint, false).map_err(|fault| fault.message)
+}
 
 /// A scoring service of any kind.
 #[derive(Debug)]
@@ -60,6 +69,18 @@ impl<C: Clock> Scorer for Scoring<C> {
     async fn links(&self, run: Run<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
         match self {
             Self::Bes(bes) => bes.links(run).await,
+        }
+    }
+
+    fn admit(&self, output: &str, link: &BlobReference) -> Result<(), Fault> {
+        match self {
+            Self::Bes(bes) => bes.admit(output, link),
+        }
+    }
+
+    fn deletes_jobs(&self) -> bool {
+        match self {
+            Self::Bes(bes) => bes.deletes_jobs(),
         }
     }
 

@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use super::read_backoff;
 use super::reader::Reader;
 use crate::retry::{Backoff, Policy};
-use crate::scoring::ServiceUrl;
+use crate::scoring::{ResultHosts, ServiceUrl};
 
 /// A scoring service.
 #[derive(Clone, Debug)]
@@ -22,6 +22,10 @@ pub struct EndpointConfig {
     pub subscription_key: Option<SecretString>,
     /// That subscription's other key.
     pub secondary_subscription_key: Option<SecretString>,
+    /// Where links to results may lead.
+    pub result_hosts: ResultHosts,
+    /// Whether the service is to forget jobs whose outputs are in place.
+    pub delete_jobs: bool,
     /// Remote runs at once.
     pub max_in_flight: usize,
     /// Time for one call.
@@ -57,6 +61,12 @@ pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff
     if !(Duration::from_secs(1)..=Duration::from_mins(1)).contains(&timeout) {
         endpoint.error("timeout", "is out of range: write 1s to 60s");
     }
+    let result_hosts = endpoint.texts("result_hosts", &ResultHosts::DEFAULT);
+    let result_hosts = ResultHosts::parse(&result_hosts).unwrap_or_else(|wrong| {
+        endpoint.error("result_hosts", wrong);
+        ResultHosts::default()
+    });
+    let delete_jobs = endpoint.flag("delete_jobs", false);
     let poll = read_backoff(endpoint, "poll", Policy::default().poll);
     let max_in_flight = usize::try_from(max_in_flight).unwrap_or(usize::MAX);
     Some((
@@ -66,6 +76,8 @@ pub(super) fn read(endpoint: &mut Reader<'_>) -> Option<(EndpointConfig, Backoff
             secondary_api_key,
             subscription_key,
             secondary_subscription_key,
+            result_hosts,
+            delete_jobs,
             max_in_flight,
             timeout,
         },

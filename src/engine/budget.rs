@@ -493,9 +493,8 @@ impl Purse {
         self.limits.per_minute.map_or(AT_ONCE_UNLIMITED, |calls| (calls / 20).clamp(1, 30))
     }
 
-    /// The calls of the week that are for runs that exist alone.
     fn last_share(&self) -> u32 {
-        self.limits.per_week.map_or(0, |calls| calls.div_ceil(20))
+        last_share(self.limits)
     }
 }
 
@@ -751,6 +750,16 @@ fn price(action: Action, way: Way, job: &Job, tries: u32) -> Option<(Kind, u32)>
         Action::Deliver if elsewhere() => Some((Kind::Deliver, 1)),
         Action::Deliver | Action::Upload | Action::Settle => None,
     }
+}
+
+/// One call that nothing depends on: it never reaches into the week's last share, and nobody waits for it.
+pub(super) fn to_spare(limits: CallLimits) -> Draw {
+    Draw { least: 1, most: 1, keep: last_share(limits) }
+}
+
+/// The calls of the week that are for runs that exist alone.
+fn last_share(limits: CallLimits) -> u32 {
+    limits.per_week.map_or(0, |calls| calls.div_ceil(20))
 }
 
 /// How far apart looks have to be when so much of a week's calls is left. Nothing while it is half of them; from there on

@@ -14,7 +14,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderNa
 use reqwest::{Client, Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::ServiceUrl;
+use super::{ResultHosts, ServiceUrl};
 use super::answer::{self, Answer, Call, Operation};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::Name;
@@ -48,6 +48,10 @@ pub struct Settings {
     pub subscription_key: Option<SecretString>,
     /// The subscription's other key.
     pub secondary_subscription_key: Option<SecretString>,
+    /// Where links to results may lead.
+    pub result_hosts: ResultHosts,
+    /// Whether the service is to forget jobs whose outputs are in place.
+    pub delete_jobs: bool,
     /// How long a call may take, until its whole answer is there; see [`CALL_LIMIT`].
     pub timeout: Duration,
 }
@@ -277,6 +281,15 @@ impl<C: Clock> Scorer for Bes<C> {
 
     async fn links(&self, run: Run<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
         self.about(run, Operation::Status, Method::GET, ServiceUrl::status, answer::links).await
+    }
+
+    fn admit(&self, output: &str, link: &BlobReference) -> Result<(), Fault> {
+        let Settings { result_hosts, name, url, .. } = &self.settings;
+        result_hosts.admit(link, output, name, url.is_loopback())
+    }
+
+    fn deletes_jobs(&self) -> bool {
+        self.settings.delete_jobs
     }
 
     async fn probe(&self) -> Result<(), Fault> {

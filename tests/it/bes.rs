@@ -18,7 +18,7 @@ use scoreline::job::RemoteId;
 use scoreline::metrics::Metrics;
 use scoreline::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer};
 use scoreline::scoring::bes::{Bes, CALL_LIMIT, Settings};
-use scoreline::scoring::{Scoring, ServiceUrl};
+use scoreline::scoring::{ResultHosts, Scoring, ServiceUrl};
 use scoreline::wire::BlobReference;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -129,6 +129,8 @@ fn settings(host: &str) -> Settings {
         secondary_api_key: Some(OTHER_KEY.into()),
         subscription_key: Some(SUBSCRIPTION.into()),
         secondary_subscription_key: Some(OTHER_SUBSCRIPTION.into()),
+        result_hosts: ResultHosts::default(),
+        delete_jobs: false,
         timeout: CALL_LIMIT,
     }
 }

@@ -350,6 +350,8 @@ fn every_mistake_has_its_words() {
         ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 0"),
         ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 4.5"),
         ("kind = \"bes\"", "kind = \"bes\"\ntimeout = \"2m\""),
+        ("kind = \"bes\"", "kind = \"bes\"\nresult_hosts = [\"https://a.example\"]"),
+        ("kind = \"bes\"", "kind = \"bes\"\nresult_hosts = \"a.example\"\ndelete_jobs = \"yes\""),
         ("kind = \"bes\"", "kind = \"bes\"\npoll = { first = \"0s\", factor = 0.5, max = \"1s\" }"),
         ("kind = \"bes\"", "kind = \"bes\"\npoll = { first = \"2m\" }"),
         ("", "[feeds.churn.retry]\nmax_attempts = -1\ndeadline = \"5s\"\nbackoff = \"1s\""),
