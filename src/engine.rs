@@ -37,8 +37,8 @@ use self::health::{Gate, Health};
 use self::limits::{Lane, Permits, Waiting, lane_of};
 use self::look::Looks;
 use self::perform::{Moment, perform};
-use self::remote::Spare;
 use self::progress::Passage;
+use self::remote::Spare;
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::wishes::SWEEP;
@@ -573,7 +573,8 @@ impl<W: World> Engine<W> {
     fn spare(&self, feed: &Feed, job: &Job) -> Spare {
         let endpoint = endpoint_of(&self.rules, feed, job);
         let health = self.health.get(&Side::Endpoint(endpoint.clone()));
-        if self.draining || health.is_some_and(|h| h.gate(self.world.clock().boot()) != Gate::Open) {
+        if self.draining || health.is_some_and(|h| h.gate(self.world.clock().boot()) != Gate::Open)
+        {
             return Spare::No;
         }
         let mut budgets = self.rules.budgets.iter();

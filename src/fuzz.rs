@@ -1,7 +1,7 @@
-//! What must hold of everything that comes from outside, however wrong it is: the properties that `tests/fuzz` looks for a
+//! What must hold of everything that comes from outside, however wrong it is: the properties that `make fuzz` looks for a
 //! way around, and that the tests hold against the inputs kept from it.
 //!
-//! A target reads one input and tells what doesn't hold. That none panics goes without saying. It is no part of what the
+//! A target reads one input and tells what became of it, by which the search goes, or what doesn't hold. That none panics goes without saying. It is no part of what the
 //! daemon does, but lies here since the parsers are nobody's but their modules'.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::scoring::{ResultHosts, ServiceUrl};
 use crate::{blobs, sandbox, scoring};
 
 /// A property of all inputs; the error tells how one breaks it.
-pub type Property = fn(&[u8]) -> Result<(), String>;
+pub type Property = fn(&[u8]) -> Result<String, String>;
 
 /// The targets by name, which is also that of their folder of inputs.
 pub const TARGETS: [(&str, Property); 10] = [
@@ -28,23 +28,26 @@ pub const TARGETS: [(&str, Property); 10] = [
     ("config", config),
 ];
 
-fn connection_string(data: &[u8]) -> Result<(), String> {
+fn connection_string(data: &[u8]) -> Result<String, String> {
     let text = lossy(data);
     match blobs::ConnectionString::parse(&text) {
         Ok(read) => {
             let shown = format!("{read:?}");
-            for secret in ["AccountKey", "SharedAccessSignature"].iter().filter_map(|k| value_of(&text, k)) {
+            for secret in
+                ["AccountKey", "SharedAccessSignature"].iter().filter_map(|k| value_of(&text, k))
+            {
                 hides(&shown, &secret)?;
             }
             let again = blobs::ConnectionString::parse(&format!(" {} ;", text.trim()));
             let again = again.map_err(|error| format!("refused the second time: {error}"))?;
-            same(&shown, &format!("{again:?}"))
+            same(&shown, &format!("{again:?}"))?;
+            Ok(format!("read {}", shown.contains("Sas")))
         }
         Err(error) => bounded(&error.to_string(), 400),
     }
 }
 
-fn service_url(data: &[u8]) -> Result<(), String> {
+fn service_url(data: &[u8]) -> Result<String, String> {
     let text = lossy(data);
     match ServiceUrl::parse(&text) {
         Ok(url) => {
@@ -56,14 +59,26 @@ fn service_url(data: &[u8]) -> Result<(), String> {
             if user || shown.contains(['?', '#']) {
                 return Err(format!("{shown} has more than an address"));
             }
-            Ok(())
+            Ok(format!("read, {} parts", shown.split('/').count().min(12)))
         }
-        Err(error) => text.split_once('?').map_or(Ok(()), |(_, query)| hides(&error, query)),
+        Err(error) => {
+            if let Some((_, query)) = text.split_once('?') {
+                hides(&error, query)?;
+            }
+            Ok(error
+                .split([';', ':', '('])
+                .next()
+                .unwrap_or_default()
+                .chars()
+                .rev()
+                .take(30)
+                .collect())
+        }
     }
 }
 
 /// Three lines: base, path and token.
-fn result_link(data: &[u8]) -> Result<(), String> {
+fn result_link(data: &[u8]) -> Result<String, String> {
     let text = lossy(data);
     let mut lines = text.splitn(3, '\n');
     let mut line = || lines.next().map(str::to_owned);
@@ -74,33 +89,46 @@ fn result_link(data: &[u8]) -> Result<(), String> {
         connection_string: None,
     };
     let token = link.sas_blob_token.clone().unwrap_or_default();
-    let Some((scheme, host, has_user)) = blobs::opened(&link) else { return Ok(()) };
+    let Some((scheme, host, has_user)) = blobs::opened(&link) else { return Ok("unusable".into()) };
     let admitted = scoring::any_link(&ResultHosts::default(), &link);
     match admitted {
-        Ok(()) if has_user || scheme != "https" => Err(format!("{scheme}, user {has_user}: admitted")),
+        Ok(()) if has_user || scheme != "https" => {
+            Err(format!("{scheme}, user {has_user}: admitted"))
+        }
         Ok(()) => {
-            let known = ResultHosts::DEFAULT.iter().any(|known| host.ends_with(known.trim_start_matches('*')));
-            if known { Ok(()) } else { Err(format!("{host} is opened")) }
+            let known = ResultHosts::DEFAULT
+                .iter()
+                .any(|known| host.ends_with(known.trim_start_matches('*')));
+            if known { Ok("opened".into()) } else { Err(format!("{host} is opened")) }
         }
         Err(fault) => {
             hides(&fault, &token)?;
-            bounded(&fault, 1000)
+            bounded(&fault, 1000)?;
+            Ok(fault.chars().filter(|c| c.is_ascii_alphabetic()).skip(85).take(25).collect())
         }
     }
 }
 
-fn config(data: &[u8]) -> Result<(), String> {
+fn config(data: &[u8]) -> Result<String, String> {
     let text = lossy(data);
     // Secrets may be kept in any file of this machine, and some of those never end.
     if ["file", "/", "\\"].iter().filter(|part| text.contains(**part)).count() > 1 {
-        return Ok(());
+        return Ok("not read".into());
     }
     let secrets: Vec<_> = text.lines().filter_map(secret_in).collect();
     let told = match Config::parse(&text, Path::new("/nowhere/scoreline.toml"), &BTreeMap::new()) {
         Ok(config) => format!("{config:?}\n{}", config.effective),
         Err(errors) => errors.to_string(),
     };
-    secrets.iter().try_for_each(|secret| hides(&told, secret))
+    secrets.iter().try_for_each(|secret| hides(&told, secret))?;
+    Ok(told
+        .lines()
+        .nth(1)
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_ascii_digit())
+        .take(60)
+        .collect())
 }
 
 /// The secret that a line of a config sets as it stands.
@@ -108,7 +136,8 @@ fn secret_in(line: &str) -> Option<String> {
     let (key, value) = line.split_once('=')?;
     let known = ["api_key", "secondary_api_key", "subscription_key", "connection_string"];
     let value = value.trim().strip_prefix('"')?.strip_suffix('"')?;
-    let plain = value.len() >= 12 && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=;".contains(&b));
+    let plain = value.len() >= 12
+        && value.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=;".contains(&b));
     (known.contains(&key.trim()) && plain).then(|| value.to_owned())
 }
 
@@ -130,9 +159,12 @@ fn hides(shown: &str, secret: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn bounded(text: &str, max_chars: usize) -> Result<(), String> {
+fn bounded(text: &str, max_chars: usize) -> Result<String, String> {
     let chars = text.chars().count();
-    if chars > max_chars { Err(format!("{chars} characters, of {max_chars} allowed")) } else { Ok(()) }
+    if chars > max_chars {
+        return Err(format!("{chars} characters, of {max_chars} allowed"));
+    }
+    Ok(text.chars().filter(|c| !c.is_ascii_digit()).take(80).collect())
 }
 
 fn same<T: PartialEq + std::fmt::Debug + ?Sized>(one: &T, other: &T) -> Result<(), String> {

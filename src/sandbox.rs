@@ -55,16 +55,25 @@ pub use self::jobs::{InputRecord, JobRecord, Ledger, Totals};
 pub use self::model::HashingBits;
 
 /// Of whatever is read as a table, for [`crate::fuzz`]: written, it is read as the same.
-pub(crate) fn any_table(data: &[u8]) -> Result<(), String> {
+pub(crate) fn any_table(data: &[u8]) -> Result<String, String> {
+    let mut seen = String::new();
     for name in ["a.csv", "a.tsv"] {
-        let Ok(table) = model::Table::read(data, name) else { continue };
+        let table = match model::Table::read(data, name) {
+            Ok(table) => table,
+            Err(error) => {
+                let words = error.message.chars().filter(|c| c.is_ascii_alphabetic());
+                seen.extend(words.take(60));
+                continue;
+            }
+        };
+        seen += &format!("{} by {} ", table.columns.len().min(4), table.rows.len().min(4));
         let written = table.write(name);
         let again = model::Table::read(written.as_bytes(), name);
         if again.as_ref() != Ok(&table) {
             return Err(format!("{table:?} is written as {written:?} and read as {again:?}"));
         }
     }
-    Ok(())
+    Ok(seen)
 }
 
 /// Starts sandboxes.

@@ -17,7 +17,8 @@ pub(crate) fn opened(link: &BlobReference) -> Option<(String, String, bool)> {
 }
 
 /// Of a refusal: a status, and a body after the first line.
-pub(crate) fn any_refusal(text: &str) -> Result<(), String> {
+pub(crate) fn any_refusal(text: &str) -> Result<String, String> {
+    let mut seen = String::new();
     let (status, body) = text.split_once('\n').unwrap_or((text, ""));
     let status = status.trim().parse().unwrap_or(400);
     for call in [Call::Look, Call::Upload, Call::Download, Call::Follow, Call::List, Call::Delete] {
@@ -36,16 +37,19 @@ pub(crate) fn any_refusal(text: &str) -> Result<(), String> {
         if again.trim_end_matches(tail) != fault.message.trim_end_matches(tail) {
             return Err(format!("{:?} shows what {again:?} hides", fault.message));
         }
+        seen = format!("{seen} {} {}", fault.class.name(), fault.code);
     }
-    Ok(())
+    Ok(seen)
 }
 
 /// Of a list of blobs: whatever it names is under the prefix that was asked for.
-pub(crate) fn any_listing(data: &[u8]) -> Result<(), String> {
-    let Ok(list) = azure_core::xml::from_xml::<_, ListBlobsResponse>(data) else { return Ok(()) };
+pub(crate) fn any_listing(data: &[u8]) -> Result<String, String> {
+    let Ok(list) = azure_core::xml::from_xml::<_, ListBlobsResponse>(data) else {
+        return Ok("no list".into());
+    };
     let page = page_of(list, "a/");
-    if page.blobs.len() > data.len() || page.next.is_some_and(|next| next.is_empty()) {
+    if page.blobs.len() > data.len() || page.next.as_deref() == Some("") {
         return Err("made up".into());
     }
-    Ok(())
+    Ok(format!("{} blobs, next {}", page.blobs.len(), page.next.is_some()))
 }

@@ -15,8 +15,8 @@ use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Job, Outcome, Phase, Redirect, Service, Sha256, Submitted, Uploaded};
 use crate::ports::{
-    Access, BlobPlace, Blobs, CallLimits, Clock, Executed, Execution, Invoked, Permit, RemoteStatus, Run,
-    Scorer, StartAnswer, Store, Submission, SubmitAnswer, Way, World,
+    Access, BlobPlace, Blobs, CallLimits, Clock, Executed, Execution, Invoked, Permit,
+    RemoteStatus, Run, Scorer, StartAnswer, Store, Submission, SubmitAnswer, Way, World,
 };
 
 /// Makes a call for as long as the lease lasts.

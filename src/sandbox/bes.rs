@@ -368,7 +368,9 @@ fn status(shared: &Shared, settings: &Settings, view: &View) -> Value {
         view.work
             .outputs
             .iter()
-            .map(|(name, place)| (name.clone(), place.result(&shared.account, start, settings.result_life)))
+            .map(|(name, place)| {
+                (name.clone(), place.result(&shared.account, start, settings.result_life))
+            })
             .collect()
     });
     let answer = StatusAnswer { status_code: view.state, results, details: view.details.clone() };

@@ -14,8 +14,8 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderNa
 use reqwest::{Client, Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ResultHosts, ServiceUrl};
 use super::answer::{self, Answer, Call, Operation};
+use super::{ResultHosts, ServiceUrl};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::Name;
 use crate::job::RemoteId;

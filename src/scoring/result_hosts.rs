@@ -30,7 +30,9 @@ impl ResultHosts {
     pub fn parse<S: AsRef<str>>(patterns: &[S]) -> Result<Self, String> {
         let mut globs = GlobSetBuilder::new();
         for pattern in patterns.iter().map(AsRef::as_ref) {
-            let wrong = |why: &str| format!("{pattern:?} is no host: {why}, like \"*.blob.core.windows.net\"");
+            let wrong = |why: &str| {
+                format!("{pattern:?} is no host: {why}, like \"*.blob.core.windows.net\"")
+            };
             if pattern.is_empty() || pattern.contains(['/', ':', '@', '?', ' ']) {
                 return Err(wrong("write its name alone, without scheme, port and path"));
             }
@@ -57,23 +59,34 @@ impl ResultHosts {
         // As it is joined when it is opened: what follows a slash is no part of the host.
         let base = link.base_location.as_deref().unwrap_or_default().trim_end_matches('/');
         let Ok(url) = Url::parse(&format!("{base}/")) else {
-            return refused("result_link", "it has no address; have the output redirected to our own storage");
+            return refused(
+                "result_link",
+                "it has no address; have the output redirected to our own storage",
+            );
         };
         // A long name is nobody's to read.
-        let host: String = url.host_str().unwrap_or_default().chars().take(HOST_MAX_CHARS).collect();
+        let host: String =
+            url.host_str().unwrap_or_default().chars().take(HOST_MAX_CHARS).collect();
         if !url.username().is_empty() || url.password().is_some() {
             return refused("result_link", &format!("it has credentials before its host {host}"));
         }
-        let address = host.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+        let address =
+            host.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
         if address.is_some_and(is_of_the_machine) {
-            return refused("result_link", &format!("{host} is the address of a cloud machine's own services"));
+            return refused(
+                "result_link",
+                &format!("{host} is the address of a cloud machine's own services"),
+            );
         }
         let is_local = host == "localhost" || address.is_some_and(|address| address.is_loopback());
         if service_is_local && is_local && ["http", "https"].contains(&url.scheme()) {
             return Ok(());
         }
         if url.scheme() != "https" {
-            return refused("result_link", &format!("its scheme is {}, and only https is safe", url.scheme()));
+            return refused(
+                "result_link",
+                &format!("its scheme is {}, and only https is safe", url.scheme()),
+            );
         }
         if self.0.is_match(&host) {
             return Ok(());
@@ -140,7 +153,11 @@ mod tests {
         }
         for (base, code, host) in [
             ("https://evil.example/", "result_host", "evil.example"),
-            ("https://acct.blob.core.windows.net.evil.example/", "result_host", "windows.net.evil.example"),
+            (
+                "https://acct.blob.core.windows.net.evil.example/",
+                "result_host",
+                "windows.net.evil.example",
+            ),
             ("https://evil.example/#.blob.core.windows.net", "result_host", "host evil.example is"),
             ("https://evil.example?.blob.core.windows.net", "result_host", "host evil.example is"),
             ("https://evil.example\\.blob.core.windows.net", "result_host", "host evil.example is"),
@@ -164,7 +181,12 @@ mod tests {
     #[test]
     fn a_service_on_this_machine_may_have_its_results_there() {
         let hosts = ResultHosts::default();
-        for base in ["http://127.0.0.1:10000/acct", "http://localhost:1/", "http://[::1]/", "https://127.1/"] {
+        for base in [
+            "http://127.0.0.1:10000/acct",
+            "http://localhost:1/",
+            "http://[::1]/",
+            "https://127.1/",
+        ] {
             assert_eq!(verdict(&hosts, base, true), Ok(()), "{base}");
         }
         assert!(verdict(&hosts, "http://10.0.0.1/", true).is_err());
@@ -192,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_host_and_the_key_to_add() {
-        let (_, message) = verdict(&ResultHosts::default(), "https://results.example/x", false).unwrap_err();
+        let (_, message) =
+            verdict(&ResultHosts::default(), "https://results.example/x", false).unwrap_err();
         insta::assert_snapshot!(message, @r#"the service's link to its output "scores" is not opened, and nothing was sent there: its host results.example is none of endpoints.churn.result_hosts; if the results are to be there, add "results.example" to that list and retry the job"#);
         let allowed = ResultHosts::parse(&["results.example"]).unwrap();
         assert_eq!(verdict(&allowed, "https://results.example/x", false), Ok(()));
