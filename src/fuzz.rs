@@ -62,17 +62,17 @@ fn service_url(data: &[u8]) -> Result<String, String> {
             Ok(format!("read, {} parts", shown.split('/').count().min(12)))
         }
         Err(error) => {
-            if let Some((_, query)) = text.split_once('?') {
+            // What is in the words of every such error was not taken from this one.
+            let words =
+                ["", "http://x"].map(|other| ServiceUrl::parse(other).err().unwrap_or_default());
+            if let Some((_, query)) = text.split_once('?')
+                && !words.iter().any(|words| words.contains(query))
+            {
                 hides(&error, query)?;
             }
-            Ok(error
-                .split([';', ':', '('])
-                .next()
-                .unwrap_or_default()
-                .chars()
-                .rev()
-                .take(30)
-                .collect())
+            let kinds =
+                ["no scheme", "no URL", "scheme is", "credentials", "portal", "v2", "placeholder"];
+            Ok(kinds.iter().filter(|kind| error.contains(**kind)).copied().collect())
         }
     }
 }
@@ -81,11 +81,11 @@ fn service_url(data: &[u8]) -> Result<String, String> {
 fn result_link(data: &[u8]) -> Result<String, String> {
     let text = lossy(data);
     let mut lines = text.splitn(3, '\n');
-    let mut line = || lines.next().map(str::to_owned);
+    let mut next = || lines.next().map(str::to_owned);
     let link = crate::wire::BlobReference {
-        base_location: line(),
-        relative_location: line(),
-        sas_blob_token: line(),
+        base_location: next(),
+        relative_location: next(),
+        sas_blob_token: next(),
         connection_string: None,
     };
     let token = link.sas_blob_token.clone().unwrap_or_default();
@@ -104,7 +104,8 @@ fn result_link(data: &[u8]) -> Result<String, String> {
         Err(fault) => {
             hides(&fault, &token)?;
             bounded(&fault, 1000)?;
-            Ok(fault.chars().filter(|c| c.is_ascii_alphabetic()).skip(85).take(25).collect())
+            let kinds = ["no address", "credentials", "own services", "scheme", "none of"];
+            Ok(kinds.iter().filter(|kind| fault.contains(**kind)).copied().collect())
         }
     }
 }

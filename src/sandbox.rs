@@ -61,12 +61,12 @@ pub(crate) fn any_table(data: &[u8]) -> Result<String, String> {
         let table = match model::Table::read(data, name) {
             Ok(table) => table,
             Err(error) => {
-                let words = error.message.chars().filter(|c| c.is_ascii_alphabetic());
+                let words = error.message.chars().filter(char::is_ascii_alphabetic);
                 seen.extend(words.take(60));
                 continue;
             }
         };
-        seen += &format!("{} by {} ", table.columns.len().min(4), table.rows.len().min(4));
+        let _ = write!(seen, "{} by {} ", table.columns.len().min(4), table.rows.len().min(4));
         let written = table.write(name);
         let again = model::Table::read(written.as_bytes(), name);
         if again.as_ref() != Ok(&table) {

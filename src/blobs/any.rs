@@ -37,7 +37,7 @@ pub(crate) fn any_refusal(text: &str) -> Result<String, String> {
         if again.trim_end_matches(tail) != fault.message.trim_end_matches(tail) {
             return Err(format!("{:?} shows what {again:?} hides", fault.message));
         }
-        seen = format!("{seen} {} {}", fault.class.name(), fault.code);
+        seen = format!("{seen} {}", fault.class.name());
     }
     Ok(seen)
 }

@@ -90,7 +90,9 @@ impl Search {
             broken: BTreeMap::new(),
             tries: 0,
         };
-        inputs.into_iter().for_each(|input| search.look(input, true));
+        for input in inputs {
+            search.look(input, true);
+        }
         search
     }
 
@@ -115,7 +117,7 @@ impl Search {
             }
             Err(told) => {
                 let kind: String =
-                    told.chars().filter(|c| c.is_ascii_alphabetic()).take(12).collect();
+                    told.chars().filter(char::is_ascii_alphabetic).take(12).collect();
                 let best = self.broken.entry(kind).or_insert_with(|| input.clone());
                 if input.len() < best.len() {
                     *best = input;
@@ -131,8 +133,7 @@ impl Search {
         match self.dice.below(8) {
             0 if at < input.len() => input[at] ^= 1 << self.dice.below(8),
             1 if at < input.len() => {
-                input[at] =
-                    PIECES[self.dice.below(PIECES.len())].as_bytes().first().copied().unwrap_or(0)
+                input[at] = PIECES[self.dice.below(PIECES.len())].as_bytes()[0];
             }
             2 => drop(input.drain(at..to)),
             3 => {

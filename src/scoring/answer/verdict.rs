@@ -103,8 +103,8 @@ fn verdict(answer: &Answer, call: &Call, said: &Said) -> Verdict {
         429 => (Kind::Throttled(pause()), Some("rate_limit")),
         // The address itself is wrong: a matter of the config, never of the job.
         400 if said.has(WRONG_ADDRESS) => (Kind::Fatal, None),
-        // A proxy's page tells nothing about what was asked.
-        400..=499 if page => (Kind::Unavailable, Some("html")),
+        // A proxy's page tells nothing about what was asked, whatever status it comes with.
+        200..=299 | 400..=499 if page => (Kind::Unavailable, Some("html")),
         // About a job that may be running, only the service's own word is a verdict.
         400..=499
             if said.codes().next().is_none()

@@ -26,26 +26,34 @@ fn whatever_a_service_answers_its_jobs_come_through_once() {
         let elsewhere = listener().await;
         let redirect = format!("http://{}/", elsewhere.address);
         let cases = cases(&redirect);
+        let mut wrong = Vec::new();
         for (n, Case { what, call, acts, answer, code }) in cases.iter().enumerate() {
             let before = log.text().len();
             line.spoil(call, 2, *acts, answer.clone());
             rig.drop_file(&format!("{n}.csv"), &input_of(&[&text(n)]));
             ended(&daemon, n + 1).await;
             line.right();
-            let log = log.text();
-            let told = format!("error.code={code}");
-            assert!(log[before..].contains(&told), "{call}, {what}: no {told}");
-            assert!(!log[before..].contains("panicked"), "{call}, {what}");
-            let longest =
-                log[before..].lines().filter(|l| l.contains("scoreline::")).map(str::len).max();
-            assert!(longest.unwrap() < 20_000, "{call}, {what}: a line of {longest:?} bytes");
+            let log = &log.text()[before..];
+            let job = daemon.jobs().await[0].id;
+            let (_, events) = daemon.get(&format!("/api/v1/jobs/{job}/events")).await;
+            let told = [format!("error.code={code}"), format!("error.code={code:?}")];
+            if !told.iter().any(|told| log.contains(told)) && !events.contains(&format!("{code:?}"))
+            {
+                let codes = log.split("error.code=").skip(1).map(|l| l.split(' ').next());
+                wrong.push(format!(
+                    "{call}, {what}: no {code}, but {:?}",
+                    codes.collect::<Vec<_>>()
+                ));
+            }
+            assert!(!log.contains("panicked"), "{call}, {what}");
+            let ours = log.lines().filter(|line| line.contains(" scoreline::"));
+            let longest = ours.map(str::len).max().unwrap();
+            assert!(longest < 20_000, "{call}, {what}: a line of {longest} bytes");
+            assert!(events.len() < 60_000, "{call}, {what}: {} bytes of history", events.len());
         }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         all_came_through(&rig, &daemon, cases.len()).await;
         assert_eq!(elsewhere.calls.load(Ordering::Relaxed), 0, "a redirect was followed");
-        for job in daemon.jobs().await {
-            let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", job.id)).await;
-            assert!(events.len() < 60_000, "{} bytes of history", events.len());
-        }
         daemon.stop().await;
     });
 }
@@ -122,7 +130,11 @@ async fn a_result_link_to_another_host_is_refused_until_that_is_allowed() {
         let theirs = format!("{base}/");
         line.spoil("status", u32::MAX, true, replacing(&ours, &theirs));
         rig.drop_file(&format!("{n}.csv"), &input_of(&[&text(n)]));
-        let jobs = daemon.until("it has failed", |jobs| jobs[0].phase == Phase::Failed).await;
+        let jobs = daemon
+            .until("it has failed", |jobs| {
+                jobs.first().is_some_and(|job| job.phase == Phase::Failed)
+            })
+            .await;
         let error = jobs[0].error.as_ref().unwrap();
         assert_eq!(
             (error.class.as_str(), error.code.as_str()),
@@ -140,6 +152,54 @@ async fn a_result_link_to_another_host_is_refused_until_that_is_allowed() {
         daemon.stop().await;
     }
     assert_eq!(elsewhere.calls.load(Ordering::Relaxed), 0, "something was sent there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_that_are_null_or_more_than_asked_for_change_nothing_for_redirected_outputs() {
+    let (rig, line) = rig().await;
+    let daemon = rig.start().await;
+    for (n, results) in [
+        "null".to_owned(),
+        "{}".to_owned(),
+        r#"{"output1":null}"#.to_owned(),
+        r#"{"output1":{"BaseLocation":"https://results.example/","RelativeLocation":"c/b"},"x":{}}"#.to_owned(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        line.spoil("status", u32::MAX, true, if_finished(move |_| {
+            format!(r#"{{"StatusCode":"Finished","More":[1e300,{{}}],"Results":{results}}}"#)
+        }));
+        rig.drop_file(&format!("{n}.csv"), &input_of(&[&text(n)]));
+        daemon.until_ended(n + 1).await;
+    }
+    all_came_through(&rig, &daemon, 4).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_goes_on_after_its_end_is_delivered_when_it_ends_again() {
+    let (rig, line) = rig().await;
+    let rig = rig.feed("outputs = {}");
+    let daemon = rig.start().await;
+    let looks = AtomicU64::new(0);
+    line.spoil(
+        "status",
+        u32::MAX,
+        true,
+        if_finished(move |body| {
+            let back = (1..3).contains(&looks.fetch_add(1, Ordering::Relaxed));
+            if back { r#"{"StatusCode":"Running"}"#.into() } else { body.to_owned() }
+        }),
+    );
+    rig.drop_file("0.csv", &input_of(&[&text(0)]));
+    let jobs = daemon.until_ended(1).await;
+    assert_eq!(jobs[0].phase, Phase::Succeeded, "{jobs:#?}");
+    let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", jobs[0].id)).await;
+    assert!(events.contains("not_finished"), "{events}");
+    assert_eq!(rig.files("out").into_values().collect::<Vec<_>>(), [scores_of(&[&text(0)])]);
+    rig.started_once_each(1);
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +245,7 @@ async fn a_trained_model_comes_with_its_own_extension_beside_other_outputs() {
         daemon.until_ended(1).await;
         let out = rig.files("out");
         assert_eq!(out.keys().collect::<Vec<_>>(), names, "{lines}");
-        assert_eq!(out["x.model.ilearner"], "ILEARNER\u{0}1\u{0}2");
+        assert_eq!(out["x.model.ilearner"], "ILEARNER\u{0}1\u{0}1");
         daemon.stop().await;
     }
     let rig =
@@ -257,7 +317,7 @@ async fn a_certificate_that_is_not_good_suspends_the_endpoint_and_tells_the_cure
         ("of another host", CertificateParams::new(["elsewhere.example".to_owned()]).unwrap()),
         ("expired", expired()),
     ] {
-        let address = secured(params).await;
+        let address = secured(params);
         let rig = Rig::new()
             .await
             .endpoint(&format!("url = \"https://{address}/workspaces/w/services/s/jobs\""));
@@ -396,6 +456,17 @@ fn replacing(from: &str, to: &str) -> Spoil {
         let text = String::from_utf8(answer).unwrap();
         let (_, body) = text.split_once("\r\n\r\n").unwrap();
         http("200 OK", "Content-Type: application/json", &body.replace(&from, &to))
+    })
+}
+
+/// Spoils what is told of a run that has finished.
+fn if_finished(spoil: impl Fn(&str) -> String + Send + Sync + 'static) -> Spoil {
+    Arc::new(move |answer| {
+        let text = String::from_utf8(answer.clone()).unwrap();
+        match text.split_once("\r\n\r\n").filter(|(_, body)| body.contains("\"Finished\"")) {
+            Some((_, body)) => http("200 OK", "Content-Type: application/json", &spoil(body)),
+            None => answer,
+        }
     })
 }
 
@@ -548,7 +619,7 @@ async fn listener() -> Elsewhere {
 }
 
 /// A server that shows a certificate which it has signed itself; nobody gets further than that.
-async fn secured(params: CertificateParams) -> SocketAddr {
+fn secured(params: CertificateParams) -> SocketAddr {
     crate::rig::with_tls();
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
