@@ -162,7 +162,7 @@ async fn results_that_are_null_or_more_than_asked_for_change_nothing_for_redirec
         "null".to_owned(),
         "{}".to_owned(),
         r#"{"output1":null}"#.to_owned(),
-        r#"{"output1":{"BaseLocation":"https://results.example/","RelativeLocation":"c/b"},"x":{}}"#.to_owned(),
+        r#"{"output1":{"BaseLocation":"https://results.example/","RelativeLocation":"c/b","New":[1]}}"#.to_owned(),
     ]
     .into_iter()
     .enumerate()
@@ -196,7 +196,7 @@ async fn a_run_that_goes_on_after_its_end_is_delivered_when_it_ends_again() {
     let jobs = daemon.until_ended(1).await;
     assert_eq!(jobs[0].phase, Phase::Succeeded, "{jobs:#?}");
     let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", jobs[0].id)).await;
-    assert!(events.contains("not_finished"), "{events}");
+    assert!(events.contains("says Running of a job that had finished"), "{events}");
     assert_eq!(rig.files("out").into_values().collect::<Vec<_>>(), [scores_of(&[&text(0)])]);
     rig.started_once_each(1);
     daemon.stop().await;
