@@ -62,11 +62,12 @@ fn service_url(data: &[u8]) -> Result<String, String> {
             Ok(format!("read, {} parts", shown.split('/').count().min(12)))
         }
         Err(error) => {
-            // What is in the words of every such error was not taken from this one.
-            let words =
+            // What is in the words of every such error, or in the address too, was not taken from here.
+            let others =
                 ["", "http://x"].map(|other| ServiceUrl::parse(other).err().unwrap_or_default());
-            if let Some((_, query)) = text.split_once('?')
-                && !words.iter().any(|words| words.contains(query))
+            if let Some((address, query)) = text.split_once('?')
+                && !others.iter().any(|words| words.contains(query))
+                && !address.to_lowercase().contains(&query.to_lowercase())
             {
                 hides(&error, query)?;
             }
