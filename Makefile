@@ -8,7 +8,10 @@ BENCH :=
 # How many lives `make simulate` simulates: some thousand a minute on each processor.
 WALKS := 1000000
 
-.PHONY: help demo test test-heavy simulate soak bench lint fmt tools
+# How long `make fuzz` tries to break each parser.
+FUZZ_SECONDS := 60
+
+.PHONY: help demo test test-heavy simulate fuzz soak bench lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -24,6 +27,9 @@ test-heavy: tools ## The long tests
 
 simulate: ## A night of simulated lives: WALKS=1000000; a failure names its seed, and SIMULATION_SEED=… repeats it
 	SIMULATION_WALKS=$(WALKS) cargo test --locked -p simulation whatever_happens -- --nocapture
+
+fuzz: ## Look for input that breaks a parser: FUZZ_SECONDS=60 FUZZ_SEED=… FUZZ_TARGET=status FUZZ_KEEP=1; see tests/it/fuzz.rs
+	FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --locked --test it fuzz::make_fuzz -- --ignored --nocapture
 
 soak: tools ## Break everything for minutes: SOAK_MINUTES=10 SOAK_FILES=5000 SOAK_SEED=… SOAK_PATRONI=1
 	TOOLS=$(TOOLS) sh scripts/test.sh --soak

@@ -5,6 +5,7 @@
 //! that. Memory is bounded whatever a file's size: some blocks up, one chunk down; [`upload`] and [`download`] say more.
 
 mod account;
+mod any;
 mod bearer;
 mod connection_string;
 mod delegation;
@@ -42,6 +43,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
 pub use self::account::{Account, WayIn, WrongPart};
+pub(crate) use self::any::{any_listing, any_refusal, opened};
 pub use self::connection_string::{ConnectionString, ConnectionStringError};
 
 use self::account::Credential;

@@ -435,8 +435,9 @@ fn scorer(
 ) -> Result<Scoring<SystemClock>, String> {
     let (timeout, metrics) = (endpoint.timeout, metrics.clone());
     match endpoint.service.clone() {
-        ServiceConfig::Bes(classic) => {
-            Bes::new(settings(name, classic, timeout), SystemClock, metrics).map(Scoring::Bes)
+        ServiceConfig::Bes(classic, ends) => {
+            let settings = settings(name, classic, timeout);
+            Bes::new(settings, ends, SystemClock, metrics).map(Scoring::Bes)
         }
         ServiceConfig::Rrs(classic, form) => {
             let settings = settings(name, classic, timeout);
@@ -482,7 +483,7 @@ pub fn request_response(config: &Config, endpoint: &Name) -> anyhow::Result<Rrs<
         .with_context(|| format!("there is no endpoint {endpoint}"))?;
     let (classic, form, timeout) = match found.service.clone() {
         ServiceConfig::Rrs(classic, form) => (classic, form, found.timeout),
-        ServiceConfig::Bes(classic) => (classic, Form::Table, rrs::CALL_LIMIT),
+        ServiceConfig::Bes(classic, _) => (classic, Form::Table, rrs::CALL_LIMIT),
         ServiceConfig::BatchEndpoint(_) => {
             anyhow::bail!(
                 "{endpoint} is a batch endpoint, which scores nothing at once: name one of kind \"rrs\" or \"bes\""

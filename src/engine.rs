@@ -38,7 +38,7 @@ use self::limits::{Lane, Permits, Waiting, lane_of};
 use self::look::Looks;
 use self::perform::{Done, Moment, perform};
 use self::progress::Passage;
-use self::remote::LaneSeen;
+use self::remote::{LaneSeen, Spare};
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::wishes::SWEEP;
@@ -574,9 +574,10 @@ impl<W: World> Engine<W> {
         let (rates, clock) = (self.rates.of(action, &feed), world.clock().clone());
         let passage = Passage { progress, rates, clock };
         let break_off = slot.break_off.clone();
+        let spare = self.spare(&feed, &job);
         let now = self.steady.now(self.world.clock());
         self.acting.spawn(async move {
-            let moment = Moment { handed_on, passage: &passage, now, fast_lane };
+            let moment = Moment { handed_on, passage: &passage, now, fast_lane, spare };
             let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, moment, action));
             let only = |outcome| Done { outcome, refused: None };
             let done = tokio::select! {
@@ -586,6 +587,19 @@ impl<W: World> Engine<W> {
             };
             Acted { serial, id, action, lane, done }
         });
+    }
+
+    /// Whether the job's endpoint may be called for what nothing depends on.
+    fn spare(&self, feed: &Feed, job: &Job) -> Spare {
+        let endpoint = endpoint_of(&self.rules, feed, job);
+        let health = self.health.get(&Side::Endpoint(endpoint.clone()));
+        if self.draining || health.is_some_and(|h| h.gate(self.world.clock().boot()) != Gate::Open)
+        {
+            return Spare::No;
+        }
+        let mut budgets = self.rules.budgets.iter();
+        let paid = budgets.find(|(_, budget)| budget.endpoints.contains(endpoint));
+        paid.map_or(Spare::Free, |(name, budget)| Spare::Paid(name.clone(), budget.limits))
     }
 
     fn acted(&mut self, done: Option<Acted>) {

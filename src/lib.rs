@@ -28,7 +28,7 @@
 //!
 //! | floor | modules | |
 //! |---|---|---|
-//! | 5 roof | `main`, [`daemon`], [`demo`] | builds the adapters, starts the services, waits, drains |
+//! | 5 roof | `main`, [`daemon`], [`demo`], [`fuzz`] | builds the adapters, starts the services, waits, drains |
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`sandbox`] | one technology each |
@@ -60,6 +60,8 @@ pub mod fault;
 pub mod feed;
 pub mod fire;
 mod folder;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod identity;
 pub mod inbox;

@@ -40,7 +40,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::{Json, Router};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::future::{BoxFuture, FutureExt as _};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -58,6 +58,28 @@ pub use self::fault::{Chance, Fault, FaultError, Kind, Operation};
 pub use self::gateway::{Gateway, Meter, Quota, Refusal};
 pub use self::jobs::{InputRecord, JobRecord, Ledger, Totals};
 pub use self::model::HashingBits;
+
+/// Of whatever is read as a table, for [`crate::fuzz`]: written, it is read as the same.
+pub(crate) fn any_table(data: &[u8]) -> Result<String, String> {
+    let mut seen = String::new();
+    for name in ["a.csv", "a.tsv"] {
+        let table = match model::Table::read(data, name) {
+            Ok(table) => table,
+            Err(error) => {
+                let words = error.message.chars().filter(char::is_ascii_alphabetic);
+                seen.extend(words.take(60));
+                continue;
+            }
+        };
+        let _ = write!(seen, "{} by {} ", table.columns.len().min(4), table.rows.len().min(4));
+        let written = table.write(name);
+        let again = model::Table::read(written.as_bytes(), name);
+        if again.as_ref() != Ok(&table) {
+            return Err(format!("{table:?} is written as {written:?} and read as {again:?}"));
+        }
+    }
+    Ok(seen)
+}
 
 /// Starts sandboxes.
 pub struct Sandbox;
@@ -291,6 +313,11 @@ pub struct Settings {
     pub input: String,
     /// Names of its outputs: the first gets the hashed features, every further one the number of rows.
     pub outputs: Vec<String>,
+    /// Those of the outputs that are trained models: their blobs end in `.ilearner`, all others in `.csv`, `.tsv` or `.arff`.
+    pub model_outputs: Vec<String>,
+    /// How long the signature of a result is good; default: a day and five minutes, as both published samples show, of
+    /// which the five minutes lie before it is made.
+    pub result_life: TimeDelta,
     /// The column to hash; an input without it has its last column hashed.
     pub text_column: String,
     /// Bits of the hash.
@@ -343,6 +370,8 @@ impl Default for Settings {
             service: "a1b2c3d4e5f60718293a4b5c6d7e8f90".into(),
             input: "input1".into(),
             outputs: vec!["output1".into()],
+            model_outputs: Vec::new(),
+            result_life: TimeDelta::minutes(24 * 60 + 5),
             text_column: "Col2".into(),
             bits: HashingBits::default(),
             slots: 40,

@@ -18,16 +18,25 @@ use crate::wire::BlobReference;
 mod answer;
 pub mod batch_endpoint;
 pub mod bes;
+mod result_hosts;
 mod results;
 pub mod rrs;
 mod service;
 mod service_url;
 
+pub(crate) use answer::{any_answer, any_status, any_submit};
 pub use batch_endpoint::BatchEndpoint;
 pub use bes::Bes;
+pub use result_hosts::ResultHosts;
 pub use rrs::Rrs;
 pub use service::Settings;
 pub use service_url::ServiceUrl;
+
+/// Whether a link may be opened, for [`crate::fuzz`].
+pub(crate) fn any_link(hosts: &ResultHosts, link: &BlobReference) -> Result<(), String> {
+    let endpoint = "churn".to_owned().try_into()?;
+    hosts.admit(link, "output1", &endpoint, false).map_err(|fault| fault.message)
+}
 
 /// A scoring service of any kind.
 #[derive(Debug)]
@@ -118,6 +127,22 @@ impl<C: Clock> Scorer for Scoring<C> {
             Self::Bes(bes) => bes.links(run).await,
             Self::Rrs(rrs) => rrs.links(run).await,
             Self::BatchEndpoint(endpoint) => endpoint.links(run).await,
+        }
+    }
+
+    fn admit(&self, output: &str, link: &BlobReference) -> Result<(), Fault> {
+        match self {
+            Self::Bes(bes) => bes.admit(output, link),
+            Self::Rrs(rrs) => rrs.admit(output, link),
+            Self::BatchEndpoint(endpoint) => endpoint.admit(output, link),
+        }
+    }
+
+    fn deletes_jobs(&self) -> bool {
+        match self {
+            Self::Bes(bes) => bes.deletes_jobs(),
+            Self::Rrs(rrs) => rrs.deletes_jobs(),
+            Self::BatchEndpoint(endpoint) => endpoint.deletes_jobs(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use azure_core::time::OffsetDateTime;
 use azure_storage_blob::models::{
     BlobClientGetPropertiesResultHeaders as _, BlobContainerClientListBlobsOptions,
+    ListBlobsResponse,
 };
 use futures::TryStreamExt as _;
 
@@ -60,20 +61,24 @@ impl AzureBlobs {
         let Some(page) = pages.try_next().await.map_err(failed)? else {
             return Ok(BlobPage::default());
         };
-        let page = page.into_model().map_err(failed)?;
-        let blobs = page.blob_items.into_iter().filter_map(|item| {
-            let (name, properties) = (item.name?, item.properties?);
-            let seconds = properties.last_modified.map_or(0, OffsetDateTime::unix_timestamp);
-            Some(BlobSeen {
-                name: name.strip_prefix(&self.prefix)?.to_owned(),
-                size_bytes: properties.content_length?,
-                etag: properties.etag.map_or(String::new(), |etag| bare(etag.as_ref())),
-                modified: Duration::from_secs(seconds.try_into().unwrap_or_default()),
-            })
-        });
-        let next = page.next_marker.filter(|marker| !marker.is_empty());
-        Ok(BlobPage { blobs: blobs.collect(), next })
+        Ok(page_of(page.into_model().map_err(failed)?, &self.prefix))
     }
+}
+
+/// What a list says of the blobs under our prefix.
+pub(super) fn page_of(page: ListBlobsResponse, ours: &str) -> BlobPage {
+    let blobs = page.blob_items.into_iter().filter_map(|item| {
+        let (name, properties) = (item.name?, item.properties?);
+        let seconds = properties.last_modified.map_or(0, OffsetDateTime::unix_timestamp);
+        Some(BlobSeen {
+            name: name.strip_prefix(ours)?.to_owned(),
+            size_bytes: properties.content_length?,
+            etag: properties.etag.map_or(String::new(), |etag| bare(etag.as_ref())),
+            modified: Duration::from_secs(seconds.try_into().unwrap_or_default()),
+        })
+    });
+    let next = page.next_marker.filter(|marker| !marker.is_empty());
+    BlobPage { blobs: blobs.collect(), next }
 }
 
 /// A header has it in quotes, a list without.

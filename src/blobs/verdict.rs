@@ -173,12 +173,14 @@ impl Answer {
             code: header("x-ms-error-code")
                 .map(str::to_owned)
                 .or_else(|| element("Code"))
-                .filter(|code| !code.is_empty()),
+                // A word to search for, not a place for strangers' text.
+                .filter(|code| is_code(code)),
             request_id: header("x-ms-request-id").map(str::to_owned),
             retry_after: millis("x-ms-retry-after-ms")
                 .or_else(|| millis("retry-after-ms"))
                 .or_else(|| seconds("retry-after")),
-            words,
+            // Its first lines alone are for people, and what comes can be endless.
+            words: words.chars().take(WORDS_MAX_CHARS).collect(),
         }
     }
 }
@@ -215,6 +217,11 @@ impl Failure {
     }
 }
 
+fn is_code(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
+    (1..=80).contains(&text.len()) && text.bytes().all(plain)
+}
+
 /// The answer behind an error of the official client, if there was one.
 pub(super) fn answer(error: &azure_core::Error) -> Option<Answer> {
     let ErrorKind::HttpResponse { status, error_code, raw_response } = error.kind() else {
@@ -222,7 +229,8 @@ pub(super) fn answer(error: &azure_core::Error) -> Option<Answer> {
     };
     let status = u16::from(*status);
     let Some(raw) = raw_response else {
-        return Some(Answer { status, code: error_code.clone(), ..Answer::default() });
+        let code = error_code.clone().filter(|code| is_code(code));
+        return Some(Answer { status, code, ..Answer::default() });
     };
     Some(Answer::read(status, |name| raw.headers().get_optional_str(&name.into()), raw.body()))
 }
@@ -403,6 +411,7 @@ fn cure(code: &str) -> &'static str {
     }
 }
 
+const WORDS_MAX_CHARS: usize = 4000;
 const AGAIN: &str = "it is tried again";
 const DELEGATOR: &str = "give the identity the role Storage Blob Delegator on the storage account itself (Storage Blob Data \
      Contributor there has it in it; on a container it is not enough)";

@@ -10,7 +10,7 @@ use super::reader::Reader;
 use crate::name::Name;
 use crate::retry::{Backoff, Policy};
 use crate::scoring::rrs::{self, Form};
-use crate::scoring::{ServiceUrl, bes};
+use crate::scoring::{ResultHosts, ServiceUrl, bes};
 
 /// A scoring service.
 #[derive(Clone, Debug)]
@@ -26,8 +26,8 @@ pub struct EndpointConfig {
 /// The kinds of scoring services.
 #[derive(Clone, Debug)]
 pub enum ServiceConfig {
-    /// `bes`
-    Bes(ClassicConfig),
+    /// `bes`, with what becomes of its finished jobs
+    Bes(ClassicConfig, bes::Ends),
     /// `rrs`, with the form of its calls
     Rrs(ClassicConfig, Form),
     /// `batch-endpoint`
@@ -95,7 +95,11 @@ pub(super) fn read(
     // One whose kind is wrong is read as the kind that most are, so that its other mistakes are told too.
     let kind = kind.unwrap_or(Kind::Bes);
     let service = match kind {
-        Kind::Bes => read_classic(endpoint).map(ServiceConfig::Bes),
+        Kind::Bes => {
+            let classic = read_classic(endpoint);
+            let ends = read_ends(endpoint);
+            classic.map(|classic| ServiceConfig::Bes(classic, ends))
+        }
         Kind::Rrs => {
             let form = endpoint.word_or("form", ("table", Form::Table), &FORMS);
             read_classic(endpoint).map(|classic| ServiceConfig::Rrs(classic, form))
@@ -144,6 +148,15 @@ fn read_classic(endpoint: &mut Reader<'_>) -> Option<ClassicConfig> {
         subscription_key,
         secondary_subscription_key,
     })
+}
+
+fn read_ends(endpoint: &mut Reader<'_>) -> bes::Ends {
+    let result_hosts = endpoint.texts("result_hosts", &ResultHosts::DEFAULT);
+    let result_hosts = ResultHosts::parse(&result_hosts).unwrap_or_else(|wrong| {
+        endpoint.error("result_hosts", wrong);
+        ResultHosts::default()
+    });
+    bes::Ends { result_hosts, delete_jobs: endpoint.flag("delete_jobs", false) }
 }
 
 const KINDS: &str = "write \"bes\", \"rrs\" or \"batch-endpoint\"";

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use self::purse::{Purse, Reach, Served, There};
+use self::purse::{Purse, Reach, Served, There, last_share};
 use super::health::{Gate, Health};
 use super::limits::{Lane, Permits, Side, lane_of};
 use super::wishes::SWEEP;
@@ -438,6 +438,11 @@ impl<W: World> Engine<W> {
 
 fn is_open(health: &BTreeMap<Side, Health>, side: &Side, now: Duration) -> bool {
     health.get(side).is_none_or(|health| health.gate(now) == Gate::Open)
+}
+
+/// One call that nothing depends on: it never reaches into the week's last share, and nobody waits for it.
+pub(super) fn to_spare(limits: CallLimits) -> Draw {
+    Draw { least: 1, most: 1, keep: last_share(limits) }
 }
 
 /// What an action of a job is for and how many calls it makes, if it makes any.

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 use super::lease::{Lease, Tenure};
 use super::progress::{Moving, Passage};
-use super::remote;
+use super::remote::{self, Spare};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, Zero, candidate};
 use crate::folder::{MARKER, report_name};
@@ -31,6 +31,7 @@ pub(super) struct Moment<'a, C> {
     /// The wall clock without its jumps: a file that is deleted too early is gone.
     pub(super) now: DateTime<Utc>,
     pub(super) fast_lane: remote::LaneSeen,
+    pub(super) spare: Spare,
 }
 
 /// What came of an action.
@@ -50,7 +51,7 @@ pub(super) async fn perform<W: World>(
     tenure: &Tenure<W::Clock>,
     feed: &Feed,
     job: &Job,
-    Moment { handed_on, passage, now, fast_lane }: Moment<'_, W::Clock>,
+    Moment { handed_on, passage, now, fast_lane, spare }: Moment<'_, W::Clock>,
     action: Action,
 ) -> Done {
     let lease = &tenure.lease;
@@ -66,7 +67,14 @@ pub(super) async fn perform<W: World>(
         Action::Poll => remote::poll(world, feed, job).await,
         Action::Cancel => remote::cancel(world, lease, feed, job).await,
         Action::Deliver => deliver(world, tenure, feed, job, handed_on, passage).await,
-        Action::Settle => settle(world, tenure, feed, job, now).await,
+        Action::Settle => {
+            let settled = settle(world, tenure, feed, job, now).await;
+            // Last of all, so that nothing waits for it; what it does may be done again after a crash.
+            if matches!(settled, Ok(Outcome::Settled(_) | Outcome::GivenBack(_))) {
+                remote::forget(world, lease, feed, job, spare).await;
+            }
+            settled
+        }
     };
     Done { outcome: outcome.unwrap_or_else(Outcome::Fault), refused }
 }
@@ -197,13 +205,15 @@ impl<W: World> Delivering<'_, W> {
             ResultPlace::Ours(blob) => BlobPlace::Ours(blob),
             ResultPlace::Elsewhere(_) => {
                 let link = links.iter().find(|(output, _)| *output == result.output);
-                BlobPlace::Link(link.map(|(_, link)| link).ok_or_else(|| {
+                let link = link.map(|(_, link)| link).ok_or_else(|| {
                     Fault::permanent(
                         Origin::Endpoint,
                         "output_missing",
                         format!("the service no longer names its output {}", result.output),
                     )
-                })?)
+                })?;
+                remote::scorer_of(world, feed, job)?.admit(&result.output, link)?;
+                BlobPlace::Link(link)
             }
         };
         let wanted =

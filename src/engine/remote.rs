@@ -13,10 +13,10 @@ use super::lease::Lease;
 use super::perform::{blobs, out_of_step, unconfigured};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
-use crate::job::{Job, Outcome, Redirect, Service, Sha256, Submitted, Uploaded};
+use crate::job::{Job, Outcome, Phase, Redirect, Service, Sha256, Submitted, Uploaded};
 use crate::ports::{
-    Access, BlobPlace, Blobs, Clock, Executed, Execution, Invoked, Permit, RemoteStatus, Run,
-    Scorer, StartAnswer, Submission, SubmitAnswer, Way, World,
+    Access, BlobPlace, Blobs, CallLimits, Clock, Executed, Execution, Invoked, Permit,
+    RemoteStatus, Run, Scorer, StartAnswer, Store, Submission, SubmitAnswer, Way, World,
 };
 
 mod fast_lane;
@@ -256,6 +256,48 @@ pub(super) async fn cancel<W: World>(
         }
     };
     within(world, lease, call).await
+}
+
+/// Whether a call may be made that nothing depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Spare {
+    /// The endpoint is in trouble, or is to be left alone.
+    No,
+    /// Nobody counts calls.
+    Free,
+    /// From this budget, if it has one to spare.
+    Paid(Name, CallLimits),
+}
+
+/// Has the service forget a job whose outputs are in place, if it is to. No more than an attempt: what it leaves behind
+/// costs nothing, and a source is not held up for it.
+pub(super) async fn forget<W: World>(
+    world: &W,
+    lease: &Lease<W::Clock>,
+    feed: &Feed,
+    job: &Job,
+    spare: Spare,
+) {
+    let Some(run) = job.submitted().filter(|_| job.phase() == Phase::Delivered) else { return };
+    let Ok(scorer) = scorer_of(world, feed, job) else { return };
+    if !scorer.deletes_jobs() || scorer.way() != Way::TwoSteps {
+        return;
+    }
+    let may = match spare {
+        Spare::No => false,
+        Spare::Free => true,
+        Spare::Paid(budget, limits) => {
+            let draw = super::budget::to_spare(limits);
+            let drawn = world.store().draw(&budget, limits, draw, world.clock().now()).await;
+            drawn.is_ok_and(|drawn| drawn.granted > 0)
+        }
+    };
+    if !may {
+        return tracing::debug!(job.id = %job.id(), "no call to spare: the service keeps the job");
+    }
+    if let Err(fault) = within(world, lease, scorer.cancel(asked(run))).await {
+        tracing::debug!(job.id = %job.id(), error = %fault, "the service keeps the job");
+    }
 }
 
 fn outcome_of(status: RemoteStatus) -> Outcome {

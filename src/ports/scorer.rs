@@ -62,6 +62,16 @@ pub trait Scorer: Send + Sync + 'static {
         run: Run<'_>,
     ) -> impl Future<Output = Result<Vec<(String, BlobReference)>, Fault>> + Send;
 
+    /// Whether a link to an output may be opened; a link that may not has a fault that no repetition mends.
+    fn admit(&self, _output: &str, _link: &BlobReference) -> Result<(), Fault> {
+        Ok(())
+    }
+
+    /// Whether the service is to forget a job, by [`cancel`](Self::cancel), once its outputs are in place.
+    fn deletes_jobs(&self) -> bool {
+        false
+    }
+
     /// Whether the service can be reached and knows us: the probe of a suspended endpoint. Starts nothing.
     fn probe(&self) -> impl Future<Output = Result<(), Fault>> + Send;
 }

@@ -322,6 +322,7 @@ fn outputs(
             &format!("Invalid output override name: {unknown}. Names are case sensitive."),
         ));
     }
+    let is_model = |name: &String| settings.model_outputs.contains(name);
     settings
         .outputs
         .iter()
@@ -330,18 +331,24 @@ fn outputs(
                 Place::parse(reference, &shared.address)?
             } else {
                 let (folder, file) = (shared.fresh_id(), shared.fresh_id());
-                let relative = format!("{OWN_OUTPUTS}/{folder}/{file}.csv");
+                let kind = if is_model(name) { "ilearner" } else { "csv" };
+                let relative = format!("{OWN_OUTPUTS}/{folder}/{file}.{kind}");
                 Place::own(relative, &shared.account, &shared.address).ok_or_else(|| {
                     ServiceError::bad_argument("UnknownError", "the sandbox's own address")
                 })?
             };
             let format = extension(place.name()).to_ascii_lowercase();
-            if !["csv", "tsv", "arff"].contains(&format.as_str()) {
+            let (known, told) = if is_model(name) {
+                (&["ilearner"][..], ".ilearner")
+            } else {
+                (&["csv", "tsv", "arff"][..], ".csv, .tsv, .arff")
+            };
+            if !known.contains(&format.as_str()) {
                 return Err(ServiceError::bad_argument(
                     "InvalidBlobExtension",
                     &format!(
                         "The blob reference {} has an invalid or missing file extension. Supported file \
-                         extensions for this output type are: \".csv, .tsv, .arff\".",
+                         extensions for this output type are: \"{told}\".",
                         place.location()
                     ),
                 ));
@@ -361,7 +368,9 @@ fn status(shared: &Shared, settings: &Settings, view: &View) -> Value {
         view.work
             .outputs
             .iter()
-            .map(|(name, place)| (name.clone(), place.result(&shared.account, start, RESULT_LIFE)))
+            .map(|(name, place)| {
+                (name.clone(), place.result(&shared.account, start, settings.result_life))
+            })
             .collect()
     });
     let answer = StatusAnswer { status_code: view.state, results, details: view.details.clone() };
@@ -434,9 +443,6 @@ impl IntoResponse for ServiceError {
 
 /// The container for outputs that a job did not redirect.
 pub(super) const OWN_OUTPUTS: &str = "experimentoutput";
-
-/// How long the signature of a result is good, its start being five minutes back: what both published samples show.
-const RESULT_LIFE: TimeDelta = TimeDelta::minutes(24 * 60 + 5);
 
 #[cfg(test)]
 mod tests {

@@ -65,18 +65,24 @@ pub(super) fn write<S: AsRef<str>>(
     delimiter: char,
     fields: impl IntoIterator<Item = S>,
 ) {
+    let begin = out.len();
     for (index, field) in fields.into_iter().enumerate() {
         if index > 0 {
             out.push(delimiter);
         }
         let field = field.as_ref();
-        if field.contains([delimiter, '"', '\r', '\n']) {
+        // A mark at the very beginning would be taken for no part of the field.
+        if field.starts_with('\u{feff}') || field.contains([delimiter, '"', '\r', '\n']) {
             out.push('"');
             out.push_str(&field.replace('"', "\"\""));
             out.push('"');
         } else {
             out.push_str(field);
         }
+    }
+    // An empty line would be passed over.
+    if out.len() == begin {
+        out.push_str("\"\"");
     }
     out.push_str("\r\n");
 }

@@ -106,9 +106,13 @@ impl Table {
         Ok(Self { columns, rows })
     }
 
-    /// Writes a blob in the format that its extension names: `.csv`, `.tsv` or `.arff`.
+    /// Writes a blob in the format that its extension names: `.csv`, `.tsv` or `.arff`; a trained model's (`.ilearner`)
+    /// is nobody's to read.
     pub(super) fn write(&self, name: &str) -> String {
         let mut out = String::new();
+        if extension(name).eq_ignore_ascii_case("ilearner") {
+            return format!("ILEARNER\0{}\0{}", self.columns.len(), self.rows.len());
+        }
         let delimiter = delimiter(name);
         if extension(name).eq_ignore_ascii_case("arff") {
             out.push_str("@RELATION output\r\n");

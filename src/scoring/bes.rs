@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use reqwest::Method;
 
-use super::ServiceUrl;
 use super::answer::{self, Operation};
 use super::service::{Body, Service};
+use super::{ResultHosts, ServiceUrl};
 use crate::fault::Fault;
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
@@ -20,15 +20,28 @@ use crate::wire::{BlobReference, SubmitRequest};
 pub use super::service::Settings;
 
 /// A classic batch service, as the engine sees it.
-pub struct Bes<C>(Service<C>);
+pub struct Bes<C> {
+    service: Service<C>,
+    ends: Ends,
+}
+
+/// What becomes of jobs that have finished.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// Where links to results may lead.
+    pub result_hosts: ResultHosts,
+    /// Whether the service is to forget jobs whose outputs are in place.
+    pub delete_jobs: bool,
+}
 
 /// How long a call may take by default.
 pub const CALL_LIMIT: Duration = Duration::from_secs(15);
 
 impl<C: Clock> Bes<C> {
     /// Fails when a key can't be sent as a header, or this machine has no usable TLS.
-    pub fn new(settings: Settings, clock: C, metrics: Metrics) -> Result<Self, String> {
-        Service::new(settings, clock, metrics).map(Self)
+    pub fn new(settings: Settings, ends: Ends, clock: C, metrics: Metrics) -> Result<Self, String> {
+        let service = Service::new(settings, clock, metrics)?;
+        Ok(Self { service, ends })
     }
 }
 
@@ -38,48 +51,63 @@ impl<C: Clock> Scorer for Bes<C> {
     }
 
     fn url(&self) -> String {
-        self.0.url().to_string()
+        self.service.url().to_string()
     }
 
     async fn submit(&self, submission: &Submission) -> Result<SubmitAnswer, Fault> {
         let operation = Operation::Submit;
-        let url = self.0.url().submit();
+        let url = self.service.url().submit();
         let body = serde_json::to_vec(&submit_request(submission))
             .expect("text, and maps of text by text, are always JSON");
         let body = Body::Json(body.into());
-        let answer = self.0.exchange(operation, Method::POST, url, &body).await?;
-        answer::submitted(&answer, &self.0.asked(operation))
+        let answer = self.service.exchange(operation, Method::POST, url, &body).await?;
+        answer::submitted(&answer, &self.service.asked(operation))
     }
 
     async fn start(&self, run: Run<'_>) -> Result<StartAnswer, Fault> {
-        self.0.about(run, Operation::Start, Method::POST, ServiceUrl::start, answer::started).await
+        self.service
+            .about(run, Operation::Start, Method::POST, ServiceUrl::start, answer::started)
+            .await
     }
 
     async fn status(&self, run: Run<'_>) -> Result<RemoteStatus, Fault> {
-        self.0.about(run, Operation::Status, Method::GET, ServiceUrl::status, answer::status).await
+        self.service
+            .about(run, Operation::Status, Method::GET, ServiceUrl::status, answer::status)
+            .await
     }
 
     async fn cancel(&self, run: Run<'_>) -> Result<(), Fault> {
-        self.0
+        self.service
             .about(run, Operation::Cancel, Method::DELETE, ServiceUrl::cancel, answer::cancelled)
             .await
     }
 
     async fn links(&self, run: Run<'_>) -> Result<Vec<(String, BlobReference)>, Fault> {
-        self.0.about(run, Operation::Status, Method::GET, ServiceUrl::status, answer::links).await
+        self.service
+            .about(run, Operation::Status, Method::GET, ServiceUrl::status, answer::links)
+            .await
+    }
+
+    fn admit(&self, output: &str, link: &BlobReference) -> Result<(), Fault> {
+        let url = self.service.url();
+        self.ends.result_hosts.admit(link, output, self.service.name(), url.is_loopback())
+    }
+
+    fn deletes_jobs(&self) -> bool {
+        self.ends.delete_jobs
     }
 
     async fn probe(&self) -> Result<(), Fault> {
         let operation = Operation::Probe;
-        let url = self.0.url().status(&RemoteId(NO_JOB.into()));
-        let answer = self.0.exchange(operation, Method::GET, url, &Body::None).await?;
-        answer::probed(&answer, &self.0.asked(operation))
+        let url = self.service.url().status(&RemoteId(NO_JOB.into()));
+        let answer = self.service.exchange(operation, Method::GET, url, &Body::None).await?;
+        answer::probed(&answer, &self.service.asked(operation))
     }
 }
 
 impl<C> fmt::Debug for Bes<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Bes").field(&self.0).finish()
+        f.debug_struct("Bes").field("service", &self.service).field("ends", &self.ends).finish()
     }
 }
 

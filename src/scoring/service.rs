@@ -108,6 +108,10 @@ impl<C: Clock> Service<C> {
         Ok(Self { settings, client, api_keys, subscription_keys, clock, metrics })
     }
 
+    pub(super) fn name(&self) -> &Name {
+        &self.settings.name
+    }
+
     pub(super) fn url(&self) -> &ServiceUrl {
         &self.settings.url
     }

@@ -17,7 +17,7 @@ use scoreline::feed::Name;
 use scoreline::job::RemoteId;
 use scoreline::metrics::Metrics;
 use scoreline::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer};
-use scoreline::scoring::bes::{Bes, CALL_LIMIT, Settings};
+use scoreline::scoring::bes::{Bes, CALL_LIMIT, Ends, Settings};
 use scoreline::scoring::{Scoring, ServiceUrl};
 use scoreline::wire::BlobReference;
 use tokio::net::TcpListener;
@@ -145,7 +145,7 @@ pub(crate) fn settings(host: &str) -> Settings {
 fn client(host: &str, clock: &Standing) -> (Scoring<Standing>, Metrics) {
     rustls::crypto::ring::default_provider().install_default().ok();
     let metrics = Metrics::new(&[], &[churn()], &[]);
-    let bes = Bes::new(settings(host), clock.clone(), metrics.clone()).unwrap();
+    let bes = Bes::new(settings(host), Ends::default(), clock.clone(), metrics.clone()).unwrap();
     (Scoring::Bes(bes), metrics)
 }
 
@@ -389,7 +389,7 @@ fn a_key_that_cannot_be_sent_is_refused_without_showing_it() {
         ),
     ] {
         let metrics = Metrics::new(&[], &[], &[]);
-        let error = Bes::new(wrong, Standing::default(), metrics).unwrap_err();
+        let error = Bes::new(wrong, Ends::default(), Standing::default(), metrics).unwrap_err();
         assert!(error.contains(&format!("endpoints.churn.{field}")), "{error}");
         assert!(!error.contains("secret"), "{error}");
     }

@@ -132,7 +132,7 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
     assert_eq!(config.http.tokens[0].secret.expose_secret(), "token");
     assert_eq!(config.log.format, LogFormat::Auto);
     let endpoint = config.endpoints.values().next().unwrap();
-    let ServiceConfig::Bes(classic) = &endpoint.service else { panic!("{endpoint:?}") };
+    let ServiceConfig::Bes(classic, _) = &endpoint.service else { panic!("{endpoint:?}") };
     assert_eq!(classic.api_key.expose_secret(), SECRET, "the line's end is cut");
     assert_eq!(endpoint.timeout, Duration::from_secs(15));
     let rrs = &config.endpoints.values().nth(1).unwrap();
@@ -388,6 +388,8 @@ fn every_mistake_has_its_words() {
         ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 0"),
         ("kind = \"bes\"", "kind = \"bes\"\nmax_in_flight = 4.5"),
         ("kind = \"bes\"", "kind = \"bes\"\ntimeout = \"2m\""),
+        ("kind = \"bes\"", "kind = \"bes\"\nresult_hosts = [\"https://a.example\"]"),
+        ("kind = \"bes\"", "kind = \"bes\"\nresult_hosts = \"a.example\"\ndelete_jobs = \"yes\""),
         ("kind = \"bes\"", "kind = \"bes\"\npoll = { first = \"0s\", factor = 0.5, max = \"1s\" }"),
         ("kind = \"bes\"", "kind = \"bes\"\npoll = { first = \"2m\" }"),
         ("", "[feeds.churn.retry]\nmax_attempts = -1\ndeadline = \"5s\"\nbackoff = \"1s\""),
@@ -670,7 +672,7 @@ fn variables_set_keys_of_every_type() {
     assert_eq!(config.log.level, "debug");
     assert_eq!(config.store.migrate, Migrate::Check);
     let endpoint = config.endpoints.values().next().unwrap();
-    let ServiceConfig::Bes(classic) = &endpoint.service else { panic!("{endpoint:?}") };
+    let ServiceConfig::Bes(classic, _) = &endpoint.service else { panic!("{endpoint:?}") };
     assert_eq!((endpoint.max_in_flight, classic.api_key.expose_secret()), (7, "12345"));
     let feeds: BTreeMap<_, _> =
         config.feeds.iter().map(|(name, feed)| (name.as_str(), feed)).collect();

@@ -14,6 +14,7 @@ mod config;
 mod daemon;
 mod ends;
 mod entra;
+mod fuzz;
 mod hashing;
 mod heavy;
 mod http;

@@ -18,6 +18,7 @@ use crate::{azurite, blobs};
 
 mod input;
 mod outages;
+mod remote;
 mod secrets;
 mod store;
 

@@ -308,10 +308,15 @@ impl Purse {
         self.limits.per_minute.map_or(AT_ONCE_UNLIMITED, |calls| (calls / 20).clamp(1, 30))
     }
 
-    /// The calls of the week that are for runs that exist alone.
+    /// See the function of that name.
     pub(super) fn last_share(&self) -> u32 {
-        self.limits.per_week.map_or(0, |calls| calls.div_ceil(20))
+        last_share(self.limits)
     }
+}
+
+/// The calls of the week that are for runs that exist alone.
+pub(super) fn last_share(limits: CallLimits) -> u32 {
+    limits.per_week.map_or(0, |calls| calls.div_ceil(20))
 }
 
 /// How far apart looks have to be when so much of a week's calls is left. Nothing while it is half of them; from there on

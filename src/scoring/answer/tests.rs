@@ -115,6 +115,89 @@ fn every_class_of_the_service_has_its_verdict() {
     }
 }
 
+/// The whole of the service's published table, each code under its class and status.
+#[test]
+fn every_code_of_the_published_table_has_its_verdict() {
+    let mut count = 0;
+    for (status, class, codes, verdict) in [
+        (
+            400,
+            "BadArgument",
+            "BadParameterValue BatchJobInputsNotSpecified BatchJobInputsTooManySpecified BlobNameTooLong ContainerIsEmpty ContainerSegmentInvalid ContainerValidationFailed DataTypeNotSupported DuplicateInputInBatchCall IncompleteSettings InputBlobRelativeLocationInvalid InvalidBlob InvalidBlobConnectionString InvalidBlobExtension InvalidInputNames InvalidOutputOverrideName MissingInputBlobInformation MissingJobId MissingKeys MissingModelPackage MissingOutputOverrideSpecification MissingRequestInput MissingRequiredGlobalParameters MissingRequiredOutputOverrides MissingWebServicePackage ModelConfigurationInvalid ModelPackageIdInvalid RequestBodyInvalid RequestIsEmpty UnexpectedParameter UnknownError UserParameterInvalid WebServiceConcurrentRequestRequirementInvalid WebServiceTooManyConcurrentRequestRequirement WebServiceTypeInvalid",
+            "permanent",
+        ),
+        (
+            400,
+            "BadArgument",
+            "BadSubscriptionId BadVersionCall InvalidQueryParameter MissingWebServiceGroupId MissingWebServiceId MissingWorkspaceId WebServiceIdInvalid",
+            "fatal",
+        ),
+        (400, "BadArgument", "BlobNotFound ExpiryTimeInThePast", "transient"),
+        (
+            400,
+            "BadUserArgument",
+            "InputMismatchError InputParseError MissingRequiredGlobalParameters UnexpectedParameter UserParameterInvalid",
+            "permanent",
+        ),
+        (
+            400,
+            "InvalidOperation",
+            "CannotStartJob IncompatibleModel MultipleInputsNotAllowed",
+            "permanent",
+        ),
+        (400, "LibraryExecutionError", "", "permanent"),
+        (400, "ModuleExecutionError", "", "permanent"),
+        (400, "WebServicePackageError", "FormatError RuntimesError ValidationError", "permanent"),
+        (
+            401,
+            "Unauthorized",
+            "AdminRequestUnauthorized ManagementRequestUnauthorized ScoreRequestUnauthorized",
+            "fatal",
+        ),
+        (
+            404,
+            "NotFound",
+            "ModelPackageNotFound WebServiceIdNotFoundInWorkspace WebServiceNotFound WorkspaceNotFound",
+            "fatal",
+        ),
+        (408, "RequestTimeout", "RequestCanceled ScoreRequestTimeout", "unavailable"),
+        (409, "Conflict", "ModelOutputMetadataMismatch", "permanent"),
+        (413, "MemoryQuotaViolation", "OutOfMemoryLimit", "permanent"),
+        (
+            500,
+            "InternalError",
+            "AdminAuthenticationFailed BackendArgumentError BackendBadRequest ClusterConfigBlobMisconfigured ContainerProcessTerminatedWithSystemError ContainerProcessTerminatedWithUnknownError ContainerValidationFailed DeleteWebServiceResourceFailed ExceptionDeserializationError FailedGettingApiDocument FailedStoringWebService InvalidResourceCacheConfiguration InvalidResourceDownloadConfiguration InvalidWebServiceResources MissingTaskInstance ModuleExecutionFailed ModuleLoadFailed ModuleObjectCloneFailed OutputConversionFailed ResourceDownload ResourceLoadFailed ServiceUrisNotFound SwaggerGeneration UnexpectedScoreStatus UnknownBackendErrorResponse UnknownError UnknownJobStatusCode UnknownModuleError UpdateWebServiceResourceFailed WebServiceGroupNotFound WorkerAuthorizationFailed WorkerUnreachable",
+            "transient",
+        ),
+        (
+            500,
+            "InternalError",
+            "InvalidMemoryConfiguration ModelPackageInvalid PortDataTypeNotSupported WebServicePackageInvalid",
+            "permanent",
+        ),
+        (500, "InternalErrorSystemLowOnMemory", "", "transient"),
+        (500, "ModelPackageFormatError", "ModuleError", "permanent"),
+        (500, "WebServicePackageInternalError", "ModuleError", "permanent"),
+        (503, "InitializingContainers", "", "throttled 30"),
+        (
+            503,
+            "ServiceUnavailable",
+            "NoMoreResources RequestThrottled TooManyConcurrentRequests TooManyHostsBeingInitialized TooManyHostsBeingInitializedPerModel",
+            "overloaded",
+        ),
+        (504, "GatewayTimeout", "BackendInitializationTimeout BackendScoreTimeout", "unavailable"),
+    ] {
+        for code in codes.split(' ') {
+            let details = if code.is_empty() { vec![] } else { vec![code] };
+            let fault = submit_fault(status, &[], &envelope(class, &details));
+            assert_eq!(verdict_of(&fault), verdict, "{status} {class} {code}: {fault}");
+            assert_eq!(fault.code, if code.is_empty() { class } else { code }, "{fault}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 115, "codes in the table");
+}
+
 #[test]
 fn a_call_that_is_its_run_has_verdicts_of_its_own() {
     let throttled = envelope("ServiceUnavailable", &["RequestThrottled"]);

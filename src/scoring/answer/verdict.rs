@@ -112,8 +112,8 @@ fn verdict(answer: &Answer, call: &Call, said: &Said) -> Verdict {
         400 if said.has(WRONG_ADDRESS) => (Kind::Fatal, None),
         // Whoever says it, the file is too large for somebody on the way.
         413 if execute => (Kind::Permanent, None),
-        // A proxy's page tells nothing about what was asked.
-        400..=499 if page => (Kind::Unavailable, Some("html")),
+        // A proxy's page tells nothing about what was asked, whatever status it comes with.
+        200..=299 | 400..=499 if page => (Kind::Unavailable, Some("html")),
         // About a job that may be running, only the service's own word is a verdict.
         400..=499
             if said.codes().next().is_none()
