@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -14,7 +15,9 @@ use super::service::{Body, Service};
 use crate::fault::Fault;
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer};
+use crate::ports::{
+    Clock, Paper, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
+};
 use crate::wire::{BlobReference, SubmitRequest};
 
 pub use super::service::Settings;
@@ -29,6 +32,12 @@ impl<C: Clock> Bes<C> {
     /// Fails when a key can't be sent as a header, or this machine has no usable TLS.
     pub fn new(settings: Settings, clock: C, metrics: Metrics) -> Result<Self, String> {
         Service::new(settings, clock, metrics).map(Self)
+    }
+
+    /// The same, sending nothing.
+    #[must_use]
+    pub fn on_paper(self, paper: Arc<dyn Paper>) -> Self {
+        Self(self.0.on_paper(paper))
     }
 }
 
