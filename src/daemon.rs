@@ -407,7 +407,8 @@ fn blobs(
         .collect()
 }
 
-fn scorers(
+/// The scoring services, by the names in the config; calls nobody.
+pub(crate) fn scorers(
     config: &Config,
     metrics: &Metrics,
 ) -> anyhow::Result<BTreeMap<Name, Scoring<SystemClock>>> {
