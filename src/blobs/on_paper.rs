@@ -47,11 +47,15 @@ impl HttpClient for OnPaper {
         let shown = |(name, value): (&HeaderName, &HeaderValue)| {
             (name.as_str().to_owned(), value.as_str().to_owned())
         };
+        let mut headers = with_accept(request.headers().iter().map(shown).collect());
+        if !body.is_empty() && headers.iter().all(|(name, _)| name != "content-length") {
+            headers.push(("content-length".to_owned(), body.len().to_string()));
+        }
         let noted = Noted {
             operation: None,
             method: request.method().as_ref().to_owned(),
             url: request.url().to_string(),
-            headers: with_accept(request.headers().iter().map(shown).collect()),
+            headers,
             body,
         };
         let answered = self.0.answer(noted);

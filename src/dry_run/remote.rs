@@ -46,6 +46,7 @@ impl Notebook {
     pub(super) fn turn_to(&self, step: &'static str) {
         let mut pages = self.pages();
         pages.step = step;
+        pages.notes.clear();
         if step == "poll" {
             pages.notes.push("asked again, less and less often, until the run has ended".into());
         }
