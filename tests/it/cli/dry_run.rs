@@ -134,9 +134,11 @@ async fn of(desk: &TempDir, feed: &str, file: &str) -> Ended {
 fn steady(desk: &TempDir, text: &str) -> String {
     let folder = desk.path().display().to_string();
     let lines = text.lines().map(|line| match line.split_once(": ") {
-        Some((name @ ("x-ms-date" | "x-ms-client-request-id" | "user-agent"), _)) => {
-            format!("{name}: …")
-        }
+        // A signature is longer or shorter by what is escaped in it, and so is the body that holds it.
+        Some((
+            name @ ("x-ms-date" | "x-ms-client-request-id" | "user-agent" | "content-length"),
+            _,
+        )) => format!("{name}: …"),
         _ => line.replace(&folder, "DIR"),
     });
     let text: String = lines.map(|line| line + "\n").collect();
@@ -297,7 +299,10 @@ impl Shape {
         let path = same(path);
         let headers: BTreeMap<_, _> = headers.filter(|(name, _)| name != "host").collect();
         let is_output = path.contains("/out/output1-…");
-        let told = TOLD.iter().filter_map(|name| {
+        // What is escaped in a signature makes it longer.
+        let signed = body.to_string().contains("sig=");
+        let is_told = |name: &&&str| !(signed && **name == "content-length");
+        let told = TOLD.iter().filter(is_told).filter_map(|name| {
             Some(((*name).to_owned(), same(headers.get(*name).filter(|_| !is_output)?)))
         });
         let told = told.collect();
