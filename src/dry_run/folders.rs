@@ -76,7 +76,7 @@ impl Inbox for OneFile {
     }
 
     async fn changed(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn accepted(&self, _: &SourcePath, _: FileIdentity) {}

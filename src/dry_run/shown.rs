@@ -50,15 +50,20 @@ impl Entry {
         let headers =
             headers.map(|(name, value)| (name.to_ascii_lowercase(), masked(name, value))).collect();
         let size = request.body.len();
-        let body = if is_block {
-            Body::Blocks { count: 1, size }
-        } else if size == 0 {
-            Body::Nothing
-        } else {
-            serde_json::from_slice(&request.body).map(Body::Json).unwrap_or_else(|_| Body::Bytes {
-                size,
-                sha256: Sha256(sha2::Sha256::digest(&request.body).into()),
-            })
+        // An input may look like JSON and is still none of ours to read.
+        let is_json = |(name, value): &(String, String)| {
+            name.eq_ignore_ascii_case("content-type") && value.starts_with("application/json")
+        };
+        let json = request.headers.iter().any(is_json);
+        let json = json.then(|| serde_json::from_slice(&request.body).ok()).flatten();
+        let body = match json {
+            _ if is_block => Body::Blocks { count: 1, size },
+            _ if size == 0 => Body::Nothing,
+            Some(json) => Body::Json(json),
+            None => {
+                let sha256 = Sha256(sha2::Sha256::digest(&request.body).into());
+                Body::Bytes { size, sha256 }
+            }
         };
         let (method, url) = (request.method.clone(), redact(&request.url));
         Self { step, notes, method, url, headers, body }

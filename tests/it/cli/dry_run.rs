@@ -11,6 +11,7 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use axum::routing::any;
 use scoreline::fault::redact;
+use scoreline::job::Sha256;
 use scoreline::sandbox::{Gateway, Settings};
 use serde_json::Value;
 use sha2::Digest as _;
@@ -98,15 +99,13 @@ const FEEDS: [(&str, &str); 6] = [
 /// A folder with the config, the guide's sentence, and nothing else.
 fn desk() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let feeds: String = FEEDS
-        .iter()
-        .map(|(name, rest)| {
-            let ends = format!("{{ archive = \"{name}/archive\", failed = \"{name}/failed\" }}");
-            format!(
-                "[feeds.{name}]\n{rest}\nwatch.folder = \"{name}/in\"\ndeliver.folder = \"out\"\nsource = {ends}\n"
-            )
-        })
-        .collect();
+    let feed = |(name, rest): &(&str, &str)| {
+        let ends = format!("{{ archive = \"{name}/archive\", failed = \"{name}/failed\" }}");
+        format!(
+            "[feeds.{name}]\n{rest}\nwatch.folder = \"{name}/in\"\ndeliver.folder = \"out\"\nsource = {ends}\n"
+        )
+    };
+    let feeds = FEEDS.iter().map(feed).collect::<Vec<_>>().concat();
     std::fs::write(dir.path().join("scoreline.toml"), format!("{CONFIG}{feeds}{BLOBS}")).unwrap();
     std::fs::write(dir.path().join("row.csv"), ROW).unwrap();
     dir
@@ -227,6 +226,16 @@ async fn a_program_reads_the_same_requests() {
 }
 
 #[tokio::test]
+async fn an_input_is_never_shown_itself_whatever_it_looks_like() {
+    let desk = desk();
+    std::fs::write(desk.path().join("row.json"), "{\"name\": \"Mary\"}").unwrap();
+    let ended = of(&desk, "guide", "row.json").await;
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    assert!(ended.out.contains("<16 bytes, sha256 "), "{}", ended.out);
+    assert!(!ended.out.contains("Mary"), "{}", ended.out);
+}
+
+#[tokio::test]
 async fn a_large_file_shows_its_blocks_in_one_line() {
     let desk = desk();
     std::fs::write(desk.path().join("large.csv"), vec![b'x'; 20 << 20]).unwrap();
@@ -288,7 +297,7 @@ impl Shape {
         method: &str,
         path: &str,
         headers: impl Iterator<Item = (String, String)>,
-        body: Value,
+        body: &Value,
         ids: &[(&str, &str)],
     ) -> Self {
         let same = |text: &str| {
@@ -306,8 +315,7 @@ impl Shape {
             Some(((*name).to_owned(), same(headers.get(*name).filter(|_| !is_output)?)))
         });
         let told = told.collect();
-        let body =
-            if is_output { Value::Null } else { strings(&body, &|text| redact(&same(text))) };
+        let body = if is_output { Value::Null } else { strings(body, &|text| redact(&same(text))) };
         Self { method: method.to_owned(), path, headers: headers.into_keys().collect(), told, body }
     }
 }
@@ -340,11 +348,14 @@ fn strings(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
     }
 }
 
+/// Method, path, headers, body.
+type Seen = (String, String, Vec<(String, String)>, Vec<u8>);
+
 /// Stands before the remote side, and notes what it gets.
 #[derive(Default)]
 struct Doorkeeper {
     behind: OnceLock<String>,
-    seen: Mutex<Vec<(String, String, Vec<(String, String)>, Vec<u8>)>>,
+    seen: Mutex<Vec<Seen>>,
 }
 
 async fn pass(State(door): State<Arc<Doorkeeper>>, request: Request) -> Response {
@@ -427,7 +438,7 @@ async fn what_it_shows_is_what_the_remote_side_gets() {
                     headers.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()));
                 let path = one["url"].as_str().unwrap().strip_prefix(&host).unwrap();
                 let method = one["method"].as_str().unwrap();
-                Shape::new(method, path, headers, one["body"].clone(), &shown_ids)
+                Shape::new(method, path, headers, &one["body"], &shown_ids)
             })
             .collect();
         let mut real: Vec<_> = door
@@ -449,12 +460,11 @@ async fn what_it_shows_is_what_the_remote_side_gets() {
                     Ok(json) => json,
                     Err(_) if size == 0 => Value::Null,
                     Err(_) => {
-                        let digest = sha2::Sha256::digest(body);
-                        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+                        let hex = Sha256(sha2::Sha256::digest(body).into());
                         format!("<{size} bytes, sha256 {hex}>").into()
                     }
                 };
-                Shape::new(method, path, headers.iter().cloned(), body, &real_ids)
+                Shape::new(method, path, headers.iter().cloned(), &body, &real_ids)
             })
             .collect();
         // However often it was asked.
