@@ -142,7 +142,9 @@ fn steady(desk: &TempDir, text: &str) -> String {
     });
     let text: String = lines.map(|line| line + "\n").collect();
     // The file's number and time are in the blob's name, and the end of what is signed is in the signature.
-    after(&after(&text, "/1.0-", 12), "&se=", 24)
+    let text = after(&after(&text, "/1.0-", 12), "&se=", 24);
+    // What a key to sign with is asked for says from when to when.
+    after(&text, "<129 bytes, sha256 ", 64)
 }
 
 /// With as many letters after each `mark` made unknown.
