@@ -12,6 +12,7 @@ mod delegation;
 mod download;
 mod listing;
 mod name;
+mod on_paper;
 mod sas;
 mod shared_key;
 mod upload;
@@ -56,7 +57,7 @@ use self::shared_key::SharedKey;
 use self::verdict::{Attempt, Call, answer};
 use crate::fault::Fault;
 use crate::job::{Content, Sha256 as Sha256Digest};
-use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock, Tokens};
+use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock, Paper, Tokens};
 use crate::wire::BlobReference;
 
 /// One container in one storage account.
@@ -72,6 +73,8 @@ pub struct AzureBlobs {
     reads: ClientOptions,
     writes: ClientOptions,
     links: reqwest::Client,
+    /// What takes requests in the place of the network.
+    paper: Option<Arc<dyn Paper>>,
     /// The blocks that may be on their way beyond the one of each upload.
     ahead: Semaphore,
 }
@@ -172,6 +175,7 @@ impl AzureBlobs {
             reads,
             writes,
             links,
+            paper: None,
             ahead,
         })
     }

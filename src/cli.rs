@@ -118,6 +118,8 @@ pub enum Command {
     },
     /// Score a small file now, without the daemon, and print what comes back (request/response scoring)
     Execute(ExecuteArgs),
+    /// Print the requests that would be sent for a file, secrets masked; sends nothing
+    DryRun(DryRunArgs),
     /// Show the config in force
     Config {
         /// What about it.
@@ -176,6 +178,20 @@ pub struct AuditArgs {
     /// Also read delivered outputs, and compare their content with what was delivered
     #[arg(long)]
     pub hash: bool,
+}
+
+/// `dry-run`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Works by itself, from the config: no daemon, no store, no network, and the file stays where it is. The requests are made by the \
+very code that sends them; what they say of answers (ids, results) stands for the real ones. Ends with 1 where the file itself would fail."
+)]
+pub struct DryRunArgs {
+    /// The feed's name in the config
+    #[arg(value_parser = feed_name)]
+    pub feed: Name,
+    /// The file that would be sent, wherever it lies
+    pub file: PathBuf,
 }
 
 /// Which daemon to ask.

@@ -414,7 +414,8 @@ fn blobs(
         .collect()
 }
 
-fn scorers(
+/// The scoring services, by the names in the config; calls nobody.
+pub(crate) fn scorers(
     config: &Config,
     metrics: &Metrics,
     identities: &Identities,

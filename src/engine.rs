@@ -43,6 +43,7 @@ use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::wishes::SWEEP;
 
+mod alone;
 mod budget;
 mod commit;
 mod concurrency;
@@ -62,6 +63,7 @@ mod sides;
 mod steady;
 mod wishes;
 
+pub use alone::act;
 pub use budget::{Budget, BudgetSeen};
 pub use lease::{Lease, Tenure};
 pub use limits::Side;

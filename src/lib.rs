@@ -28,7 +28,7 @@
 //!
 //! | floor | modules | |
 //! |---|---|---|
-//! | 5 roof | `main`, [`daemon`], [`demo`], [`fuzz`] | builds the adapters, starts the services, waits, drains |
+//! | 5 roof | `main`, [`daemon`], [`demo`], [`dry_run`], [`fuzz`] | builds the adapters, starts the services, waits, drains |
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`sandbox`] | one technology each |
@@ -55,6 +55,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod demo;
+pub mod dry_run;
 pub mod engine;
 pub mod fault;
 pub mod feed;

@@ -26,6 +26,7 @@ use scoreline::daemon::{
     Daemon, RealWorld, Settings, check_online, looking_inbox, request_response,
 };
 use scoreline::demo::demo;
+use scoreline::dry_run::dry_run;
 use scoreline::engine::Stop;
 use scoreline::feed::Name;
 use scoreline::http::{
@@ -80,6 +81,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Feeds { daemon, command } => of_feeds(&cli, daemon, command).await,
         Command::Explain { daemon, path } => explain(&cli, daemon, path).await,
         Command::Execute(args) => execute(&cli, args).await,
+        Command::DryRun(args) => dry_run(&load(&cli)?, args, cli.json).await,
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {

@@ -23,6 +23,7 @@ mod admission;
 mod blobs;
 mod budget;
 mod outbox;
+mod paper;
 mod scan;
 mod schedules;
 mod scorer;
@@ -34,6 +35,7 @@ pub use budget::{CallLimits, Draw, Drawn};
 pub use outbox::{
     Outbox, Part, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement, Whose,
 };
+pub use paper::{Answered, Noted, Paper};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 pub use scorer::{

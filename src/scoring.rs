@@ -8,9 +8,11 @@
 //! cost, again. Each such call is counted (`remote_runs_started_total` has those that were answered,
 //! `remote_requests_total{operation="execute"}` all), and outputs are delivered once whichever.
 
+use std::sync::Arc;
+
 use crate::fault::Fault;
 use crate::ports::{
-    Clock, Executed, Execution, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission,
+    Clock, Executed, Execution, Invoked, Paper, RemoteStatus, Run, Scorer, StartAnswer, Submission,
     SubmitAnswer, Way,
 };
 use crate::wire::BlobReference;
@@ -47,6 +49,18 @@ pub enum Scoring<C: Clock> {
     Rrs(Rrs<C>),
     /// A batch endpoint of Azure ML v2.
     BatchEndpoint(BatchEndpoint<C>),
+}
+
+impl<C: Clock> Scoring<C> {
+    /// The same service, to which nothing is sent: what would be is noted.
+    #[must_use]
+    pub fn on_paper(self, paper: Arc<dyn Paper>) -> Self {
+        match self {
+            Self::Bes(bes) => Self::Bes(bes.on_paper(paper)),
+            Self::Rrs(rrs) => Self::Rrs(rrs.on_paper(paper)),
+            Self::BatchEndpoint(endpoint) => Self::BatchEndpoint(endpoint.on_paper(paper)),
+        }
+    }
 }
 
 impl<C: Clock> Scorer for Scoring<C> {

@@ -8,6 +8,7 @@
 //! A body is taken for whole only when its length is known and right, and its MD5 is the stored one, where there is one.
 
 use std::num::NonZero;
+use std::sync::Arc;
 
 use azure_core::http::Etag;
 use azure_core::http::headers::Headers;
@@ -22,10 +23,10 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::name::link_url;
 use super::verdict::{Answer, Attempt, Call, Failure, classify};
-use super::{AzureBlobs, Sums};
+use super::{AzureBlobs, Sums, on_paper};
 use crate::fault::{Blame, Class, Fault, Origin};
 use crate::job::Content;
-use crate::ports::BlobPlace;
+use crate::ports::{BlobPlace, Paper};
 use crate::wire::BlobReference;
 
 impl AzureBlobs {
@@ -38,7 +39,7 @@ impl AzureBlobs {
             BlobPlace::Ours(blob) => {
                 let attempt = self.on_blob(Call::Download, blob);
                 let client = self.client(&self.reads, blob, &attempt)?;
-                Server { attempt, place: Place::Ours(client) }
+                Server { attempt, place: Place::Ours(client), paper: None }
             }
             BlobPlace::Link(link) => self.behind(link)?,
         };
@@ -59,7 +60,11 @@ impl AzureBlobs {
             )
         })?;
         url.host_str().unwrap_or_default().clone_into(&mut attempt.host);
-        Ok(Server { attempt, place: Place::Link(self.links.clone(), url) })
+        Ok(Server {
+            attempt,
+            place: Place::Link(self.links.clone(), url),
+            paper: self.paper.clone(),
+        })
     }
 }
 
@@ -67,6 +72,8 @@ impl AzureBlobs {
 struct Server {
     attempt: Attempt,
     place: Place,
+    /// What takes requests to a link in the place of the network; our own container's client has it already.
+    paper: Option<Arc<dyn Paper>>,
 }
 
 enum Place {
@@ -75,17 +82,17 @@ enum Place {
 }
 
 /// An answer whose body is still to come.
-struct Opened {
+pub(super) struct Opened {
     /// Where the body begins, and how long the blob is, if the answer is a part of it.
-    part: Option<(u64, u64)>,
+    pub(super) part: Option<(u64, u64)>,
     /// The body's length.
-    length: Option<u64>,
+    pub(super) length: Option<u64>,
     /// The body says itself where it ends.
-    ends: bool,
-    etag: Option<String>,
+    pub(super) ends: bool,
+    pub(super) etag: Option<String>,
     /// Of the whole blob.
-    md5: Option<Vec<u8>>,
-    body: BoxStream<'static, Result<Bytes, Fault>>,
+    pub(super) md5: Option<Vec<u8>>,
+    pub(super) body: BoxStream<'static, Result<Bytes, Fault>>,
 }
 
 impl Server {
@@ -224,6 +231,10 @@ impl Server {
         let mut request = client.get(url.clone());
         if let Some((byte, etag)) = from {
             request = request.header("range", format!("bytes={byte}-")).header("if-match", etag);
+        }
+        if let Some(paper) = &self.paper {
+            let request = request.build().map_err(|error| self.attempt.http_fault(&error))?;
+            return Ok(on_paper::opened(&**paper, &request));
         }
         let mut response = request.send().await.map_err(|error| self.attempt.http_fault(&error))?;
         if ![StatusCode::OK, StatusCode::PARTIAL_CONTENT].contains(&response.status()) {

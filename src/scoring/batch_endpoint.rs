@@ -13,20 +13,20 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Client, Method, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::answer::{self as classic, Answer, Call, Operation};
-use super::service::{bound, host_of, receive};
+use super::service::{bound, host_of, noted, receive};
 use crate::fault::{Class, Fault, Origin};
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::ports::{
-    Audience, Clock, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
-    Tokens, Way,
+    Audience, Clock, Invoked, Paper, RemoteStatus, Run, Scorer, StartAnswer, Submission,
+    SubmitAnswer, Tokens, Way,
 };
 use crate::wire::BlobReference;
 
@@ -46,6 +46,8 @@ pub struct BatchEndpoint<C> {
     tokens: Arc<dyn Tokens>,
     clock: C,
     metrics: Metrics,
+    /// What takes requests in the place of the network.
+    paper: Option<Arc<dyn Paper>>,
 }
 
 /// What the config says of a batch endpoint.
@@ -94,15 +96,11 @@ impl<C: Clock> BatchEndpoint<C> {
         metrics: Metrics,
     ) -> Result<Self, String> {
         let name = &settings.name;
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(deployment) = &settings.deployment {
             HeaderValue::from_str(deployment)
                 .map_err(|_| format!("endpoints.{name}.deployment can't be sent as a header"))?;
         }
         let mut client = Client::builder()
-            .user_agent(concat!("scoreline/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
             // A redirect would take the token to another address.
             .redirect(reqwest::redirect::Policy::none())
             // Retry lives in the engine alone, and here a second call could be a second run.
@@ -114,7 +112,12 @@ impl<C: Clock> BatchEndpoint<C> {
         let client = client
             .build()
             .map_err(|cause| format!("endpoints.{name}: no HTTP client could be made: {cause}"))?;
-        Ok(Self { settings, client, tokens, clock, metrics })
+        Ok(Self { settings, client, tokens, clock, metrics, paper: None })
+    }
+
+    /// The same, sending nothing.
+    pub(super) fn on_paper(self, paper: Arc<dyn Paper>) -> Self {
+        Self { paper: Some(paper), ..self }
     }
 
     fn asked(&self, operation: Operation) -> Call<'_> {
@@ -237,6 +240,9 @@ impl<C: Clock> BatchEndpoint<C> {
         let host = host_of(url);
         let request =
             self.client.request(method.clone(), url.clone()).header(AUTHORIZATION, token.clone());
+        let request = request
+            .header(ACCEPT, "application/json")
+            .header(USER_AGENT, concat!("scoreline/", env!("CARGO_PKG_VERSION")));
         let request = match begins {
             Some((intent, body)) => {
                 let request = match &self.settings.deployment {
@@ -250,7 +256,13 @@ impl<C: Clock> BatchEndpoint<C> {
         };
         let began = self.clock.boot();
         let limit = self.settings.timeout;
-        let outcome = self.clock.timeout(limit, receive(request, bound(*operation))).await;
+        let received = async {
+            match &self.paper {
+                None => receive(request, bound(*operation)).await,
+                Some(paper) => request.build().map(|request| noted(&**paper, *operation, &request)),
+            }
+        };
+        let outcome = self.clock.timeout(limit, received).await;
         let elapsed = self.clock.boot().saturating_sub(began);
         let call = self.asked(*operation);
         let answer = match outcome {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -14,7 +15,9 @@ use super::{ResultHosts, ServiceUrl};
 use crate::fault::Fault;
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer};
+use crate::ports::{
+    Clock, Paper, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
+};
 use crate::wire::{BlobReference, SubmitRequest};
 
 pub use super::service::Settings;
@@ -42,6 +45,12 @@ impl<C: Clock> Bes<C> {
     pub fn new(settings: Settings, ends: Ends, clock: C, metrics: Metrics) -> Result<Self, String> {
         let service = Service::new(settings, clock, metrics)?;
         Ok(Self { service, ends })
+    }
+
+    /// The same, sending nothing.
+    #[must_use]
+    pub fn on_paper(self, paper: Arc<dyn Paper>) -> Self {
+        Self { service: self.service.on_paper(paper), ..self }
     }
 }
 

@@ -8,6 +8,7 @@
 //! 404 to a call without `details`, which its template of the operation names: it is always sent.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -21,8 +22,8 @@ use crate::fault::{Fault, Origin};
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
 use crate::ports::{
-    Clock, Executed, Execution, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
-    Way,
+    Clock, Executed, Execution, Paper, RemoteStatus, Run, Scorer, StartAnswer, Submission,
+    SubmitAnswer, Way,
 };
 use crate::table::{Delimiter, NoTable, Table};
 use crate::wire::BlobReference;
@@ -59,6 +60,12 @@ impl<C: Clock> Rrs<C> {
     /// Fails when a key can't be sent as a header, or this machine has no usable TLS.
     pub fn new(settings: Settings, form: Form, clock: C, metrics: Metrics) -> Result<Self, String> {
         Ok(Self { service: Service::new(settings, clock, metrics)?, form })
+    }
+
+    /// The same, sending nothing.
+    #[must_use]
+    pub fn on_paper(self, paper: Arc<dyn Paper>) -> Self {
+        Self { service: self.service.on_paper(paper), ..self }
     }
 
     /// Has a file scored, once.

@@ -3,17 +3,18 @@
 //! Each call is one exchange: sent once, bounded in time and size, never redirected. When to try again is the engine's
 //! to decide; what an answer means is the pure part's (`answer`). Batch and request/response differ in what they send
 //! and in what they read, and that is in a module of each; the keys, their fail-over, the limits and what is counted
-//! are here.
+//! are here. Whoever wants to see what would be sent has it noted at the last moment, in the place of the network.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT,
 };
 use reqwest::{Client, Method, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -24,7 +25,7 @@ use crate::fault::{Class, Fault, Origin};
 use crate::feed::Name;
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Run};
+use crate::ports::{Clock, Noted, Paper, Run};
 
 /// A classic web service, and how it is reached.
 pub(super) struct Service<C> {
@@ -34,6 +35,8 @@ pub(super) struct Service<C> {
     subscription_keys: Option<Keys>,
     clock: C,
     metrics: Metrics,
+    /// What takes requests in the place of the network.
+    paper: Option<Arc<dyn Paper>>,
 }
 
 /// What the config says of a classic web service.
@@ -69,8 +72,6 @@ impl<C: Clock> Service<C> {
     /// Fails when a key can't be sent as a header, or this machine has no usable TLS.
     pub(super) fn new(settings: Settings, clock: C, metrics: Metrics) -> Result<Self, String> {
         let name = &settings.name;
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         let header = |scheme, key: &SecretString, setting: &str| {
             secret_header(scheme, key)
                 .map_err(|wrong| format!("endpoints.{name}.{setting} {wrong}"))
@@ -90,8 +91,6 @@ impl<C: Clock> Service<C> {
             None => None,
         };
         let mut client = Client::builder()
-            .user_agent(concat!("scoreline/", env!("CARGO_PKG_VERSION")))
-            .default_headers(headers)
             // A redirect would take the keys to another address.
             .redirect(reqwest::redirect::Policy::none())
             // Retry lives in the engine alone.
@@ -105,7 +104,12 @@ impl<C: Clock> Service<C> {
         let client = client
             .build()
             .map_err(|cause| format!("endpoints.{name}: no HTTP client could be made: {cause}"))?;
-        Ok(Self { settings, client, api_keys, subscription_keys, clock, metrics })
+        Ok(Self { settings, client, api_keys, subscription_keys, clock, metrics, paper: None })
+    }
+
+    /// The same, sending nothing.
+    pub(super) fn on_paper(self, paper: Arc<dyn Paper>) -> Self {
+        Self { paper: Some(paper), ..self }
     }
 
     pub(super) fn name(&self) -> &Name {
@@ -202,7 +206,12 @@ impl<C: Clock> Service<C> {
         with: &Headers,
     ) -> Result<Answer, Fault> {
         let host = host_of(&url);
-        let request = self.client.request(method, url).header(AUTHORIZATION, with.api.clone());
+        let request = self
+            .client
+            .request(method, url)
+            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .header(USER_AGENT, HeaderValue::from_static(AGENT))
+            .header(AUTHORIZATION, with.api.clone());
         let request = match &with.subscription {
             Some(key) => request.header(SUBSCRIPTION_KEY, key.clone()),
             None => request,
@@ -216,7 +225,13 @@ impl<C: Clock> Service<C> {
         };
         let began = self.clock.boot();
         let limit = self.settings.timeout;
-        let outcome = self.clock.timeout(limit, receive(request, bound(operation))).await;
+        let received = async {
+            match &self.paper {
+                None => receive(request, bound(operation)).await,
+                Some(paper) => request.build().map(|request| noted(&**paper, operation, &request)),
+            }
+        };
+        let outcome = self.clock.timeout(limit, received).await;
         let elapsed = self.clock.boot().saturating_sub(began);
         let call = self.asked(operation);
         let answer = match outcome {
@@ -344,6 +359,35 @@ pub(super) async fn receive(
     })
 }
 
+/// Notes a request in the place of sending it.
+pub(super) fn noted(paper: &dyn Paper, operation: Operation, request: &reqwest::Request) -> Answer {
+    let body = request.body().and_then(reqwest::Body::as_bytes).unwrap_or_default();
+    let shown = |(name, value): (&HeaderName, &HeaderValue)| {
+        (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let mut headers: Vec<_> = request.headers().iter().map(shown).collect();
+    if !body.is_empty() {
+        // What the connection would say of it.
+        headers.push((CONTENT_LENGTH.as_str().to_owned(), body.len().to_string()));
+    }
+    let answered = paper.answer(Noted {
+        operation: Some(operation.name()),
+        method: request.method().to_string(),
+        url: request.url().to_string(),
+        headers,
+        body: Bytes::copy_from_slice(body),
+    });
+    let headers = answered.headers.into_iter().filter_map(|(name, value)| {
+        Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
+    });
+    Answer {
+        status: answered.status,
+        headers: headers.collect(),
+        body: String::from_utf8_lossy(&answered.body).into_owned(),
+        read: Read::Whole,
+    }
+}
+
 /// A header that libraries don't print. Keys read from files end in a line break, which is not part of them.
 fn secret_header(scheme: &str, key: &SecretString) -> Result<HeaderValue, &'static str> {
     let key = key.expose_secret().trim();
@@ -358,6 +402,8 @@ fn secret_header(scheme: &str, key: &SecretString) -> Result<HeaderValue, &'stat
 
 /// The header of a key for API Management; its query parameter of the same use ends up in logs.
 const SUBSCRIPTION_KEY: HeaderName = HeaderName::from_static("ocp-apim-subscription-key");
+
+const AGENT: &str = concat!("scoreline/", env!("CARGO_PKG_VERSION"));
 
 /// How many bytes of an answer are read.
 pub(super) fn bound(operation: Operation) -> usize {

@@ -17,6 +17,7 @@ use scoreline::store::{Migrate, SqliteStore};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+mod dry_run;
 mod execute;
 mod feeds;
 
@@ -205,6 +206,7 @@ async fn it_tells_its_version_and_its_commands() {
         "storage list",
         "storage resume",
         "execute",
+        "dry-run",
         "config show",
     ] {
         let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
