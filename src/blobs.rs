@@ -2,7 +2,7 @@
 //!
 //! Spoken through Microsoft's own client, with three things of ours: the account's key signs (the client has tokens
 //! only), every upload carries MD5, and nothing is repeated here but the rest of a download, since the engine decides about
-//! that. Memory is bounded whatever a file's size: some blocks up, one chunk down; [`upload`] and [`download`] say more.
+//! that. Memory is bounded whatever a file's size: some blocks up, one chunk down; `upload` and `download` say more.
 
 mod account;
 mod any;
@@ -292,6 +292,11 @@ impl Blobs for AzureBlobs {
 
     /// With a signature, the three parts make one URL when they are put one behind the other: the location is encoded
     /// there, and plain in the other form, where clients take it for a name.
+    fn locate(&self, blob: &str) -> BlobReference {
+        let location = format!("/{}/{}", self.container, self.name(blob));
+        BlobReference { relative_location: Some(location), ..BlobReference::default() }
+    }
+
     async fn hand_over(
         &self,
         blob: &str,
@@ -305,8 +310,7 @@ impl Blobs for AzureBlobs {
         {
             return Ok(BlobReference {
                 connection_string: Some(text.to_owned()),
-                relative_location: Some(format!("/{}/{name}", self.container)),
-                ..BlobReference::default()
+                ..self.locate(blob)
             });
         }
         let grant = |account, expiry| Grant {

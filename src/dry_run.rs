@@ -2,7 +2,7 @@
 //!
 //! There is no second description of the requests here, which would grow old. A job is taken its whole way by the
 //! engine's own actions and through the adapters that the daemon has; only the last step of each, where a request would
-//! leave the machine, ends at [`Notebook`], which notes it and answers what a well-behaved remote side would. The store is in
+//! leave the machine, ends at `Notebook`, which notes it and answers what a well-behaved remote side would. The store is in
 //! memory, the file is read where it lies, and what would be delivered goes nowhere: nothing is left behind.
 //!
 //! Requests that depend on the answers (the run's id, the results) hold what the notebook answered.

@@ -67,7 +67,7 @@ async fn submit_to<W: World>(
 ) -> Result<Outcome, Fault> {
     let scorer = world.scorer(endpoint).ok_or_else(|| unconfigured(feed, "endpoint"))?;
     let redirects = redirects(feed, job, scorer.way());
-    let submission = submission(world, feed, job, &redirects).await?;
+    let submission = submission(world, feed, job, &redirects, scorer.way()).await?;
     let service = Some(Service { endpoint: endpoint.clone(), url: scorer.url() });
     Ok(match within(world, lease, scorer.submit(&submission)).await? {
         SubmitAnswer::Known(remote_id) => Outcome::Submitted { remote_id, redirects, service },
@@ -98,19 +98,25 @@ async fn submission<W: World>(
     feed: &Feed,
     job: &Job,
     redirects: &[Redirect],
+    way: Way,
 ) -> Result<Submission, Fault> {
     let input = job.uploaded().map(Uploaded::blob).ok_or_else(|| out_of_step(job))?;
     let now = world.clock().now();
     let life = life(job, now);
     let blobs = blobs(world, feed)?;
+    // Who has a right of its own, or is sent the file itself, needs none of ours.
+    let handed = async |blob, access| match way {
+        Way::TwoSteps => blobs.hand_over(blob, access, now, life).await,
+        Way::OneCall | Way::AtOnce => Ok(blobs.locate(blob)),
+    };
     let mut outputs = Vec::new();
     for Redirect { output, blob } in redirects {
-        outputs.push((output.clone(), blobs.hand_over(blob, Access::Write, now, life).await?));
+        outputs.push((output.clone(), handed(blob, Access::Write).await?));
     }
     Ok(Submission {
         key: format!("{}-{}", job.id(), job.generation()),
         input: feed.input.clone(),
-        blob: blobs.hand_over(input, Access::Read, now, life).await?,
+        blob: handed(input, Access::Read).await?,
         outputs,
         parameters: feed.parameters.clone(),
     })
@@ -140,7 +146,7 @@ pub(super) async fn start<W: World>(
             StartAnswer::Unknown => Outcome::RemoteGone,
         },
         Way::OneCall => {
-            let submission = submission(world, feed, job, run.redirects()).await?;
+            let submission = submission(world, feed, job, run.redirects(), Way::OneCall).await?;
             invoke(world, lease, scorer, run, &submission).await?
         }
         Way::AtOnce => match execute(world, lease, scorer, feed, job, run).await? {

@@ -30,6 +30,9 @@ pub trait Blobs: Send + Sync + 'static {
         to: &mut W,
     ) -> impl Future<Output = Result<Content, Fault>> + Send;
 
+    /// Where a blob is, `/CONTAINER/NAME`, for a service that gets at it by a right of its own: no secret is in it.
+    fn locate(&self, blob: &str) -> BlobReference;
+
     /// What the scoring service is given to reach a blob for `life`, or for as long as the storage allows, by the
     /// configured way of handing over. May have to ask for what it signs with.
     fn hand_over(

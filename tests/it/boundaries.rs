@@ -610,6 +610,9 @@ impl Blobs for MinedPart {
             .around("download", self.real.blobs(&self.storage).unwrap().download(from, to))
             .await
     }
+    fn locate(&self, blob: &str) -> BlobReference {
+        self.real.blobs(&self.storage).unwrap().locate(blob)
+    }
     async fn hand_over(
         &self,
         blob: &str,

@@ -707,6 +707,9 @@ impl Blobs for Life {
         to.write_all(two).await.unwrap();
         Ok(content_of(&bytes))
     }
+    fn locate(&self, blob: &str) -> BlobReference {
+        BlobReference { relative_location: Some(blob.to_owned()), ..BlobReference::default() }
+    }
     async fn hand_over(
         &self,
         blob: &str,
@@ -714,7 +717,7 @@ impl Blobs for Life {
         _: DateTime<Utc>,
         _: Duration,
     ) -> Result<BlobReference, Fault> {
-        Ok(BlobReference { relative_location: Some(blob.to_owned()), ..BlobReference::default() })
+        Ok(self.locate(blob))
     }
     async fn look(&self, blob: &str) -> Result<Option<BlobSeen>, Fault> {
         self.effect(STORAGE, |state| Ok(state.blobs.get(blob).map(|content| seen(blob, content))))

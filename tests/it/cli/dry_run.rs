@@ -66,6 +66,12 @@ url = "https://demo.azure-api.net/aml/workspaces/W/services/S/jobs"
 api_key = "API-KEY-ONE"
 subscription_key = "SUBSCRIPTION-KEY-ONE"
 secondary_subscription_key = "SUBSCRIPTION-KEY-TWO"
+[endpoints.one_call]
+kind = "batch-endpoint"
+url = "https://fraud.westeurope.inference.ml.azure.com"
+credential = "me"
+deployment = "blue"
+datastore = "scoring"
 [endpoints.rrs]
 kind = "rrs"
 url = "https://demo.azure-api.net/aml/workspaces/W/services/S/execute"
@@ -74,7 +80,7 @@ subscription_key = "SUBSCRIPTION-KEY-ONE"
 "#;
 
 /// Each feed by the rest of its table.
-const FEEDS: [(&str, &str); 6] = [
+const FEEDS: [(&str, &str); 7] = [
     (
         "guide",
         "endpoint = \"bes\"\nstorage = \"key\"\noutputs = { output1 = \"{stem}.scores.csv\" }",
@@ -88,6 +94,11 @@ const FEEDS: [(&str, &str); 6] = [
     (
         "at_once",
         "endpoint = \"rrs\"\nstorage = \"me\"\noutputs = { output1 = \"{stem}.scores.csv\" }",
+    ),
+    (
+        "one_call",
+        "endpoint = \"one_call\"\nstorage = \"me\"\nparameters = { mode = \"append\" }\n\
+         outputs = { score = \"{stem}.scores.csv\" }",
     ),
     ("own", "endpoint = \"bes\"\nstorage = \"me\""),
     (
@@ -175,7 +186,7 @@ fn everything(folder: &Path) -> BTreeMap<String, Option<Vec<u8>>> {
 #[tokio::test]
 async fn each_kind_of_way_is_shown_whole() {
     let desk = desk();
-    for feed in ["guide", "gateway", "signed", "at_once"] {
+    for feed in ["guide", "gateway", "signed", "at_once", "one_call"] {
         let ended = of(&desk, feed, "row.csv").await;
         assert_eq!((ended.code, ended.err.as_str()), (0, ""), "{feed}");
         insta::assert_snapshot!(format!("dry_run_{feed}"), steady(&desk, &ended.out));
