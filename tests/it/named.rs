@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use scoreline::clock::SystemClock;
 use scoreline::daemon::{check_online, looking_inbox};
 use scoreline::fire::{FireRow, FireState};
@@ -122,8 +123,10 @@ async fn what_is_no_file_is_told_and_taken_when_it_is_one() {
         status == 200 && text.contains("no regular file")
     })
     .await;
-    std::fs::remove_dir(&file).unwrap();
-    write_named(&rig, INPUT);
+    // At once: where nothing was for a moment, a look in that moment would end the fire with nothing.
+    let beside = rig.path("named/beside");
+    std::fs::write(&beside, INPUT).unwrap();
+    renameat_with(CWD, &beside, CWD, &file, RenameFlags::EXCHANGE).unwrap();
     daemon.until_ended(1).await;
     assert_eq!(ended(&daemon, row.id).await.jobs, 1);
     daemon.stop().await;
