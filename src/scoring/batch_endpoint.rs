@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::answer::{self as classic, Answer, Call, Operation};
-use super::service::{bound, host_of, noted, receive};
+use super::service::{bound, count, host_of, noted, receive};
 use crate::fault::{Class, Fault, Origin};
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
@@ -274,22 +274,9 @@ impl<C: Clock> BatchEndpoint<C> {
             }),
             None => Err(Silence { heard: true, fault: classic::timed_out(&host, limit, &call) }),
         };
-        let status = match &answer {
-            Ok(answer) => answer.status.to_string(),
-            Err(Silence { fault, .. }) => match fault.code.as_str() {
-                "timeout" => "timeout".into(),
-                "connect" | "dns" | "tls" | "certificate" => "connect".into(),
-                _ => "error".into(),
-            },
-        };
-        let name = self.settings.name.as_str();
-        let metrics = &self.metrics;
-        metrics.remote_requests_total.with_label_values(&[name, operation.name(), &status]).inc();
-        metrics
-            .remote_request_duration_seconds
-            .with_label_values(&[name, operation.name()])
-            .observe(elapsed.as_secs_f64());
-        tracing::debug!(endpoint = name, operation = operation.name(), status, ?elapsed, "called");
+        let answered =
+            answer.as_ref().map(|answer| answer.status).map_err(|silence| &silence.fault);
+        count(&self.metrics, &call, answered, elapsed);
         answer
     }
 }

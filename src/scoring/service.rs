@@ -239,22 +239,7 @@ impl<C: Clock> Service<C> {
             Some(Err(error)) => Err(answer::unreachable(&error, &host, &call)),
             None => Err(answer::timed_out(&host, limit, &call)),
         };
-        let status = match &answer {
-            Ok(answer) => answer.status.to_string(),
-            Err(fault) => match fault.code.as_str() {
-                "timeout" => "timeout".into(),
-                "connect" | "dns" | "tls" | "certificate" => "connect".into(),
-                _ => "error".into(),
-            },
-        };
-        let name = self.settings.name.as_str();
-        let metrics = &self.metrics;
-        metrics.remote_requests_total.with_label_values(&[name, operation.name(), &status]).inc();
-        metrics
-            .remote_request_duration_seconds
-            .with_label_values(&[name, operation.name()])
-            .observe(elapsed.as_secs_f64());
-        tracing::debug!(endpoint = name, operation = operation.name(), status, ?elapsed, "called");
+        count(&self.metrics, &call, answer.as_ref().map(|answer| answer.status), elapsed);
         answer
     }
 
@@ -357,6 +342,30 @@ pub(super) async fn receive(
         body: without_mark(body),
         read,
     })
+}
+
+/// Counts a call by how it was answered: by a status, or by the kind of silence.
+pub(super) fn count(
+    metrics: &Metrics,
+    call: &Call<'_>,
+    answered: Result<u16, &Fault>,
+    elapsed: Duration,
+) {
+    let status = match answered {
+        Ok(status) => status.to_string(),
+        Err(fault) => match fault.code.as_str() {
+            "timeout" => "timeout".into(),
+            "connect" | "dns" | "tls" | "certificate" => "connect".into(),
+            _ => "error".into(),
+        },
+    };
+    let (endpoint, operation) = (call.endpoint.as_str(), call.operation.name());
+    metrics.remote_requests_total.with_label_values(&[endpoint, operation, &status]).inc();
+    metrics
+        .remote_request_duration_seconds
+        .with_label_values(&[endpoint, operation])
+        .observe(elapsed.as_secs_f64());
+    tracing::debug!(endpoint, operation, status, ?elapsed, "called");
 }
 
 /// Notes a request in the place of sending it.
