@@ -19,6 +19,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
 
 use azure_storage_blob::BlobClient;
 use azure_storage_blob::clients::BlockBlobClient;
@@ -48,7 +49,8 @@ impl AzureBlobs {
         let client = self.client(&self.writes, blob, &attempt)?;
         let target =
             Target { blobs: self, blob, label, attempt, client: client.block_blob_client() };
-        let mut blocks = Blocks { from, sums: Sums::default(), read: 0 };
+        let spare = Spare::default();
+        let mut blocks = Blocks { from, sums: Sums::default(), read: 0, spare: &spare };
         let first = blocks.next(&target.attempt).await?;
         let second = if first.len() < BLOCK_BYTES {
             Bytes::new()
@@ -117,6 +119,7 @@ impl Target<'_> {
         mut blocks: Blocks<'_, R>,
     ) -> Result<Content, Fault> {
         let found = self.found().await?;
+        let spare = blocks.spare;
         let mut ids = Vec::new();
         let mut sending = FuturesUnordered::new();
         let (mut block, mut next) = (first, second);
@@ -149,7 +152,8 @@ impl Target<'_> {
                 let bytes = std::mem::take(&mut block);
                 let id = id.clone();
                 sending.push(async move {
-                    let sent = self.stage(&id, md5, bytes).await;
+                    let sent = self.stage(&id, md5, bytes.clone()).await;
+                    spare.give(bytes);
                     drop(ahead);
                     sent
                 });
@@ -271,13 +275,36 @@ struct Blocks<'a, R> {
     from: &'a mut R,
     sums: Sums,
     read: usize,
+    spare: &'a Spare,
+}
+
+/// Memory of blocks that were sent, for those to come: an allocator that gets it back in pieces of this size keeps several
+/// times as much as is in use.
+#[derive(Default)]
+struct Spare(Mutex<Vec<BytesMut>>);
+
+impl Spare {
+    /// Takes a block back, unless somebody holds it still.
+    fn give(&self, block: Bytes) {
+        if let Ok(mut block) = block.try_into_mut() {
+            block.clear();
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(block);
+        }
+    }
+
+    fn take(&self, size: usize) -> BytesMut {
+        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        spare
+            .filter(|block| block.capacity() >= size)
+            .unwrap_or_else(|| BytesMut::with_capacity(size))
+    }
 }
 
 impl<R: AsyncRead + Unpin + Send> Blocks<'_, R> {
     /// Reads up to a block; less only at the end.
     async fn next(&mut self, attempt: &Attempt) -> Result<Bytes, Fault> {
         let whole = block_bytes(self.read);
-        let mut block = BytesMut::with_capacity(whole);
+        let mut block = self.spare.take(whole);
         while block.len() < whole {
             let had = block.len();
             let mut rest = (&mut *self.from).take((whole - had) as u64);
