@@ -558,7 +558,7 @@ impl<W: World> Engine<W> {
         if let Some(price) = price {
             let endpoint = endpoint.clone();
             slot.stage = Stage::Queued;
-            self.budgets.wait(&endpoint, &slot.feed.name, id, price, now);
+            self.budgets.wait((&endpoint, lane), &slot.feed.name, id, price, now);
             return;
         }
         if let Some(permits) = self.lanes.get_mut(&lane)
@@ -576,7 +576,7 @@ impl<W: World> Engine<W> {
         let (rates, clock) = (self.rates.of(action, &feed), world.clock().clone());
         let passage = Passage { progress, rates, clock };
         let break_off = slot.break_off.clone();
-        let spare = self.spare(&feed, &job);
+        let spare = if action == Action::Settle { self.spare(&feed, &job) } else { Spare::No };
         let now = self.steady.now(self.world.clock());
         self.acting.spawn(async move {
             let moment = Moment { handed_on, passage: &passage, now, fast_lane, spare };

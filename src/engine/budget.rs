@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use self::purse::{Purse, Reach, Served, There, last_share};
+use self::purse::{Purse, Reach, Served, There, Waiting, last_share};
 use super::health::{Gate, Health};
-use super::limits::{Lane, Permits, Side, lane_of};
+use super::limits::{Lane, Permits, Side};
 use super::wishes::SWEEP;
 use super::{After, Engine, Slot, Stage, endpoint_of};
 use crate::feed::{Feed, Name};
@@ -99,15 +99,6 @@ impl Kind {
             Self::Submit | Self::Poll => false,
         }
     }
-
-    fn lane(self, feed: &Feed) -> Lane {
-        match self {
-            Self::Deliver => lane_of(Action::Deliver, feed, &feed.endpoint),
-            Self::Cancel | Self::Start | Self::Submit | Self::Poll => {
-                lane_of(Action::Poll, feed, &feed.endpoint)
-            }
-        }
-    }
 }
 
 impl Budgets {
@@ -143,14 +134,14 @@ impl Budgets {
     /// A job of the feed waits for its call to the endpoint. One that comes back has kept its place.
     pub(super) fn wait(
         &mut self,
-        endpoint: &Name,
+        (endpoint, lane): (&Name, Lane),
         feed: &Name,
         job: JobId,
         of: (Kind, u32),
         now: Duration,
     ) {
         if let Some(purse) = self.purse(endpoint) {
-            purse.wait(feed, job, of, now);
+            purse.wait(feed, job, lane, of, now);
         }
     }
 
@@ -287,10 +278,8 @@ impl<W: World> Engine<W> {
             let most = if seen.is_empty() { u32::MAX } else { at_once - calls };
             let Some(served) = self.next_to_pay(budget, most, reach, now, &taken) else { break };
             calls = calls.saturating_add(served.price());
-            if let Served::Job { feed, kind, .. } = &served
-                && let Some(feed) = self.rules.feeds.get(feed)
-            {
-                *taken.entry(kind.lane(feed)).or_default() += 1;
+            if let Served::Job { lane, .. } = &served {
+                *taken.entry(lane.clone()).or_default() += 1;
             }
             seen.push(served);
         }
@@ -310,16 +299,14 @@ impl<W: World> Engine<W> {
         taken: &BTreeMap<Lane, usize>,
     ) -> Option<Served> {
         let may_write = !self.store_away && self.tenure.lease.holds();
-        let Self { budgets, rules, lanes, health, jobs, .. } = self;
-        let may = |kind: Kind, feed: &Name| {
-            let Some(feed) = rules.feeds.get(feed) else { return false };
-            let lane = kind.lane(feed);
-            let free = lanes.get(&lane).map_or(0, Permits::free);
-            (may_write || kind == Kind::Poll)
-                && free > taken.get(&lane).copied().unwrap_or_default()
+        let Self { budgets, lanes, health, jobs, .. } = self;
+        let may = |kind: Kind| may_write || kind == Kind::Poll;
+        let is_free = |lane: &Lane| {
+            lanes.get(lane).map_or(0, Permits::free) > taken.get(lane).copied().unwrap_or_default()
                 && lane.side().is_none_or(|side| is_open(health, &side, now))
         };
-        let there = |id: JobId, kind: Kind| {
+        let there = |id: JobId, waiting: &Waiting| {
+            let kind = waiting.kind;
             let slot = jobs.get(&id).filter(|slot| {
                 // What makes no call never had a place, whatever its endpoint's way.
                 let action = next_action(&slot.job);
@@ -327,7 +314,7 @@ impl<W: World> Engine<W> {
                 price.is_some_and(|(of, _)| of == kind) && (kind != Kind::Submit || slot.holds_run)
             });
             slot.map_or(There::Gone, |slot| match slot.stage {
-                Stage::Queued => There::Here,
+                Stage::Queued if is_free(&waiting.lane) => There::Here,
                 _ => There::Away,
             })
         };
@@ -345,7 +332,7 @@ impl<W: World> Engine<W> {
         let mut shut_out = Vec::new();
         for (id, waiting) in budgets.purses.values().flat_map(|purse| &purse.waiting) {
             if let Some(slot) = jobs.get_mut(id).filter(|slot| slot.stage == Stage::Queued)
-                && let Some(side) = waiting.kind.lane(&slot.feed).side()
+                && let Some(side) = waiting.lane.side()
                 && !is_open(health, &side, now)
             {
                 slot.waited += now.saturating_sub(waiting.since);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::super::STORE_RETRY;
 use super::super::fair::Fair;
+use super::super::limits::Lane;
 use super::Kind;
 use crate::feed::Name;
 use crate::job::JobId;
@@ -44,8 +45,10 @@ pub(super) struct Ticket {
 }
 
 /// A job that waits for a call.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Waiting {
+    /// What the call goes by, which is not always its feed's own endpoint.
+    pub(super) lane: Lane,
     pub(super) kind: Kind,
     pub(super) price: u32,
     pub(super) ticket: u64,
@@ -72,7 +75,7 @@ pub(super) struct Reach<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Served {
     Probe(Name),
-    Job { feed: Name, ticket: Ticket, kind: Kind, price: u32, since: Duration },
+    Job { feed: Name, lane: Lane, ticket: Ticket, kind: Kind, price: u32, since: Duration },
 }
 
 impl<T> Reach<T> {
@@ -128,6 +131,7 @@ impl Purse {
         &mut self,
         feed: &Name,
         job: JobId,
+        lane: Lane,
         (kind, price): (Kind, u32),
         now: Duration,
     ) {
@@ -135,26 +139,26 @@ impl Purse {
         if let Some(waiting) = self.waiting.get_mut(&job)
             && waiting.kind == kind
         {
-            waiting.since = now;
+            (waiting.since, waiting.lane) = (now, lane);
             return;
         }
         self.last_ticket += 1;
         let ticket = self.last_ticket;
-        self.waiting.insert(job, Waiting { kind, price, ticket, since: now });
+        self.waiting.insert(job, Waiting { lane, kind, price, ticket, since: now });
         if let Some(line) = self.lines.get_mut(&kind) {
             line.push(feed, Ticket { job, number: ticket });
         }
     }
 
-    /// Takes out whoever is served next with so many calls; `may` says of which feeds that can be, and `there` whether a
-    /// job is in its place.
+    /// Takes out whoever is served next with so many calls; `may` says which kinds that can be, and `there` whether a job is
+    /// in its place, and its lane free.
     pub(super) fn next(
         &mut self,
         calls: u32,
         reach: Reach<bool>,
         now: Duration,
-        may: impl Fn(Kind, &Name) -> bool,
-        there: impl Fn(JobId, Kind) -> There,
+        may: impl Fn(Kind) -> bool,
+        there: impl Fn(JobId, &Waiting) -> There,
     ) -> Option<Served> {
         if reach.last
             && calls > 0
@@ -172,35 +176,33 @@ impl Purse {
             _ => 2,
         });
         let may_be = |kind: &Kind| {
-            *reach.of(kind.is_vital()) && (*kind != Kind::Poll || now >= self.poll_at)
+            may(*kind) && *reach.of(kind.is_vital()) && (*kind != Kind::Poll || now >= self.poll_at)
         };
         let kinds: Vec<_> = kinds.into_iter().filter(may_be).collect();
-        kinds.into_iter().find_map(|kind| self.pop(kind, calls, &may, &there))
+        kinds.into_iter().find_map(|kind| self.pop(kind, calls, &there))
     }
 
     pub(super) fn pop(
         &mut self,
         kind: Kind,
         calls: u32,
-        may: impl Fn(Kind, &Name) -> bool,
-        there: impl Fn(JobId, Kind) -> There,
+        there: impl Fn(JobId, &Waiting) -> There,
     ) -> Option<Served> {
         let line = self.lines.get_mut(&kind)?;
         let mut passed = Vec::new();
         let mut served = None;
-        while let Some((feed, ticket)) = line.pop_of(|feed| may(kind, feed)) {
-            let waiting = self.waiting.get(&ticket.job).copied();
-            let Some(Waiting { price, since, .. }) =
-                waiting.filter(|waiting| waiting.ticket == ticket.number)
-            else {
+        while let Some((feed, ticket)) = line.pop() {
+            let waiting = self.waiting.get(&ticket.job);
+            let Some(waiting) = waiting.filter(|waiting| waiting.ticket == ticket.number) else {
                 continue;
             };
-            match there(ticket.job, kind) {
+            match there(ticket.job, waiting) {
                 There::Gone => {
                     self.waiting.remove(&ticket.job);
                 }
-                There::Here if price <= calls => {
-                    served = Some(Served::Job { feed, ticket, kind, price, since });
+                There::Here if waiting.price <= calls => {
+                    let Waiting { lane, price, since, .. } = waiting.clone();
+                    served = Some(Served::Job { feed, lane, ticket, kind, price, since });
                     break;
                 }
                 There::Here | There::Away => passed.push((feed, ticket)),

@@ -23,9 +23,14 @@ fn line(waiting: &[(Kind, &str, u128)]) -> Purse {
     let mut purse = purse(Some(5), None);
     for (kind, feed, n) in waiting {
         let price = if *kind == Kind::Cancel { 2 } else { 1 };
-        purse.wait(&name(feed), id(*n), (*kind, price), NOW);
+        purse.wait(&name(feed), id(*n), calls_to(feed), (*kind, price), NOW);
     }
     purse
+}
+
+/// Where each feed has an endpoint of its name.
+fn calls_to(feed: &str) -> Lane {
+    Lane::Calls(name(feed))
 }
 
 fn number(served: &Served) -> u128 {
@@ -36,7 +41,7 @@ fn number(served: &Served) -> u128 {
 }
 
 fn serve(purse: &mut Purse, reach: Reach<bool>, now: Duration) -> Option<u128> {
-    let served = purse.next(9, reach, now, |_, _| true, |_, _| There::Here)?;
+    let served = purse.next(9, reach, now, |_| true, |_, _| There::Here)?;
     purse.paid(&served, now);
     Some(number(&served))
 }
@@ -83,9 +88,9 @@ fn each_feed_has_its_turn_within_a_kind() {
 #[test]
 fn whoever_comes_back_has_kept_the_place_and_whoever_wants_something_else_has_not() {
     let mut purse = line(&[(Kind::Poll, "f", 1), (Kind::Poll, "f", 2), (Kind::Poll, "f", 3)]);
-    purse.wait(&name("f"), id(1), (Kind::Poll, 1), NOW * 2);
+    purse.wait(&name("f"), id(1), calls_to("f"), (Kind::Poll, 1), NOW * 2);
     assert_eq!(purse.waiting[&id(1)].since, NOW * 2);
-    purse.wait(&name("f"), id(2), (Kind::Cancel, 2), NOW);
+    purse.wait(&name("f"), id(2), calls_to("f"), (Kind::Cancel, 2), NOW);
     let served: Vec<_> = std::iter::from_fn(|| serve(&mut purse, ALL, NOW)).collect();
     assert_eq!(served, [2, 1, 3], "each of them once");
     assert!(purse.waiting.is_empty());
@@ -94,12 +99,12 @@ fn whoever_comes_back_has_kept_the_place_and_whoever_wants_something_else_has_no
 #[test]
 fn those_who_are_away_are_passed_over_and_those_who_are_gone_forgotten() {
     let mut purse = line(&[(Kind::Poll, "f", 1), (Kind::Poll, "f", 2), (Kind::Poll, "f", 3)]);
-    let there = |job: JobId, _| match job.uuid().as_u128() {
+    let there = |job: JobId, _: &Waiting| match job.uuid().as_u128() {
         1 => There::Away,
         2 => There::Gone,
         _ => There::Here,
     };
-    let served = purse.next(1, ALL, NOW, |_, _| true, there).unwrap();
+    let served = purse.next(1, ALL, NOW, |_| true, there).unwrap();
     assert_eq!(number(&served), 3);
     purse.paid(&served, NOW);
     assert_eq!(all(purse), [1]);
@@ -108,10 +113,20 @@ fn those_who_are_away_are_passed_over_and_those_who_are_gone_forgotten() {
 #[test]
 fn who_can_not_be_called_stands_in_nobodys_way() {
     let mut purse = line(&[(Kind::Start, "shut", 1), (Kind::Cancel, "f", 2), (Kind::Poll, "f", 3)]);
-    let may = |_: Kind, feed: &Name| feed.as_str() == "f";
-    let served = purse.next(1, ALL, NOW, may, |_, _| There::Here);
-    assert_eq!(served.as_ref().map(number), Some(3), "the cancel needs two");
-    assert_eq!(all(purse), [2, 1]);
+    // A job of the feed whose call goes to another endpoint, as an old run's does, waits for that one alone.
+    purse.wait(&name("f"), id(4), calls_to("shut"), (Kind::Start, 1), NOW);
+    purse.wait(&name("shut"), id(5), calls_to("f"), (Kind::Poll, 1), NOW);
+    let there = |_, waiting: &Waiting| {
+        if waiting.lane == calls_to("f") { There::Here } else { There::Away }
+    };
+    let next = |purse: &mut Purse| {
+        let served = purse.next(1, ALL, NOW, |_| true, there);
+        served.as_ref().map(|served| (purse.paid(served, NOW), number(served)).1)
+    };
+    assert_eq!(next(&mut purse), Some(3), "the cancel needs two");
+    assert_eq!(next(&mut purse), Some(5));
+    assert_eq!(next(&mut purse), None);
+    assert_eq!(all(purse), [2, 1, 4]);
 }
 
 #[test]
@@ -120,7 +135,7 @@ fn those_who_were_only_seen_are_served_as_if_they_had_not_been() {
     let mut seen_before = line(&waiting);
     seen_before.probes.insert(name("e"));
     let seen = |purse: &mut Purse| {
-        let next = || purse.next(9, ALL, NOW, |_, _| true, |_, _| There::Here);
+        let next = || purse.next(9, ALL, NOW, |_| true, |_, _| There::Here);
         std::iter::from_fn(next).take(6).collect::<Vec<_>>()
     };
     let first = seen(&mut seen_before);
@@ -133,7 +148,7 @@ fn those_who_were_only_seen_are_served_as_if_they_had_not_been() {
 fn so_much_is_drawn_as_those_need_who_reach_equally_far() {
     let mut purse = line(&[(Kind::Cancel, "f", 1), (Kind::Start, "f", 2), (Kind::Submit, "f", 3)]);
     purse.limits.per_week = Some(100);
-    let next = || purse.next(9, ALL, NOW, |_, _| true, |_, _| There::Here);
+    let next = || purse.next(9, ALL, NOW, |_| true, |_, _| There::Here);
     let seen: Vec<_> = std::iter::from_fn(next).collect();
     assert_eq!(purse.draw_for(&seen), Draw { least: 2, most: 3, keep: 0 });
     assert_eq!(purse.draw_for(&seen[2..]), Draw { least: 1, most: 1, keep: 5 });

@@ -91,9 +91,8 @@ mod tests {
 
     use super::*;
     use crate::fault::Origin;
-    use crate::feed::{
-        Delivery, Duplicates, KeepBlobs, Name, OnConflict, Rates, SourceEnd, SourceRules,
-    };
+    use crate::feed::Name;
+    use crate::feed::tests::sample_feed;
     use crate::job::tests::queued;
     use crate::job::{Content, RemoteId, Service, Sha256, Turn, apply};
     use crate::retry::Policy;
@@ -104,29 +103,7 @@ mod tests {
 
     fn feed() -> Feed {
         let lane = FastLane { endpoint: name("fast"), max_rows: 1, max_bytes: 1 };
-        Feed {
-            keep_blobs: KeepBlobs::default(),
-            name: name("churn"),
-            endpoint: name("e"),
-            storage: name("s"),
-            max_in_flight: None,
-            rates: Rates::default(),
-            input: None,
-            parameters: Vec::new(),
-            outputs: Vec::new(),
-            fast_lane: Some(lane),
-            watch: None,
-            fixed: None,
-            schedule: None,
-            deliver: Delivery {
-                folder: "/out".into(),
-                on_conflict: OnConflict::Suffix,
-                marker: false,
-            },
-            source: SourceRules::new(SourceEnd::Leave, SourceEnd::Leave),
-            duplicates: Duplicates::default(),
-            policy: Policy::default(),
-        }
+        Feed { fast_lane: Some(lane), ..sample_feed() }
     }
 
     fn then(job: Job, outcome: Outcome) -> Job {
