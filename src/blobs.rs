@@ -107,6 +107,8 @@ pub enum HandOver {
     Sas,
     /// The connection string itself.
     ConnectionString,
+    /// Nothing: it has a right of its own, or is sent the file itself.
+    Nothing,
 }
 
 impl AzureBlobs {
@@ -290,13 +292,13 @@ impl Blobs for AzureBlobs {
         self.receive(from, to).await
     }
 
-    /// With a signature, the three parts make one URL when they are put one behind the other: the location is encoded
-    /// there, and plain in the other form, where clients take it for a name.
     fn locate(&self, blob: &str) -> BlobReference {
         let location = format!("/{}/{}", self.container, self.name(blob));
         BlobReference { relative_location: Some(location), ..BlobReference::default() }
     }
 
+    /// With a signature, the three parts make one URL when they are put one behind the other: the location is encoded
+    /// there, and plain in the other form, where clients take it for a name.
     async fn hand_over(
         &self,
         blob: &str,
@@ -305,13 +307,13 @@ impl Blobs for AzureBlobs {
         life: Duration,
     ) -> Result<BlobReference, Fault> {
         let name = self.name(blob);
-        if let (HandOver::ConnectionString, Some(text)) =
-            (self.hand_over, self.account.connection_string())
-        {
-            return Ok(BlobReference {
-                connection_string: Some(text.to_owned()),
-                ..self.locate(blob)
-            });
+        match self.hand_over {
+            HandOver::Sas => {}
+            HandOver::Nothing => return Ok(self.locate(blob)),
+            HandOver::ConnectionString => {
+                let connection_string = self.account.connection_string().map(str::to_owned);
+                return Ok(BlobReference { connection_string, ..self.locate(blob) });
+            }
         }
         let grant = |account, expiry| Grant {
             account,

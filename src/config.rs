@@ -12,7 +12,7 @@ use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use self::reader::{Findings, Given, Reader};
-use crate::blobs::{self, HandOver};
+use crate::blobs;
 use crate::engine::{Budget, Limits, Rules};
 use crate::feed::{
     Delivery, Duplicates, Feed, Fixed, FixedPlace, KeepBlobs, Name, OnConflict, OnDuplicate, Rates,
@@ -51,7 +51,7 @@ pub struct Config {
     pub http: HttpConfig,
     /// Logs.
     pub log: LogConfig,
-    /// Who we are, for whatever names one: storages now.
+    /// Who we are, for the storages and endpoints that name one.
     pub credentials: BTreeMap<Name, identity::Settings>,
     /// Blob storages.
     pub storages: BTreeMap<Name, blobs::Settings>,
@@ -306,7 +306,8 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     }
     document.include("feeds", shown);
     check_folders(findings, &node_config.state_dir, feeds.values().map(AsRef::as_ref));
-    warn_of_short_signatures(findings, &feeds, &storages);
+    storage::sign_for_those_who_need_it(&mut storages, &feeds, &endpoints);
+    storage::warn_of_short_signatures(findings, &feeds, &storages);
     fixed::check(findings, feeds.values().map(AsRef::as_ref));
     batch_endpoint::check(findings, feeds.values().map(AsRef::as_ref), &endpoints);
 
@@ -553,29 +554,7 @@ fn read_ca(table: &mut Reader<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// An identity signs with keys of seven days.
-fn warn_of_short_signatures(
-    findings: &Findings,
-    feeds: &BTreeMap<Name, Arc<Feed>>,
-    storages: &BTreeMap<Name, Option<blobs::Settings>>,
-) {
-    for (name, feed) in feeds {
-        let storage = storages.get(&feed.storage).and_then(Option::as_ref);
-        let by_identity = storage.is_some_and(|storage| {
-            storage.account.identity().is_some() && storage.hand_over == HandOver::Sas
-        });
-        if by_identity && feed.policy.deadline > DELEGATED_MAX {
-            findings.warn(
-                &format!("feeds.{name}.retry.deadline"),
-                "is longer than what an identity signs is good for, 7 days: a run that is still queued then can't reach \
-                 its blobs; shorten it, or open the storage with account_key",
-            );
-        }
-    }
-}
-
 const PEM_MARK: &[u8] = b"-----BEGIN CERTIFICATE-----";
-const DELEGATED_MAX: Duration = Duration::from_hours(7 * 24);
 
 fn read_delivery(feed: &mut Reader<'_>) -> Option<Delivery> {
     let hint = format!("add [{}] with the folder that outputs go to", feed.key("deliver"));

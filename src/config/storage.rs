@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 
-use super::named;
-use super::reader::Reader;
+use super::reader::{Findings, Reader};
+use super::{EndpointConfig, ServiceConfig, named};
 use crate::blobs::{self, Account, BLOCKS_IN_FLIGHT, ConnectionString, HandOver, WayIn};
+use crate::feed::Feed;
 use crate::name::Name;
+use crate::retry::Backoff;
 
 pub(super) fn read<T>(
     storage: &mut Reader<'_>,
@@ -61,6 +65,49 @@ pub(super) fn read<T>(
         blocks_in_flight,
         ca,
     })
+}
+
+/// A service that goes by a right of its own is given no signature. So none need be possible where only such are asked:
+/// an identity may lack the role for it.
+pub(super) fn sign_for_those_who_need_it(
+    storages: &mut BTreeMap<Name, Option<blobs::Settings>>,
+    feeds: &BTreeMap<Name, Arc<Feed>>,
+    endpoints: &BTreeMap<Name, Option<(EndpointConfig, Backoff)>>,
+) {
+    let needs = |feed: &Arc<Feed>| match endpoints.get(&feed.endpoint) {
+        Some(Some((endpoint, _))) => matches!(endpoint.service, ServiceConfig::Bes(..)),
+        _ => true,
+    };
+    for (name, storage) in storages {
+        let mut users = feeds.values().filter(|feed| feed.storage == *name).peekable();
+        if let Some(storage) = storage
+            && users.peek().is_some()
+            && !users.any(needs)
+        {
+            storage.hand_over = HandOver::Nothing;
+        }
+    }
+}
+
+/// An identity signs with keys of seven days.
+pub(super) fn warn_of_short_signatures(
+    findings: &Findings,
+    feeds: &BTreeMap<Name, Arc<Feed>>,
+    storages: &BTreeMap<Name, Option<blobs::Settings>>,
+) {
+    for (name, feed) in feeds {
+        let storage = storages.get(&feed.storage).and_then(Option::as_ref);
+        let by_identity = storage.is_some_and(|storage| {
+            storage.account.identity().is_some() && storage.hand_over == HandOver::Sas
+        });
+        if by_identity && feed.policy.deadline > DELEGATED_MAX {
+            findings.warn(
+                &format!("feeds.{name}.retry.deadline"),
+                "is longer than what an identity signs is good for, 7 days: a run that is still queued then can't reach \
+                 its blobs; shorten it, or open the storage with account_key",
+            );
+        }
+    }
 }
 
 fn read_account<T>(storage: &mut Reader<'_>, credentials: &BTreeMap<Name, T>) -> Option<Account> {
@@ -129,3 +176,4 @@ const PARTS: [&str; 6] =
 const WAYS: [&str; 3] = ["account_key", "sas", "credential"];
 /// 2 GiB.
 const BLOCKS_MAX: u32 = 256;
+const DELEGATED_MAX: Duration = Duration::from_hours(7 * 24);
