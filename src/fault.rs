@@ -173,6 +173,20 @@ pub struct FaultRecord {
     pub message: String,
 }
 
+/// An error with its causes, those that it doesn't name itself.
+pub fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
 /// Hides what must not be read from text that came from outside: the signature of a shared access token, an account
 /// key, a bearer token, a subscription key.
 pub fn redact(text: &str) -> String {

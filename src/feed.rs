@@ -466,7 +466,7 @@ const OUTPUT_EXTENSIONS: [&str; 4] = ["csv", "tsv", "arff", "ilearner"];
 const UNFINISHED_ENDS: [&str; 5] = [".part", ".partial", ".filepart", ".tmp", ".crdownload"];
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
@@ -553,7 +553,7 @@ mod tests {
         assert_eq!(path("experimentoutput/x.y/z"), PathBuf::from("a.model_1"));
     }
 
-    fn sample_feed() -> Feed {
+    pub(crate) fn sample_feed() -> Feed {
         let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
         Feed {
             name: name("churn"),

@@ -81,11 +81,8 @@ impl Account {
                 Credential::Key { account, key }
             }
             WayIn::Sas(text) => {
-                let sas = text.trim_start_matches('?');
-                if !sas.split('&').any(|pair| pair.starts_with("sig=")) {
-                    return Err(wrong("sas", "has no sig= part: copy the whole signature"));
-                }
-                Credential::Sas(sas.into())
+                let why = "has no sig= part: copy the whole signature";
+                Credential::sas(text).ok_or(wrong("sas", why))?
             }
             WayIn::Credential(name) => {
                 if endpoint.scheme() != "https" {
@@ -127,6 +124,15 @@ impl Account {
     /// The connection string as it was given, for those who are meant to have it.
     pub(super) fn connection_string(&self) -> Option<&str> {
         self.text.as_ref().map(ExposeSecret::expose_secret)
+    }
+}
+
+impl Credential {
+    /// A signature, with or without its question mark; `None` when it has no signature in it.
+    pub(super) fn sas(text: &str) -> Option<Self> {
+        let sas = text.trim_start_matches('?');
+        let is_signed = sas.split('&').any(|pair| pair.starts_with("sig="));
+        is_signed.then(|| Self::Sas(sas.into()))
     }
 }
 

@@ -46,13 +46,8 @@ impl ConnectionString {
                     wrong("AccountKey", "it isn't base64: copy it whole, with the = at its end")
                 })?,
             },
-            (None, Some(sas)) => {
-                let sas = sas.trim_start_matches('?');
-                if !sas.split('&').any(|pair| pair.starts_with("sig=")) {
-                    return Err(wrong("SharedAccessSignature", "it has no sig= part"));
-                }
-                Credential::Sas(sas.into())
-            }
+            (None, Some(sas)) => Credential::sas(sas)
+                .ok_or_else(|| wrong("SharedAccessSignature", "it has no sig= part"))?,
         };
         let endpoint = parts.endpoint(account, development)?;
         Ok(Self { text: text.trim().into(), endpoint, credential })

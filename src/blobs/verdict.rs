@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use azure_core::error::ErrorKind;
 
-use crate::fault::{Fault, Origin, redact};
+use crate::fault::{Fault, Origin, causes, redact};
 
 /// A call that may fail, in the words of its fault.
 #[derive(Clone, Debug)]
@@ -245,19 +245,6 @@ fn token_fault(error: &azure_core::Error) -> Option<Fault> {
         source = cause.source();
     }
     None
-}
-
-fn causes(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The sorting itself.

@@ -12,7 +12,7 @@ use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 
 use super::{Proof, Settings};
-use crate::fault::{Fault, redact};
+use crate::fault::{Fault, causes, redact};
 use crate::ports::Audience;
 
 /// A question that went wrong, in the words of its fault.
@@ -162,15 +162,7 @@ impl Asked<'_> {
 
 /// An error with its causes, in one line.
 fn told_by(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
+    let text = causes(error);
     let words: Vec<_> = text.split_whitespace().collect();
     words.join(" ").chars().take(600).collect()
 }

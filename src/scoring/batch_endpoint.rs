@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::answer::{self as classic, Answer, Call, Operation};
-use super::service::{bound, count, host_of, noted, receive};
+use super::service::{bound, client, count, host_of, known_at, noted, receive};
 use crate::fault::{Class, Fault, Origin};
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
@@ -87,6 +87,13 @@ struct Ask<'a> {
     begins: Option<(&'a Intent, &'a Value)>,
 }
 
+impl Ask<'_> {
+    /// About what is there.
+    fn about(operation: Operation, method: Method, url: Url, audience: Audience) -> Self {
+        Self { operation, method, url, audience, begins: None }
+    }
+}
+
 impl<C: Clock> BatchEndpoint<C> {
     /// Fails when the deployment's name can't be sent as a header, or this machine has no usable TLS.
     pub fn new(
@@ -100,18 +107,7 @@ impl<C: Clock> BatchEndpoint<C> {
             HeaderValue::from_str(deployment)
                 .map_err(|_| format!("endpoints.{name}.deployment can't be sent as a header"))?;
         }
-        let mut client = Client::builder()
-            // A redirect would take the token to another address.
-            .redirect(reqwest::redirect::Policy::none())
-            // Retry lives in the engine alone, and here a second call could be a second run.
-            .retry(reqwest::retry::never())
-            .connect_timeout(settings.timeout / 2);
-        if settings.url.is_loopback() {
-            client = client.no_proxy();
-        }
-        let client = client
-            .build()
-            .map_err(|cause| format!("endpoints.{name}: no HTTP client could be made: {cause}"))?;
+        let client = client(name, settings.timeout, settings.url.is_loopback())?;
         Ok(Self { settings, client, tokens, clock, metrics, paper: None })
     }
 
@@ -132,18 +128,8 @@ impl<C: Clock> BatchEndpoint<C> {
         }
     }
 
-    /// What is wrong with an address that is in the config no more says nothing about the one that is.
     fn about(&self, run: Run<'_>, fault: Fault) -> Fault {
-        let service = self.service(run);
-        if *service == self.settings.url || fault.class != Class::Fatal {
-            return fault;
-        }
-        let message = format!(
-            "{}; the run is known at {service}, and the config names {} now: give the endpoint the old address again \
-             until its runs have ended, or release the job",
-            fault.message, self.settings.url
-        );
-        Fault::transient(Origin::Endpoint, fault.code, message)
+        known_at(&*self.service(run), &self.settings.url, fault)
     }
 
     /// Looks for a run that may have been started, wherever runs are listed. A list that can't be used is no reason to
@@ -180,8 +166,7 @@ impl<C: Clock> BatchEndpoint<C> {
         for _ in 0..PAGES_MAX {
             let Some(url) = next else { return Ok(None) };
             let operation = Operation::Status;
-            let ask =
-                Ask { operation, method: Method::GET, url: url.clone(), audience, begins: None };
+            let ask = Ask::about(operation, Method::GET, url.clone(), audience);
             let answer = self.exchange(ask).await.map_err(|silence| silence.fault)?;
             let page = answer::page(&answer, &self.asked(operation), intent)?;
             if page.found.is_some() {
@@ -343,13 +328,7 @@ impl<C: Clock> Scorer for BatchEndpoint<C> {
         }
         let operation = Operation::Status;
         let url = self.service(run).job(&run.id.0);
-        let ask = Ask {
-            operation,
-            method: Method::GET,
-            url,
-            audience: Audience::MachineLearning,
-            begins: None,
-        };
+        let ask = Ask::about(operation, Method::GET, url, Audience::MachineLearning);
         let answered = match self.exchange(ask).await {
             Ok(answer) => answer::status(&answer, &self.asked(operation)),
             Err(silence) => Err(silence.fault),
@@ -373,13 +352,7 @@ impl<C: Clock> Scorer for BatchEndpoint<C> {
         };
         let operation = Operation::Cancel;
         let url = workspace.cancel(&run.id.0);
-        let ask = Ask {
-            operation,
-            method: Method::POST,
-            url,
-            audience: Audience::Management,
-            begins: None,
-        };
+        let ask = Ask::about(operation, Method::POST, url, Audience::Management);
         let answer = self.exchange(ask).await.map_err(|silence| silence.fault)?;
         answer::cancelled(&answer, &self.asked(operation))
     }
@@ -392,13 +365,7 @@ impl<C: Clock> Scorer for BatchEndpoint<C> {
     async fn probe(&self) -> Result<(), Fault> {
         let operation = Operation::Probe;
         let url = self.settings.url.job(NO_RUN);
-        let ask = Ask {
-            operation,
-            method: Method::GET,
-            url,
-            audience: Audience::MachineLearning,
-            begins: None,
-        };
+        let ask = Ask::about(operation, Method::GET, url, Audience::MachineLearning);
         let answer = self.exchange(ask).await.map_err(|silence| silence.fault)?;
         answer::probed(&answer, &self.asked(operation))
     }

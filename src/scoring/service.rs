@@ -90,20 +90,7 @@ impl<C: Clock> Service<C> {
             )),
             None => None,
         };
-        let mut client = Client::builder()
-            // A redirect would take the keys to another address.
-            .redirect(reqwest::redirect::Policy::none())
-            // Retry lives in the engine alone.
-            .retry(reqwest::retry::never())
-            // Half the time, shared out over the host's addresses, so that a dead one leaves time for the next. The
-            // whole is limited by the clock.
-            .connect_timeout((settings.timeout / 2).min(CONNECT_MAX));
-        if settings.url.is_loopback() {
-            client = client.no_proxy();
-        }
-        let client = client
-            .build()
-            .map_err(|cause| format!("endpoints.{name}: no HTTP client could be made: {cause}"))?;
+        let client = client(name, settings.timeout, settings.url.is_loopback())?;
         Ok(Self { settings, client, api_keys, subscription_keys, clock, metrics, paper: None })
     }
 
@@ -132,8 +119,7 @@ impl<C: Clock> Service<C> {
         }
     }
 
-    /// One exchange about a run, at the service that knows it. What is wrong with an address that is in the config no
-    /// more says nothing about the one that is.
+    /// One exchange about a run, at the service that knows it.
     pub(super) async fn about<T>(
         &self,
         run: Run<'_>,
@@ -148,17 +134,7 @@ impl<C: Clock> Service<C> {
             Ok(answer) => read(&answer, &self.asked(operation)),
             Err(fault) => Err(fault),
         };
-        answered.map_err(|fault| {
-            if *service == self.settings.url || fault.class != Class::Fatal {
-                return fault;
-            }
-            let message = format!(
-                "{}; the run is known at {service}, and the config names {} now: give the endpoint the old address \
-                 again until its runs have ended, or release the job",
-                fault.message, self.settings.url
-            );
-            Fault::transient(Origin::Endpoint, fault.code, message)
-        })
+        answered.map_err(|fault| known_at(&*service, &self.settings.url, fault))
     }
 
     /// One exchange: the answer, whatever it says, or what kept it away. A key that is refused is tried no more, if
@@ -304,6 +280,37 @@ impl Keys {
         self.turned.store(refused != second, Ordering::Relaxed);
         true
     }
+}
+
+/// The client of one endpoint.
+pub(super) fn client(endpoint: &Name, timeout: Duration, is_local: bool) -> Result<Client, String> {
+    let mut client = Client::builder()
+        // A redirect would take what lets us in to another address.
+        .redirect(reqwest::redirect::Policy::none())
+        // Retry lives in the engine alone; and where a call makes a run, a second one could make another.
+        .retry(reqwest::retry::never())
+        // Half the time, shared out over the host's addresses, so that a dead one leaves time for the next. The whole is
+        // limited by the clock.
+        .connect_timeout((timeout / 2).min(CONNECT_MAX));
+    if is_local {
+        client = client.no_proxy();
+    }
+    client
+        .build()
+        .map_err(|cause| format!("endpoints.{endpoint}: no HTTP client could be made: {cause}"))
+}
+
+/// What is wrong with the address that knows a run, when that is in the config no more, says nothing about the one that is.
+pub(super) fn known_at<U: PartialEq + fmt::Display>(known: &U, now: &U, fault: Fault) -> Fault {
+    if known == now || fault.class != Class::Fatal {
+        return fault;
+    }
+    let message = format!(
+        "{}; the run is known at {known}, and the config names {now} now: give the endpoint the old address again until \
+         its runs have ended, or release the job",
+        fault.message
+    );
+    Fault::transient(Origin::Endpoint, fault.code, message)
 }
 
 pub(super) fn host_of(url: &Url) -> String {

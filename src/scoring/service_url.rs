@@ -21,25 +21,7 @@ impl ServiceUrl {
     ///
     /// The error tells what is wrong, and where to find the right one; it never repeats a query or credentials.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let text = text.trim();
-        if !text.contains("://") {
-            return Err(format!("the URL has no scheme: it begins with https://; {WHERE_TO_LOOK}"));
-        }
-        let mut url = Url::parse(text)
-            .map_err(|cause| format!("this is no URL ({cause}); {WHERE_TO_LOOK}"))?;
-        if !matches!(url.scheme(), "https" | "http") {
-            return Err(format!(
-                "the URL's scheme is {}: it must be https (or http)",
-                url.scheme()
-            ));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(
-                "the URL holds credentials: leave them out and put the key into api_key".into()
-            );
-        }
-        url.set_query(None);
-        url.set_fragment(None);
+        let mut url = plain(text, WHERE_TO_LOOK)?;
         let host = url.host_str().unwrap_or_default().to_owned();
         if PORTALS.contains(&host.as_str()) {
             return Err(format!("{host} is the portal, not the service; {WHERE_TO_LOOK}"));
@@ -102,7 +84,7 @@ impl ServiceUrl {
 
     /// Whether it is on this machine.
     pub(super) fn is_loopback(&self) -> bool {
-        matches!(self.0.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+        is_loopback(&self.0)
     }
 
     fn call(&self, segments: &[&str]) -> Url {
@@ -126,6 +108,32 @@ impl fmt::Debug for ServiceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ServiceUrl({})", self.0)
     }
+}
+
+/// An address without query and credentials; the error says where to look for the right one.
+pub(super) fn plain(text: &str, where_to_look: &str) -> Result<Url, String> {
+    let text = text.trim();
+    if !text.contains("://") {
+        return Err(format!("the URL has no scheme: it begins with https://; {where_to_look}"));
+    }
+    let mut url =
+        Url::parse(text).map_err(|cause| format!("this is no URL ({cause}); {where_to_look}"))?;
+    if !matches!(url.scheme(), "https" | "http") {
+        return Err(format!("the URL's scheme is {}: it must be https (or http)", url.scheme()));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "the URL holds credentials: leave them out, secrets have keys of their own".into()
+        );
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    Ok(url)
+}
+
+/// Whether an address is on this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
 }
 
 /// The path of the service itself: up to its id, and on to the first segment that names one of its calls.

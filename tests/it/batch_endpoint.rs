@@ -143,16 +143,14 @@ fn client(settings: Settings, identity: &Arc<Counting>) -> BatchEndpoint<SystemC
 
 fn submission() -> Submission {
     let blob = |path: &str| BlobReference {
-        base_location: Some("https://acct.blob.core.windows.net/".into()),
         relative_location: Some(path.into()),
-        sas_blob_token: Some("?sig=abc".into()),
-        connection_string: None,
+        ..BlobReference::default()
     };
     Submission {
         key: "019ab5a8-1".into(),
         input: None,
-        blob: blob("scoring/f/j/1-1/a.csv"),
-        outputs: vec![("score".into(), blob("scoring/f/j/1-2/out/score.csv"))],
+        blob: blob("/scoring/f/j/1-1/a.csv"),
+        outputs: vec![("score".into(), blob("/scoring/f/j/1-2/out/score.csv"))],
         parameters: vec![],
     }
 }

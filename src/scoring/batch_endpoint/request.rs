@@ -118,19 +118,14 @@ pub(super) fn body(
     Ok(json!({ "properties": { "InputData": inputs, "OutputData": outputs } }))
 }
 
-/// The blob's name in its container: encoded where it is part of a URL, plain where it stands beside a connection
-/// string.
+/// The blob's name in its container.
 fn blob_of(reference: &BlobReference, of: &str) -> Result<String, Fault> {
     let location = reference.relative_location.as_deref().unwrap_or_default();
     let (_, blob) = location.trim_start_matches('/').split_once('/').unwrap_or_default();
     if blob.is_empty() {
         return Err(unusable(&format!("the blob of {of} has no place in a container")));
     }
-    Ok(if reference.base_location.is_some() {
-        percent_decode_str(blob).decode_utf8_lossy().into_owned()
-    } else {
-        blob.to_owned()
-    })
+    Ok(blob.to_owned())
 }
 
 fn unusable(why: &str) -> Fault {
@@ -145,21 +140,16 @@ fn digest(place: &str) -> String {
 mod tests {
     use super::*;
 
-    fn signed(blob: &str) -> BlobReference {
-        BlobReference {
-            base_location: Some("https://acct.blob.core.windows.net/".into()),
-            relative_location: Some(blob.into()),
-            sas_blob_token: Some("?sig=abc".into()),
-            connection_string: None,
-        }
+    fn at(location: &str) -> BlobReference {
+        BlobReference { relative_location: Some(location.into()), ..BlobReference::default() }
     }
 
     fn submission() -> Submission {
         Submission {
             key: "019ab5a8-1".into(),
             input: Some("rows".into()),
-            blob: signed("scoring/churn/019a/1-2/x%20y.csv"),
-            outputs: vec![("score".into(), signed("scoring/churn/019a/1-2/out/score.csv"))],
+            blob: at("/scoring/churn/019a/1-2/x y.csv"),
+            outputs: vec![("score".into(), at("/scoring/churn/019a/1-2/out/score.csv"))],
             parameters: vec![("mode".into(), "append".into()), ("top".into(), "5".into())],
         }
     }
@@ -197,12 +187,8 @@ mod tests {
 
     #[test]
     fn a_folder_is_the_one_that_the_input_is_alone_in() {
-        let keyed = BlobReference {
-            connection_string: Some("AccountKey=QUJD".into()),
-            relative_location: Some("/scoring/churn/019a/1-2/100%25.csv".into()),
-            ..BlobReference::default()
-        };
-        let plain = Submission { blob: keyed, input: None, parameters: vec![], ..submission() };
+        let percent = at("/scoring/churn/019a/1-2/100%25.csv");
+        let plain = Submission { blob: percent, input: None, parameters: vec![], ..submission() };
         let inputs = |kind| body(&plain, "inbox", kind).unwrap()["properties"]["InputData"].clone();
         let uri = "azureml://datastores/inbox/paths/churn/019a/1-2";
         assert_eq!(

@@ -4,6 +4,8 @@ use std::fmt;
 
 use reqwest::Url;
 
+use crate::scoring::service_url::{is_loopback, plain};
+
 /// The address of a batch endpoint: its scoring URI, which ends in `/jobs`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EndpointUrl(Url);
@@ -13,7 +15,7 @@ impl EndpointUrl {
     ///
     /// The error tells what is wrong, and where to find the right one; it never repeats a query or credentials.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut url = plain(text)?;
+        let mut url = encrypted(text, WHERE_TO_LOOK)?;
         let host = url.host_str().unwrap_or_default().to_owned();
         if ["ml.azure.com", "portal.azure.com"].contains(&host.as_str()) {
             return Err(format!("{host} is the portal, not the endpoint; {WHERE_TO_LOOK}"));
@@ -49,7 +51,7 @@ impl EndpointUrl {
 
     /// Whether it is on this machine.
     pub(super) fn is_loopback(&self) -> bool {
-        matches!(self.0.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"))
+        is_loopback(&self.0)
     }
 }
 
@@ -92,7 +94,7 @@ impl Workspace {
 
     /// The address of the management API, from the config.
     pub fn management(text: &str) -> Result<Url, String> {
-        plain(text)
+        encrypted(text, MANAGEMENT_FORM)
     }
 
     /// `POST`, without a body: stops a run.
@@ -112,23 +114,13 @@ impl Workspace {
     }
 }
 
-/// An address without query and credentials.
-fn plain(text: &str) -> Result<Url, String> {
-    let text = text.trim();
-    if !text.contains("://") {
-        return Err(format!("the URL has no scheme: it begins with https://; {WHERE_TO_LOOK}"));
+/// An address without query and credentials, to which tokens may go.
+fn encrypted(text: &str, where_to_look: &str) -> Result<Url, String> {
+    let url = plain(text, where_to_look)?;
+    if url.scheme() == "https" || is_loopback(&url) {
+        return Ok(url);
     }
-    let mut url =
-        Url::parse(text).map_err(|cause| format!("this is no URL ({cause}); {WHERE_TO_LOOK}"))?;
-    if !matches!(url.scheme(), "https" | "http") {
-        return Err(format!("the URL's scheme is {}: it must be https (or http)", url.scheme()));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("the URL holds credentials: leave them out".into());
-    }
-    url.set_query(None);
-    url.set_fragment(None);
-    Ok(url)
+    Err("the URL is not encrypted, and tokens go there: write https://".into())
 }
 
 /// Each segment is escaped as one, so that a name can't reach another path.
@@ -145,6 +137,7 @@ const PROVIDER: &str = "Microsoft.MachineLearningServices";
 const API_VERSION: &str = "2023-10-01";
 const WHERE_TO_LOOK: &str = "copy the REST endpoint of the batch endpoint from Azure ML studio, like \
                              https://NAME.REGION.inference.ml.azure.com/jobs";
+const MANAGEMENT_FORM: &str = "write the cloud's own, like https://management.azure.com";
 const WORKSPACE_FORM: &str = "is no resource id of a workspace: copy it from the portal's properties, like \
                               /subscriptions/ID/resourceGroups/GROUP/providers/\
                               Microsoft.MachineLearningServices/workspaces/NAME";
