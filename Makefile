@@ -11,7 +11,7 @@ WALKS := 1000000
 # How long `make fuzz` tries to break each parser.
 FUZZ_SECONDS := 60
 
-.PHONY: help demo test test-heavy simulate fuzz soak bench lint fmt tools
+.PHONY: help demo test test-heavy check-deploy simulate fuzz soak bench lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -24,6 +24,9 @@ test: tools ## All tests but the long ones; installs what they need and is missi
 
 test-heavy: tools ## The long tests
 	TOOLS=$(TOOLS) sh scripts/test.sh --heavy
+
+check-deploy: tools ## What deploy/ holds, each by the real tool of its trade
+	@for check in deploy/*/check.sh; do echo "-- $$check"; TOOLS=$(TOOLS) sh $$check || exit 1; done
 
 simulate: ## A night of simulated lives: WALKS=1000000; a failure names its seed, and SIMULATION_SEED=… repeats it
 	SIMULATION_WALKS=$(WALKS) cargo test --locked -p simulation whatever_happens -- --nocapture
@@ -44,5 +47,5 @@ lint: ## Format and lints, as CI demands them
 fmt: ## Format the code
 	cargo fmt --all
 
-tools: ## Install what the tests need: Azurite from npm, Schemathesis from PyPI, PostgreSQL from apt
+tools: ## Install what the tests need: from npm, PyPI and Debian
 	@sh scripts/tools.sh $(TOOLS)

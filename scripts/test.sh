@@ -6,7 +6,9 @@ cd "$(dirname "$0")/.."
 tools=$(cd "${TOOLS:-target/tools}" && pwd)
 AZURITE="$tools/node_modules/.bin/azurite-blob"
 SCHEMATHESIS="$tools/openapi/bin/schemathesis"
-export AZURITE SCHEMATHESIS
+PROMETHEUS="$tools/deb/usr/bin/prometheus"
+PROMTOOL="$tools/deb/usr/bin/promtool"
+export AZURITE SCHEMATHESIS PROMETHEUS PROMTOOL
 
 if [ "${1:-}" = --soak ]; then
     exec cargo test --locked --test it -- soak::long:: --ignored --nocapture

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the tests run against and is missing: Azurite, a blob server, from npm and Schemathesis, a client that
-# thinks up its calls, from PyPI into the folder given, so that nothing else on the machine changes; and PostgreSQL, with
+# thinks up its calls, from PyPI, and Prometheus into the folder given, so that nothing else on the machine changes; and PostgreSQL, with
 # SOAK_PATRONI=1 Patroni too, from the system's packages. The tests start servers of their own.
 set -eu
 tools=${1:?"the folder to install into"}
@@ -52,12 +52,13 @@ if [ "$installed" != "$version" ]; then
     npm install --silent --no-audit --no-fund --prefix "$tools" "azurite@$version"
 fi
 
-# The list goes in last, so that an installation which was broken off is begun anew.
-pins="$(dirname "$0")/../tests/it/openapi/requirements.txt"
-venv="$tools/openapi"
-if ! cmp -s "$pins" "$venv/requirements.txt" || ! "$venv/bin/python" -c '' 2>/dev/null; then
-    echo "installing schemathesis into $venv"
-    python3 -m venv --clear "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$pins"
-    cp "$pins" "$venv/requirements.txt"
+sh "$(dirname "$0")/venv.sh" "$tools" openapi "$(dirname "$0")/../tests/it/openapi/requirements.txt"
+
+# Prometheus scrapes the daemon that the tests run; promtool reads what deploy/ says of it.
+if has apt-get; then
+    sh "$(dirname "$0")/deb.sh" "$tools" prometheus
+else
+    has prometheus || missing "Prometheus, with promtool"
+    mkdir -p "$tools/deb/usr/bin"
+    ln -sf "$(command -v prometheus)" "$(command -v promtool)" "$tools/deb/usr/bin/"
 fi

@@ -53,6 +53,11 @@ pub struct Metrics {
     pub inbox_scan_duration_seconds: HistogramVec,
     pub store_commit_duration_seconds: Histogram,
     pub store_commit_rows: Histogram,
+    pub store_bytes: IntGauge,
+    pub store_rows: IntGaugeVec,
+    pub retention_deleted_rows_total: IntCounterVec,
+    pub config_last_reload_successful: IntGauge,
+    pub config_last_reload_success_timestamp_seconds: Gauge,
 }
 
 impl Metrics {
@@ -190,6 +195,28 @@ impl Metrics {
             ),
             store_commit_duration_seconds: make.histogram("store_commit_duration_seconds", "Commits of the store.", &seconds_short),
             store_commit_rows: make.histogram("store_commit_rows", "Transitions in one commit.", &rows),
+            store_bytes: make.gauge(
+                "store_bytes",
+                "Space that the store takes, indexes with it; every node shows the same.",
+            ),
+            store_rows: make.gauges(
+                "store_rows",
+                "Rows in the store's tables, about; every node shows the same.",
+                &["table"],
+            ),
+            retention_deleted_rows_total: make.counters(
+                "retention_deleted_rows_total",
+                "Rows deleted because they had outlived their time.",
+                &["table"],
+            ),
+            config_last_reload_successful: make.gauge(
+                "config_last_reload_successful",
+                "0 while the config that was asked for last is not in force because it was refused.",
+            ),
+            config_last_reload_success_timestamp_seconds: make.seconds(
+                "config_last_reload_success_timestamp_seconds",
+                "When the config in force was read, in seconds since 1970.",
+            ),
             registry: registry.clone(),
         };
         let info = make.gauges("build_info", "The running program.", &["version", "revision"]);
@@ -253,6 +280,10 @@ impl Metrics {
         for storage in storages.iter().map(Name::as_str) {
             self.storage_suspended.with_label_values(&[storage]);
         }
+        for table in STORE_TABLES {
+            self.store_rows.with_label_values(&[table]);
+            self.retention_deleted_rows_total.with_label_values(&[table]);
+        }
         for reason in ADOPTION_REASONS {
             self.jobs_adopted_total.with_label_values(&[reason]);
         }
@@ -263,6 +294,9 @@ impl Metrics {
 pub const INBOX_STATES: [&str; 4] = ["ready", "settling", "denied", "ignored"];
 /// The label `operation` of the metrics of remote calls.
 pub const OPERATIONS: [&str; 6] = ["submit", "start", "status", "cancel", "execute", "probe"];
+/// The label `table` of the metrics of the store: jobs that are not final, those that are, what happened to them, the files
+/// that were accepted, their contents, and the fires of schedules.
+pub const STORE_TABLES: [&str; 6] = ["job", "history", "event", "arrival", "content", "fire"];
 /// The label `reason` of `jobs_adopted_total`.
 pub const ADOPTION_REASONS: [&str; 2] = ["free", "dead_node"];
 
