@@ -123,7 +123,7 @@ pub(super) fn plain(text: &str, where_to_look: &str) -> Result<Url, String> {
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err(
-            "the URL holds credentials: leave them out, secrets have keys of their own".into()
+            "the URL holds credentials: leave them out: what lets us in has keys of its own in the config".into()
         );
     }
     url.set_query(None);

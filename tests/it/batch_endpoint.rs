@@ -232,7 +232,7 @@ async fn without_a_token_or_a_connection_nothing_was_started() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("http://{}", listener.local_addr().unwrap())
     };
-    for (host, code) in [(nobody.as_str(), "connect"), ("http://no-such-host.invalid", "dns")] {
+    for (host, code) in [(nobody.as_str(), "connect"), ("https://no-such-host.invalid", "dns")] {
         let outcome = invoke(&client(settings(host), &Arc::default())).await;
         let Invoked::NotStarted(fault) = outcome else { panic!("{host}: {outcome:?}") };
         assert!(fault.code == code || code == "dns", "{fault}");
