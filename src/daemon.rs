@@ -17,13 +17,12 @@ use crate::clock::SystemClock;
 use crate::config::{
     BatchEndpointConfig, ClassicConfig, Config, EndpointConfig, ServiceConfig, Token,
 };
-use crate::engine::{Engine, Pulse, Rules, Stop};
+use crate::engine::{Engine, Pulse, Rules, Setting, Stop};
 use crate::feed::{Feed, Fixed, Name};
 use crate::fire::Scanned;
 use crate::http::{Http, Site};
 use crate::identity::Identity;
 use crate::inbox::{AnyInbox, FolderInbox};
-use crate::intake::Intake;
 use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
@@ -31,19 +30,27 @@ use crate::ports::{Clock, StoreError, Tokens, World};
 use crate::scoring::rrs::{self, Form};
 use crate::scoring::{self, BatchEndpoint, Bes, Rrs, Scoring, batch_endpoint};
 use crate::store::AnyStore;
-use crate::upkeep::{Sweeper, Upkeep};
+use crate::upkeep::Upkeep;
 
+mod feeds;
 mod online;
+mod reload;
+mod stderr;
+
+use feeds::Feeds;
+use reload::InForce;
 
 pub use online::{Finding, check_online};
+pub use reload::Reload;
+pub use stderr::{SetLog, log_to_stderr};
 
 /// The world as it is: real adapters all over.
 pub struct RealWorld {
     clock: SystemClock,
-    store: AnyStore<SystemClock>,
-    inboxes: BTreeMap<Name, AnyInbox<SystemClock, AzureBlobs>>,
+    store: Arc<AnyStore<SystemClock>>,
+    inboxes: BTreeMap<Name, Arc<AnyInbox<SystemClock, AzureBlobs>>>,
     blobs: BTreeMap<Name, Arc<AzureBlobs>>,
-    scorers: BTreeMap<Name, Scoring<SystemClock>>,
+    scorers: BTreeMap<Name, Arc<Scoring<SystemClock>>>,
     outbox: FolderOutbox,
     metrics: Metrics,
 }
@@ -56,27 +63,61 @@ impl RealWorld {
 
     /// The same, with tokens from elsewhere.
     pub async fn build_with(config: &Config, identities: &Identities) -> anyhow::Result<Self> {
+        let metrics = Metrics::new(&[], &[], &[]);
+        let adapters = Adapters::build(config, &metrics, identities)?;
+        let store = Arc::new(config.store.open(SystemClock).await?);
+        Ok(Self::of(config, adapters, store, metrics))
+    }
+
+    /// The same store under another config. What that names no more is there still, for the jobs that need it.
+    pub fn again(&self, config: &Config) -> anyhow::Result<Self> {
+        let metrics = self.metrics.clone();
+        let adapters = Adapters::build(config, &metrics, &identities(config)?)?;
+        let mut world = Self::of(config, adapters, self.store.clone(), metrics);
+        keep(&mut world.inboxes, &self.inboxes);
+        keep(&mut world.blobs, &self.blobs);
+        keep(&mut world.scorers, &self.scorers);
+        Ok(world)
+    }
+
+    fn of(
+        config: &Config,
+        adapters: Adapters,
+        store: Arc<AnyStore<SystemClock>>,
+        metrics: Metrics,
+    ) -> Self {
+        metrics.know(config.feeds.keys(), config.endpoints.keys(), config.storages.keys());
         let clock = SystemClock;
-        let names = |keys: Vec<&Name>| keys.into_iter().cloned().collect::<Vec<_>>();
-        let metrics = Metrics::new(
-            &names(config.feeds.keys().collect()),
-            &names(config.endpoints.keys().collect()),
-            &names(config.storages.keys().collect()),
-        );
+        metrics.config_is_in_force(clock.now());
+        let Adapters { inboxes, blobs, scorers } = adapters;
+        Self { clock, store, inboxes, blobs, scorers, outbox: FolderOutbox::new(), metrics }
+    }
+}
+
+/// What a config names outside.
+struct Adapters {
+    inboxes: BTreeMap<Name, Arc<AnyInbox<SystemClock, AzureBlobs>>>,
+    blobs: BTreeMap<Name, Arc<AzureBlobs>>,
+    scorers: BTreeMap<Name, Arc<Scoring<SystemClock>>>,
+}
+
+impl Adapters {
+    fn build(config: &Config, metrics: &Metrics, identities: &Identities) -> anyhow::Result<Self> {
         let blobs = blobs(config, identities)?;
-        let inbox = |feed: &Feed| AnyInbox::of(feed, blobs.get(&feed.storage)?, clock);
-        let inboxes =
-            config.feeds.iter().filter_map(|(name, feed)| Some((name.clone(), inbox(feed)?)));
+        let inbox = |feed: &Feed| AnyInbox::of(feed, blobs.get(&feed.storage)?, SystemClock);
+        let feeds = config.feeds.iter();
+        let inboxes = feeds.filter_map(|(name, feed)| Some((name.clone(), Arc::new(inbox(feed)?))));
         let inboxes = inboxes.collect();
-        Ok(Self {
-            clock,
-            blobs,
-            scorers: scorers(config, &metrics, identities)?,
-            store: config.store.open(clock).await?,
-            inboxes,
-            outbox: FolderOutbox::new(),
-            metrics,
-        })
+        let scorers = scorers(config, metrics, identities)?;
+        let scorers = scorers.into_iter().map(|(name, scorer)| (name, Arc::new(scorer))).collect();
+        Ok(Self { inboxes, blobs, scorers })
+    }
+}
+
+/// Keeps what nothing else has the name of.
+fn keep<T>(now: &mut BTreeMap<Name, Arc<T>>, before: &BTreeMap<Name, Arc<T>>) {
+    for (name, was) in before {
+        now.entry(name.clone()).or_insert_with(|| was.clone());
     }
 }
 
@@ -95,13 +136,13 @@ impl World for RealWorld {
         &self.store
     }
     fn inbox(&self, feed: &Name) -> Option<&Self::Inbox> {
-        self.inboxes.get(feed)
+        self.inboxes.get(feed).map(|inbox| &**inbox)
     }
     fn blobs(&self, storage: &Name) -> Option<&Self::Blobs> {
         self.blobs.get(storage).map(|blobs| &**blobs)
     }
     fn scorer(&self, endpoint: &Name) -> Option<&Self::Scorer> {
-        self.scorers.get(endpoint)
+        self.scorers.get(endpoint).map(|scorer| &**scorer)
     }
     fn outbox(&self) -> &Self::Outbox {
         &self.outbox
@@ -119,15 +160,15 @@ pub struct Daemon<W: World> {
     http: Http<W>,
     upkeep: Upkeep<W>,
     grace: Duration,
+    settings: watch::Sender<Setting<W>>,
+    tokens: watch::Sender<Arc<[Token]>>,
 }
 
 /// What the node does, under one id or, when it was silent for too long, under the next: all of the daemon but its
 /// edges.
 pub struct Work<W: World> {
-    /// The world to work in.
-    pub world: Arc<W>,
-    /// What the engine goes by.
-    pub rules: Arc<Rules>,
+    /// The world to work in and what the engine goes by, as they are now.
+    pub settings: watch::Receiver<Setting<W>>,
     /// A label for the node.
     pub name: String,
     /// The nodes that see the same folders.
@@ -137,6 +178,9 @@ pub struct Work<W: World> {
     /// The engine's signs of life.
     pub pulse: Arc<Pulse>,
 }
+
+/// What runs beside each other, each with its name.
+type Services = JoinSet<(&'static str, anyhow::Result<()>)>;
 
 /// What a daemon needs to know beside its world.
 #[derive(Clone, Debug)]
@@ -177,23 +221,26 @@ impl From<&Config> for Settings {
 impl<W: World> Daemon<W> {
     /// Makes the node known and takes over what earlier nodes left.
     pub async fn start(world: Arc<W>, settings: Settings) -> anyhow::Result<Self> {
+        let setting = Setting { world: world.clone(), rules: Arc::new(settings.rules) };
+        let feeds = setting.rules.feeds.len();
+        let (settings_in_force, in_force) = watch::channel(setting);
+        let (tokens, tokens_in_force) = watch::channel(settings.tokens.into());
         let work = Work {
-            world: world.clone(),
-            rules: Arc::new(settings.rules),
+            settings: in_force.clone(),
             name: settings.name,
             site: settings.site,
             term: settings.term,
             pulse: Arc::new(Pulse::default()),
         };
         let first = work.join().await?;
-        let site = Site { name: work.site.clone(), feeds: work.rules.feeds.clone() };
-        let (listen, pulse) = (settings.listen, work.pulse.clone());
-        let http = Http::bind(listen, world.clone(), pulse, site, settings.tokens).await?;
+        let site = Site { name: work.site.clone(), settings: in_force, tokens: tokens_in_force };
+        let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, name = %work.name, site = %work.site, jobs = adopted.len(),
-            listen = %http.address()?, feeds = work.rules.feeds.len(), "ready");
+            listen = %http.address()?, feeds, "ready");
         let upkeep = Upkeep::new(world.clone(), settings.state_dir);
-        Ok(Self { world, work, first, http, upkeep, grace: settings.grace })
+        let (grace, settings) = (settings.grace, settings_in_force);
+        Ok(Self { world, work, first, http, upkeep, grace, settings, tokens })
     }
 
     /// Where the HTTP server listens.
@@ -203,8 +250,11 @@ impl<W: World> Daemon<W> {
 
     /// Runs until `stop` is asked for; soft first, hard after the grace time.
     pub async fn run(self, stop: Stop) -> anyhow::Result<()> {
+        self.run_with(JoinSet::new(), stop).await
+    }
+
+    async fn run_with(self, mut services: Services, stop: Stop) -> anyhow::Result<()> {
         let clock = self.world.clock().clone();
-        let mut services: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
         let (for_work, for_http, for_upkeep) = (stop.clone(), stop.clone(), stop.clone());
         let (work, first) = (self.work, self.first);
         services.spawn(async move { ("work", work.run(first, for_work).await) });
@@ -255,36 +305,57 @@ impl<W: World> Daemon<W> {
     }
 }
 
+impl Daemon<RealWorld> {
+    /// Runs, and goes by another config when it is asked to.
+    pub async fn run_reloading(self, reload: Reload, stop: Stop) -> anyhow::Result<()> {
+        let in_force = InForce { settings: self.settings.clone(), tokens: self.tokens.clone() };
+        let mut services = JoinSet::new();
+        let for_reload = stop.clone();
+        services.spawn(async move {
+            reload.run(in_force, for_reload).await;
+            ("reload", Ok(()))
+        });
+        self.run_with(services, stop).await
+    }
+}
+
 impl<W: World> Work<W> {
     /// Makes the node known, and takes over what earlier ones left.
     pub async fn join(&self) -> Result<Joined<W>, StoreError> {
-        membership::join(&*self.world, &self.name, &self.site, &self.feeds(), self.term).await
+        self.join_with(&self.setting()).await
     }
 
-    fn feeds(&self) -> Vec<Name> {
-        self.rules.feeds.keys().cloned().collect()
+    async fn join_with(&self, setting: &Setting<W>) -> Result<Joined<W>, StoreError> {
+        let feeds: Vec<_> = setting.rules.feeds.keys().cloned().collect();
+        membership::join(&*setting.world, &self.name, &self.site, &feeds, self.term).await
+    }
+
+    fn setting(&self) -> Setting<W> {
+        self.settings.borrow().clone()
     }
 
     /// Works until it is stopped, under as many ids as it takes.
     pub async fn run(self, first: Joined<W>, stop: Stop) -> anyhow::Result<()> {
-        let mut joined = first;
+        let (mut joined, mut setting) = (first, self.setting());
+        let clock = setting.world.clock().clone();
         loop {
-            match self.work_as(joined, &stop).await? {
+            match self.work_as(joined, setting, &stop).await? {
                 Ended::Stopped => return Ok(()),
                 Ended::Fenced => {}
             }
-            joined = loop {
+            (joined, setting) = loop {
                 if stop.soft.is_cancelled() {
                     return Ok(());
                 }
+                let setting = self.setting();
                 let joined = tokio::select! {
                     biased;
                     // Half joined it is found dead, with all that it took over.
                     () = stop.hard.cancelled() => return Ok(()),
-                    joined = self.join() => joined,
+                    joined = self.join_with(&setting) => joined,
                 };
                 match joined {
-                    Ok(joined) => break joined,
+                    Ok(joined) => break (joined, setting),
                     Err(error) => {
                         tracing::warn!(%error, "this node can't join the others; trying again");
                     }
@@ -292,7 +363,7 @@ impl<W: World> Work<W> {
                 tokio::select! {
                     biased;
                     () = stop.soft.cancelled() => return Ok(()),
-                    () = self.world.clock().sleep(JOIN_RETRY) => {}
+                    () = clock.sleep(JOIN_RETRY) => {}
                 }
             };
             let Joined { tenure, adopted, .. } = &joined;
@@ -301,38 +372,42 @@ impl<W: World> Work<W> {
     }
 
     /// Works under one id: engine, intakes and membership end together.
-    async fn work_as(&self, joined: Joined<W>, stop: &Stop) -> anyhow::Result<Ended> {
+    async fn work_as(
+        &self,
+        joined: Joined<W>,
+        setting: Setting<W>,
+        stop: &Stop,
+    ) -> anyhow::Result<Ended> {
         let Joined { tenure, adopted, folders } = joined;
         let stop = Stop { soft: stop.soft.child_token(), hard: stop.hard.child_token() };
         let (sender, receiver) = mpsc::channel(INCOMING_MAX);
         let (scans, scanned) = watch::channel(Scanned::new());
-        let mut services: JoinSet<(&'static str, Result<Ended, StoreError>)> = JoinSet::new();
-        let (world, rules, pulse) = (self.world.clone(), self.rules.clone(), self.pulse.clone());
-        let engine = Engine::new(world.clone(), rules, tenure.clone(), adopted, receiver, pulse);
-        for feed in self.rules.feeds.values() {
-            let sweeper =
-                Sweeper::new(world.clone(), feed.clone(), tenure.clone(), scanned.clone());
-            let for_sweeper = stop.clone();
-            services.spawn(async move {
-                sweeper.run(for_sweeper).await;
-                ("clean-up of blobs", Ok(Ended::Stopped))
-            });
-            let (scanned, sender) = (scanned.clone(), sender.clone());
-            let intake = Intake::new(world.clone(), feed.clone(), tenure.clone(), scanned, sender);
-            if let Some(intake) = intake {
-                let stop = stop.clone();
-                services.spawn(async move {
-                    intake.run(stop).await;
-                    ("intake", Ok(Ended::Stopped))
-                });
-            }
-        }
+        let (to_engine, for_engine) = watch::channel(setting.clone());
+        let mut services: JoinSet<(&'static str, anyhow::Result<Ended>)> = JoinSet::new();
+        let Setting { world, rules } = setting.clone();
+        let pulse = self.pulse.clone();
+        let engine = Engine::new(world, rules, tenure.clone(), adopted, receiver, pulse);
+        let engine = engine.following(for_engine);
+        let settings = self.settings.clone();
+        let feeds = Feeds {
+            setting,
+            settings: settings.clone(),
+            to_engine,
+            tenure: tenure.clone(),
+            scanned,
+            sender: sender.clone(),
+        };
         // The engine must see the channel end when the last of those who tell it anything ends.
-        let membership = Membership::new(world, tenure, folders, sender, scans);
+        let membership = Membership::new(settings, tenure, folders, sender, scans);
+        let for_feeds = stop.clone();
+        services.spawn(async move {
+            ("service of feeds", feeds.run(for_feeds).await.map(|()| Ended::Stopped))
+        });
         let (for_engine, for_membership) = (stop.clone(), stop.clone());
-        services.spawn(
-            async move { ("engine", engine.run(for_engine).await.map(|()| Ended::Stopped)) },
-        );
+        services.spawn(async move {
+            let ran = engine.run(for_engine).await;
+            ("engine", ran.map(|()| Ended::Stopped).map_err(Into::into))
+        });
         services.spawn(async move { ("membership", Ok(membership.run(for_membership).await)) });
         let mut ended = Ended::Stopped;
         let mut failure = None;
@@ -347,8 +422,7 @@ impl<W: World> Work<W> {
                 }
                 Ok(Ended::Stopped) => {}
                 Err(error) => {
-                    failure =
-                        failure.or(Some(anyhow!(error).context(format!("the {name} failed"))));
+                    failure = failure.or(Some(error.context(format!("the {name} failed"))));
                 }
             }
             if early {

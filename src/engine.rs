@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,7 @@ mod pulse;
 mod rate;
 mod remote;
 mod runs;
+mod setting;
 mod shown;
 mod sides;
 mod steady;
@@ -68,6 +69,7 @@ pub use budget::{Budget, BudgetSeen};
 pub use lease::{Lease, Tenure};
 pub use limits::Side;
 pub use pulse::{EndpointSeen, Late, Picture, Pulse, StorageSeen};
+pub use setting::Setting;
 
 /// What the engine goes by, from the config.
 #[derive(Clone, Debug)]
@@ -148,6 +150,7 @@ pub struct Engine<W: World> {
     incoming: mpsc::Receiver<Incoming>,
     pulse: Arc<Pulse>,
     resumes: broadcast::Receiver<Side>,
+    settings: Option<watch::Receiver<Setting<W>>>,
 
     jobs: HashMap<JobId, Slot>,
     due: BTreeSet<(Duration, JobId)>,
@@ -234,7 +237,7 @@ impl<W: World> Engine<W> {
             parked: BTreeMap::new(),
             lanes: BTreeMap::new(),
             runs: BTreeMap::new(),
-            budgets: Budgets::new(&rules.budgets),
+            budgets: Budgets::new(),
             admissions: JoinSet::new(),
             tellings: JoinSet::new(),
             jobs: HashMap::new(),
@@ -256,27 +259,10 @@ impl<W: World> Engine<W> {
             tenure,
             incoming,
             resumes: pulse.listen(),
+            settings: None,
             pulse,
         };
-        let rules = engine.rules.clone();
-        let limits = rules.limits;
-        for (name, in_flight) in &rules.endpoints {
-            engine.health.insert(Side::Endpoint(name.clone()), Health::new(seed_of(name)));
-            // What is scored at once is no more calls than runs, whoever sends it there.
-            let way = engine.world.scorer(name).map(Scorer::way);
-            let calls =
-                if way == Some(Way::AtOnce) { limits.calls.min(*in_flight) } else { limits.calls };
-            engine.lanes.insert(Lane::Calls(name.clone()), Permits::new(calls));
-            engine.show_pace(name, calls);
-            engine.runs.insert(name.clone(), Runs::new(*in_flight));
-        }
-        for name in rules.storages.keys() {
-            engine.health.insert(Side::Storage(name.clone()), Health::new(seed_of(name)));
-            engine.lanes.insert(Lane::Uploads(name.clone()), Permits::new(limits.uploads));
-            engine.lanes.insert(Lane::Deliveries(name.clone()), Permits::new(limits.deliveries));
-        }
-        engine.show_budgets();
-        engine.lanes.insert(Lane::Settlements, Permits::new(limits.settlements));
+        engine.equip();
         // What an engine before it showed is over.
         engine.health.keys().for_each(|side| engine.gauge_closed(side, false));
         for (job, came) in adopted {
@@ -334,6 +320,7 @@ impl<W: World> Engine<W> {
                 Some(_) = self.tellings.join_next() => {}
                 Some(probed) = self.probes.join_next() => self.probed(joined(probed)),
                 Ok(side) = self.resumes.recv() => self.resume(&side),
+                setting = setting::next(&mut self.settings), if !self.draining => self.go_by(setting),
                 Some(incoming) = self.incoming.recv(), if !self.draining => self.came_in(incoming),
                 () = clock.sleep(nap) => {}
             }

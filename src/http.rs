@@ -4,7 +4,6 @@
 //! browser could reach it, under a name that resolves to loopback or from another origin, so `Host` and `Origin` are
 //! checked always. What changes anything needs the role *operate*, whatever it is.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +20,12 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::config::{Role, Token};
-use crate::engine::{Late, Pulse, Stop};
+use crate::engine::{Late, Pulse, Setting, Stop};
 use crate::fault::FaultRecord;
-use crate::feed::{Feed, Name};
+use crate::feed::Name;
 use crate::fire::{FireId, FireKind, Fired};
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
 use crate::ports::{Clock, JobQuery, Store, StoreError, World};
@@ -50,35 +50,42 @@ pub struct Http<W: World> {
 }
 
 struct Api<W: World> {
+    /// Of the first setting: what is the same in all of them.
     world: Arc<W>,
     pulse: Arc<Pulse>,
-    site: Site,
-    tokens: Vec<Token>,
+    site: Site<W>,
 }
 
-/// What the config says of the feeds.
-#[derive(Clone, Debug, Default)]
-pub struct Site {
+/// Whom the server speaks for.
+pub struct Site<W> {
     /// The nodes that see the same folders.
     pub name: String,
-    /// Their feeds.
-    pub feeds: BTreeMap<Name, Arc<Feed>>,
+    /// The config in force.
+    pub settings: watch::Receiver<Setting<W>>,
+    /// Who may ask.
+    pub tokens: watch::Receiver<Arc<[Token]>>,
+}
+
+impl<W: World> Api<W> {
+    /// The config in force.
+    fn setting(&self) -> Setting<W> {
+        self.site.settings.borrow().clone()
+    }
 }
 
 impl<W: World> Http<W> {
     /// Listens; the error names the address.
     pub async fn bind(
         listen: SocketAddr,
-        world: Arc<W>,
         pulse: Arc<Pulse>,
-        site: Site,
-        tokens: Vec<Token>,
+        site: Site<W>,
     ) -> Result<Self, std::io::Error> {
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             let told = format!("could not listen on {listen}: {error}; choose another http.listen");
             std::io::Error::new(error.kind(), told)
         })?;
-        Ok(Self { listener, api: Arc::new(Api { world, pulse, site, tokens }) })
+        let world = site.settings.borrow().world.clone();
+        Ok(Self { listener, api: Arc::new(Api { world, pulse, site }) })
     }
 
     /// Where it listens.
@@ -212,7 +219,7 @@ async fn same_site<W: World>(
 ) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     // Without tokens the address is the only lock, so the name must be one of loopback's own.
-    if api.tokens.is_empty() && !host.is_some_and(is_loopback_name) {
+    if api.site.tokens.borrow().is_empty() && !host.is_some_and(is_loopback_name) {
         let text = "the Host header must name this machine's loopback address";
         return Problem::new(StatusCode::FORBIDDEN, text).into_response();
     }
@@ -230,11 +237,9 @@ async fn authorized<W: World>(
     request: Request,
     next: Next,
 ) -> Response {
-    let role = if api.tokens.is_empty() {
-        Some(Role::Operate)
-    } else {
-        role_of(&api.tokens, request.headers())
-    };
+    let tokens = api.site.tokens.borrow().clone();
+    let role =
+        if tokens.is_empty() { Some(Role::Operate) } else { role_of(&tokens, request.headers()) };
     match role {
         Some(Role::Read) if !request.method().is_safe() => {
             let text = "this token may only look: send one whose role is \"operate\"";

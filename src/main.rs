@@ -1,7 +1,7 @@
 //! The program: reads the command line, does what it says, ends with the right code.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
+use std::io::Write as _;
 use std::path::{Component, Path};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use scoreline::cli::{
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
 use scoreline::daemon::{
-    Daemon, RealWorld, Settings, check_online, looking_inbox, request_response,
+    Daemon, RealWorld, Reload, Settings, check_online, log_to_stderr, looking_inbox,
+    request_response,
 };
 use scoreline::demo::demo;
 use scoreline::dry_run::dry_run;
@@ -65,7 +66,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Demo(args) => {
             let level = if args.keep { "info" } else { "error" };
-            log_to_stderr(&LogConfig { level: level.into(), format: LogFormat::Auto })?;
+            let _ = log_to_stderr(&LogConfig { level: level.into(), format: LogFormat::Auto })?;
             demo(args, cli.json, stop_on_signals()?).await
         }
         Command::Serve => serve(&cli).await,
@@ -96,18 +97,25 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
 
 async fn serve(cli: &Cli) -> anyhow::Result<Exit> {
     let config = load(cli)?;
-    log_to_stderr(&config.log)?;
+    let set_log = log_to_stderr(&config.log)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let stop = stop_on_signals()?;
+    // Taken before anything else, so that whoever asks early doesn't end the daemon.
+    let asked = futures::stream::unfold(signal(SignalKind::hangup())?, |mut signal| async {
+        signal.recv().await.map(|()| ((), signal))
+    });
     let world = Arc::new(RealWorld::build(&config).await?);
-    Daemon::start(world, Settings::from(&config)).await?.run(stop).await?;
+    let daemon = Daemon::start(world, Settings::from(&config)).await?;
+    let file = cli.config.clone();
+    let read = Box::new(move || Config::load(&file, &environment()));
+    daemon.run_reloading(Reload { config, read, asked: Box::pin(asked), set_log }, stop).await?;
     Ok(Exit::Done)
 }
 
 async fn run_sandbox(args: &SandboxArgs) -> anyhow::Result<Exit> {
-    log_to_stderr(&LogConfig { level: "info".into(), format: LogFormat::Auto })?;
+    let _ = log_to_stderr(&LogConfig { level: "info".into(), format: LogFormat::Auto })?;
     let settings = sandbox::Settings {
         listen: args.listen,
         run_time: args.run_time,
@@ -251,7 +259,7 @@ applied "
 async fn audit(cli: &Cli, args: &AuditArgs) -> anyhow::Result<Exit> {
     let config = load(cli)?;
     // Rows that can't be read are told there.
-    log_to_stderr(&LogConfig { level: "error".into(), format: LogFormat::Auto })?;
+    let _ = log_to_stderr(&LogConfig { level: "error".into(), format: LogFormat::Auto })?;
     let store = config.store.open_read_only(SystemClock).await?;
     let audit = Audit::new(&store, &config.feeds, SystemClock);
     let report = audit.only(args.feed.clone()).with_hashes(args.hash).run().await?;
@@ -746,24 +754,6 @@ fn stop_on_signals() -> anyhow::Result<Stop> {
         }
     });
     Ok(stop)
-}
-
-fn log_to_stderr(config: &LogConfig) -> anyhow::Result<()> {
-    let filter: tracing_subscriber::EnvFilter = config.level.parse()?;
-    let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // By default it panics when stderr is closed: whoever reads our log must not be able to end us by stopping to.
-        .log_internal_errors(false);
-    let json = config.format == LogFormat::Json || (config.format == LogFormat::Auto && !terminal);
-    let ansi = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let set = if json {
-        builder.json().flatten_event(true).with_current_span(false).try_init()
-    } else {
-        builder.with_ansi(ansi).try_init()
-    };
-    set.map_err(|error| anyhow::anyhow!("logs could not be set up: {error}"))
 }
 
 fn code_of(error: &anyhow::Error) -> Exit {

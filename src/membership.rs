@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::engine::{Came, Incoming, Lease, Stop, Tenure};
+use crate::engine::{Came, Incoming, Lease, Setting, Stop, Tenure};
 use crate::feed::Name;
 use crate::fire::Scanned;
 use crate::job::Job;
@@ -35,6 +35,7 @@ pub enum Ended {
 
 /// A node's place among the others.
 pub struct Membership<W: World> {
+    settings: watch::Receiver<Setting<W>>,
     folders: Folders,
     right: watch::Sender<Vec<Name>>,
     rounds: Rounds<W>,
@@ -139,22 +140,25 @@ async fn adopt<W: World>(
 impl<W: World> Membership<W> {
     /// The membership of a node that has joined. Folders to scan are told through `scans`.
     pub fn new(
-        world: Arc<W>,
+        settings: watch::Receiver<Setting<W>>,
         tenure: Tenure<W::Clock>,
         folders: Folders,
         engine: mpsc::Sender<Incoming>,
         scans: watch::Sender<Scanned>,
     ) -> Self {
+        let world = settings.borrow().world.clone();
         let last_owned = world.clock().boot();
         let (right, feeds) = watch::channel(folders.right());
         let rounds = Rounds { world, tenure, feeds, engine, scans, last_pause: None, last_owned };
-        Self { folders, right, rounds }
+        Self { settings, folders, right, rounds }
     }
 
     /// Beats and looks round until it is stopped for good, or fenced off. After a soft stop nothing is taken over any
     /// more.
     pub async fn run(self, stop: Stop) -> Ended {
-        let Self { mut folders, right, mut rounds } = self;
+        let Self { mut settings, mut folders, right, mut rounds } = self;
+        // What came before we looked.
+        settings.mark_changed();
         let (world, tenure) = (rounds.world.clone(), rounds.tenure.clone());
         let (mut others, fenced) = (Others::default(), Notify::new());
         let look = async {
@@ -162,7 +166,7 @@ impl<W: World> Membership<W> {
                 biased;
                 () = stop.soft.cancelled() => {}
                 () = others.watch(&*world, &tenure, &fenced) => {}
-                () = folders.watch(&*world, &tenure.lease, &right) => {}
+                () = folders.watch(&mut settings, &tenure.lease, &right) => {}
                 () = rounds.go(&fenced) => {}
             }
             // What the engine is told comes from here and from the intakes; it must see the end of both.

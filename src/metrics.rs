@@ -3,6 +3,7 @@
 //! Labels come from the config or from a closed set, never from a job, and every series is there from the start: an
 //! alert on a rate must not wait for the first event.
 
+use chrono::{DateTime, Utc};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -225,8 +226,33 @@ impl Metrics {
             option_env!("SCORELINE_REVISION").unwrap_or("unknown"),
         ])
         .set(1);
-        metrics.begin(feeds, endpoints, storages);
+        metrics.know(feeds, endpoints, storages);
         metrics
+    }
+
+    /// The config that was read now is in force.
+    pub fn config_is_in_force(&self, now: DateTime<Utc>) {
+        self.config_last_reload_successful.set(1);
+        #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 are exact in an f64")]
+        self.config_last_reload_success_timestamp_seconds.set(now.timestamp() as f64);
+    }
+
+    /// Shows how things stand with a feed no more: the config names it no longer. What was counted of it stays.
+    pub fn forget_feed(&self, feed: &Name) {
+        let feed = [feed.as_str()];
+        for state in INBOX_STATES {
+            let _ = self.inbox_files.remove_label_values(&[feed[0], state]);
+        }
+        for gauge in [&self.expected_file_missing, &self.feed_paused, &self.orphan_blobs] {
+            let _ = gauge.remove_label_values(&feed);
+        }
+        for gauge in [
+            &self.inbox_oldest_file_age_seconds,
+            &self.last_success_timestamp_seconds,
+            &self.schedule_next_fire_timestamp_seconds,
+        ] {
+            let _ = gauge.remove_label_values(&feed);
+        }
     }
 
     /// In Prometheus' text format.
@@ -235,8 +261,14 @@ impl Metrics {
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    fn begin(&self, feeds: &[Name], endpoints: &[Name], storages: &[Name]) {
-        for feed in feeds.iter().map(Name::as_str) {
+    /// Has a series for each of these names from here on.
+    pub fn know<'a>(
+        &self,
+        feeds: impl IntoIterator<Item = &'a Name>,
+        endpoints: impl IntoIterator<Item = &'a Name>,
+        storages: impl IntoIterator<Item = &'a Name>,
+    ) {
+        for feed in feeds.into_iter().map(Name::as_str) {
             for phase in Phase::ALL {
                 self.job_transitions_total.with_label_values(&[feed, phase.name()]);
                 if phase.is_final() {
@@ -267,7 +299,7 @@ impl Metrics {
             self.downloaded_bytes_total.with_label_values(&[feed]);
             self.inbox_scan_duration_seconds.with_label_values(&[feed]);
         }
-        for endpoint in endpoints.iter().map(Name::as_str) {
+        for endpoint in endpoints.into_iter().map(Name::as_str) {
             self.remote_runs_in_flight.with_label_values(&[endpoint]);
             self.endpoint_suspended.with_label_values(&[endpoint]);
             self.endpoint_concurrency.with_label_values(&[endpoint]);
@@ -277,7 +309,7 @@ impl Metrics {
                 self.remote_request_duration_seconds.with_label_values(&[endpoint, operation]);
             }
         }
-        for storage in storages.iter().map(Name::as_str) {
+        for storage in storages.into_iter().map(Name::as_str) {
             self.storage_suspended.with_label_values(&[storage]);
         }
         for table in STORE_TABLES {

@@ -102,18 +102,29 @@ impl Kind {
 }
 
 impl Budgets {
-    pub(super) fn new(budgets: &BTreeMap<Name, Budget>) -> Self {
-        let purses = budgets.iter().map(|(name, b)| (name.clone(), Purse::new(b.limits)));
+    pub(super) fn new() -> Self {
+        Self {
+            purses: BTreeMap::new(),
+            of: BTreeMap::new(),
+            behind: HashMap::new(),
+            draws: JoinSet::new(),
+        }
+    }
+
+    /// Makes these of what there is; nobody waits. What the store is being asked is answered still.
+    pub(super) fn equip(&mut self, budgets: &BTreeMap<Name, Budget>) {
+        let mut before = std::mem::take(&mut self.purses);
+        for (name, Budget { limits, .. }) in budgets {
+            let fresh = Purse::new(*limits);
+            let purse = before.remove(name).map_or(fresh, |purse| purse.with_limits(*limits));
+            self.purses.insert(name.clone(), purse);
+        }
         let of = |(name, budget): (&Name, &Budget)| {
             let name = name.clone();
             budget.endpoints.clone().into_iter().map(move |endpoint| (endpoint, name.clone()))
         };
-        Self {
-            purses: purses.collect(),
-            of: budgets.iter().flat_map(of).collect(),
-            behind: HashMap::new(),
-            draws: JoinSet::new(),
-        }
+        self.of = budgets.iter().flat_map(of).collect();
+        self.behind.clear();
     }
 
     fn purse(&mut self, endpoint: &Name) -> Option<&mut Purse> {
@@ -406,10 +417,10 @@ impl<W: World> Engine<W> {
         Some(BudgetSeen { name: name.clone(), minute_left, week_left, waiting })
     }
 
-    /// Shows what each budget has as long as nobody has said otherwise.
+    /// Shows what each budget has, as far as is known.
     pub(super) fn show_budgets(&self) {
-        for (name, Budget { limits, .. }) in &self.rules.budgets {
-            self.show_left(name, limits.per_minute, limits.per_week);
+        for (name, purse) in &self.budgets.purses {
+            self.show_left(name, purse.left.minute_left, purse.left.week_left);
         }
     }
 

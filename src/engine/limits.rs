@@ -47,6 +47,13 @@ impl Permits {
         Self { pace: Concurrency::new(limit), used: 0, waiting: Fair::new() }
     }
 
+    /// The same permits under another limit. Those in use stay so; nobody waits.
+    pub(super) fn with_limit(self, limit: usize) -> Self {
+        let fresh = Self::new(limit);
+        let pace = if self.pace.max() == fresh.pace.max() { self.pace } else { fresh.pace };
+        Self { pace, used: self.used, ..fresh }
+    }
+
     /// Takes a permit for one that was called. Others have to wait while anybody does, or those who wait would get
     /// what those who come leave.
     pub(super) fn take(&mut self, called: bool) -> bool {

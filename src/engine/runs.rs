@@ -45,6 +45,11 @@ impl Runs {
         Self { limit, waiting, asking: None, ask_at, freed, full, told: false }
     }
 
+    /// The same runs under another limit; nobody waits. What the store is being asked is answered still.
+    pub(super) fn with_limit(self, limit: usize) -> Self {
+        Self { asking: self.asking, told: self.told, ..Self::new(limit) }
+    }
+
     pub(super) fn wait(&mut self, feed: &Name, id: JobId) {
         self.waiting.push(feed, id);
     }
@@ -179,7 +184,8 @@ impl<W: World> Engine<W> {
         }
         for id in admitted {
             let Some(slot) = self.jobs.get_mut(&id) else { continue };
-            if slot.stage == Stage::Queued {
+            // One that is to be scored elsewhere meanwhile takes its run along when it has one there.
+            if slot.stage == Stage::Queued && slot.feed.endpoint == endpoint {
                 slot.holds_run = true;
                 self.has_its_run(id);
                 self.dispatch(id, now, now, After::Time);

@@ -75,7 +75,8 @@ pub(super) async fn explain<W: World>(
         let text = format!("{text:?} must be an absolute path without \"..\"");
         return Err(Problem::bad(text));
     }
-    let feeds: Vec<_> = api.site.feeds.values().map(AsRef::as_ref).collect();
+    let setting = api.setting();
+    let feeds: Vec<_> = setting.rules.feeds.values().map(AsRef::as_ref).collect();
     let mut found: Option<(&Feed, Standing)> = None;
     if let Some(feed) = feeds.iter().find(|feed| feed.fixed_file() == Some(&path)) {
         found = Some((feed, named(&api, feed).await?));
@@ -166,7 +167,8 @@ async fn dropped<W: World>(
     feed: &Feed,
     path: &SourcePath,
 ) -> Result<Standing, Problem> {
-    let Some(inbox) = api.world.inbox(&feed.name) else {
+    let world = api.setting().world;
+    let Some(inbox) = world.inbox(&feed.name) else {
         let text = "this node does not look into the folder";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, text));
     };
@@ -210,7 +212,8 @@ async fn dropped<W: World>(
 /// The file that a schedule names.
 async fn named<W: World>(api: &Api<W>, feed: &Feed) -> Result<Standing, Problem> {
     let name = feed.fixed_file().and_then(|path| path.file_name()).unwrap_or_default();
-    let (inbox, path) = (api.world.inbox(&feed.name), SourcePath::new(name.as_ref()));
+    let world = api.setting().world;
+    let (inbox, path) = (world.inbox(&feed.name), SourcePath::new(name.as_ref()));
     let (Some(inbox), Some(path)) = (inbox, path) else { return Ok(held_back(&Why::NotThere)) };
     let why = inbox.why(&path).await;
     let mut standing = match &why {

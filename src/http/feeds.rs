@@ -163,8 +163,9 @@ impl From<&FireRow> for FeedFireBody {
 pub(super) async fn feeds<W: World>(State(api): State<Arc<Api<W>>>) -> Result<Response, Problem> {
     let store = api.world.store();
     let (now, states) = (store.now().await?, store.feeds(&api.site.name).await?);
-    let mut feeds = Vec::with_capacity(api.site.feeds.len());
-    for feed in api.site.feeds.values() {
+    let rules = api.setting().rules;
+    let mut feeds = Vec::with_capacity(rules.feeds.len());
+    for feed in rules.feeds.values() {
         feeds.push(feed_body(&api, feed, &states, now).await?);
     }
     Ok(axum::Json(FeedsBody { feeds }).into_response())
@@ -195,7 +196,7 @@ pub(super) async fn pause<W: World>(
     let pause = FeedPause { by: OPERATOR.to_owned(), why, since: now, until, ended: false };
     api.world.store().pause_feed(&api.site.name, &name, &pause).await?;
     tracing::info!(feed = %name, why = %pause.why, until = ?pause.until, "an operator paused a feed");
-    answer(&api, feed, StatusCode::ACCEPTED).await
+    answer(&api, &feed, StatusCode::ACCEPTED).await
 }
 
 pub(super) async fn resume<W: World>(
@@ -205,10 +206,10 @@ pub(super) async fn resume<W: World>(
 ) -> Result<Response, Problem> {
     let feed = known(&api, &name)?;
     if !api.world.store().resume_feed(&api.site.name, &name).await? {
-        return answer(&api, feed, StatusCode::OK).await;
+        return answer(&api, &feed, StatusCode::OK).await;
     }
     tracing::info!(feed = %name, "an operator resumed a feed");
-    answer(&api, feed, StatusCode::ACCEPTED).await
+    answer(&api, &feed, StatusCode::ACCEPTED).await
 }
 
 pub(super) async fn run<W: World>(
@@ -261,9 +262,10 @@ pub(super) async fn fires<W: World>(
 }
 
 /// A feed of the config; else those that are.
-fn known<'a, W: World>(api: &'a Api<W>, name: &Name) -> Result<&'a Feed, Problem> {
-    api.site.feeds.get(name).map(AsRef::as_ref).ok_or_else(|| {
-        let names: Vec<_> = api.site.feeds.keys().map(Name::as_str).collect();
+fn known<W: World>(api: &Api<W>, name: &Name) -> Result<Arc<Feed>, Problem> {
+    let rules = api.setting().rules;
+    rules.feeds.get(name).cloned().ok_or_else(|| {
+        let names: Vec<_> = rules.feeds.keys().map(Name::as_str).collect();
         let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let text = format!("there is no feed {name} in the config: there is {there}");
         Problem::new(StatusCode::NOT_FOUND, text)
@@ -314,7 +316,8 @@ fn inbox_body<W: World>(api: &Api<W>, feed: &Name) -> InboxBody {
     let [ready, settling, denied, ignored] = counts;
     let oldest = metrics.inbox_oldest_file_age_seconds.with_label_values(&[feed.as_str()]).get();
     let oldest_seconds = Duration::try_from_secs_f64(oldest).unwrap_or_default().as_secs();
-    let watching = api.world.inbox(feed).map(Inbox::watching).unwrap_or_default();
+    let world = api.setting().world;
+    let watching = world.inbox(feed).map(Inbox::watching).unwrap_or_default();
     let noticed_by = match watching.mode {
         WatchMode::Events => "events",
         WatchMode::Polling => "polling",

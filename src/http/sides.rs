@@ -149,7 +149,7 @@ fn unknown(kind: &str, name: &Name) -> Problem {
 
 fn endpoint_body<W: World>(api: &Api<W>, seen: EndpointSeen) -> EndpointBody {
     EndpointBody {
-        kind: api.world.scorer(&seen.name).map_or("unknown", Scorer::kind).to_owned(),
+        kind: api.setting().world.scorer(&seen.name).map_or("unknown", Scorer::kind).to_owned(),
         in_flight: seen.in_flight,
         max_in_flight: seen.max_in_flight,
         calls: seen.calls,

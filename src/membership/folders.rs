@@ -12,7 +12,7 @@ use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::rest;
-use crate::engine::Lease;
+use crate::engine::{Lease, Setting};
 use crate::feed::Name;
 use crate::ports::{Clock, Inbox, Store, StoreError, World};
 
@@ -53,17 +53,26 @@ impl Folders {
         self.feeds.iter().filter(|(_, seen)| right(seen)).map(|(feed, _)| feed.clone()).collect()
     }
 
-    /// Looks for ever, and tells which feeds to work on.
+    /// Looks for ever, and tells which of the feeds in force to work on.
     pub(super) async fn watch<W: World>(
         &mut self,
-        world: &W,
+        settings: &mut watch::Receiver<Setting<W>>,
         lease: &Lease<W::Clock>,
         tell: &watch::Sender<Vec<Name>>,
     ) {
+        let clock = settings.borrow().world.clock().clone();
         loop {
-            let began = world.clock().boot();
-            rest(world.clock(), lease, began).await;
-            if let Err(error) = self.look(world).await {
+            let began = clock.boot();
+            let changed = tokio::select! {
+                biased;
+                Ok(()) = settings.changed() => true,
+                () = rest(&clock, lease, began) => false,
+            };
+            let setting = settings.borrow_and_update().clone();
+            if changed {
+                self.work_on(setting.rules.feeds.keys());
+            }
+            if let Err(error) = self.look(&*setting.world).await {
                 tracing::debug!(%error, "could not look which folders are the site's");
             }
             let right = self.right();
@@ -74,6 +83,17 @@ impl Folders {
                 }
             });
         }
+    }
+
+    /// The feeds are these from here on. A folder may be another one under the same name.
+    fn work_on<'a>(&mut self, feeds: impl Iterator<Item = &'a Name>) {
+        let mut before = std::mem::take(&mut self.feeds);
+        self.feeds = feeds
+            .map(|feed| {
+                let seen = before.remove(feed).unwrap_or_default();
+                (feed.clone(), Seen { looked: Duration::ZERO, ..seen })
+            })
+            .collect();
     }
 
     /// Looks at those folders that it is time for. After an error nothing has changed.

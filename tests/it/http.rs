@@ -13,8 +13,8 @@ use scoreline::blobs::AzureBlobs;
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, Role, Token};
 use scoreline::daemon::{Daemon, RealWorld, Settings};
-use scoreline::engine::{Engine, Lease, Limits, Pulse, Rules, Stop, Tenure};
-use scoreline::feed::Name;
+use scoreline::engine::{Engine, Lease, Limits, Pulse, Rules, Setting, Stop, Tenure};
+use scoreline::feed::{Feed, Name};
 use scoreline::http::{Http, Site};
 use scoreline::inbox::FolderInbox;
 use scoreline::job::{Job, JobId, Outcome, RemoteId, Want};
@@ -25,6 +25,7 @@ use scoreline::sandbox;
 use scoreline::scoring::Scoring;
 use scoreline::store::ModelStore;
 use serde_json::Value;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 mod feeds;
@@ -164,19 +165,19 @@ impl World for DeskWorld {
 
 impl Desk {
     pub(crate) async fn open(tokens: &[(Role, &str)]) -> Self {
-        Self::with(tokens, Site::default(), BTreeMap::new()).await
+        Self::with(tokens, BTreeMap::new(), BTreeMap::new()).await
     }
 
     /// With feeds, and a clock of its store's own that goes by the machine's.
     pub(crate) async fn with(
         tokens: &[(Role, &str)],
-        site: Site,
+        feeds: BTreeMap<Name, Arc<Feed>>,
         inboxes: BTreeMap<Name, FolderInbox<SystemClock>>,
     ) -> Self {
         let store = ModelStore::with_clock(|| SystemClock.now());
         let node = store.register("n", "default", TERM).await.unwrap();
-        let feeds: Vec<_> = site.feeds.keys().cloned().collect();
-        let metrics = Metrics::new(&feeds, &[], &[]);
+        let names: Vec<_> = feeds.keys().cloned().collect();
+        let metrics = Metrics::new(&names, &[], &[]);
         let (clock, outbox) = (DeskClock::default(), FolderOutbox::new());
         let world = Arc::new(DeskWorld { clock, inboxes, store: store.clone(), metrics, outbox });
         let pulse = Arc::<Pulse>::default();
@@ -184,9 +185,15 @@ impl Desk {
             role: *role,
             secret: (*secret).to_owned().into(),
         };
-        let tokens = tokens.iter().map(token).collect();
+        let rules = Rules { feeds, ..rules() };
+        let setting = Setting { world: world.clone(), rules: Arc::new(rules) };
+        let site = Site {
+            name: "default".into(),
+            settings: watch::channel(setting).1,
+            tokens: watch::channel(tokens.iter().map(token).collect()).1,
+        };
         let address = "127.0.0.1:0".parse().unwrap();
-        let http = Http::bind(address, world.clone(), pulse.clone(), site, tokens).await.unwrap();
+        let http = Http::bind(address, pulse.clone(), site).await.unwrap();
         let (url, stop) = (format!("http://{}", http.address().unwrap()), Stop::default());
         tokio::spawn(http.run(stop.clone()));
         Self { url, store, node, world, pulse, stop }
@@ -221,24 +228,28 @@ impl Desk {
 
     /// An engine with an endpoint and a storage, which nobody lets run.
     fn engine(&self) -> Engine<DeskWorld> {
-        let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
-        let rules = Rules {
-            feeds: BTreeMap::new(),
-            endpoints: [(name("e"), 40)].into(),
-            budgets: BTreeMap::new(),
-            storages: [(name("s"), scoreline::feed::Rates::default())].into(),
-            limits: Limits::default(),
-        };
         let lease = Lease::forever(self.world.clock.clone());
         let tenure = Tenure { node: self.node.clone(), lease };
         let (_, incoming) = tokio::sync::mpsc::channel(1);
         let (world, pulse) = (self.world.clone(), self.pulse.clone());
-        Engine::new(world, Arc::new(rules), tenure, Vec::new(), incoming, pulse)
+        Engine::new(world, Arc::new(rules()), tenure, Vec::new(), incoming, pulse)
     }
 
     async fn post(&self, job: &Job, wish: &str, body: &str) -> Answer {
         let json = [("content-type", "application/json")];
         ask_with(Method::POST, &self.address_of(job, wish), &json, body).await
+    }
+}
+
+/// An endpoint and a storage.
+fn rules() -> Rules {
+    let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
+    Rules {
+        feeds: BTreeMap::new(),
+        endpoints: [(name("e"), 40)].into(),
+        budgets: BTreeMap::new(),
+        storages: [(name("s"), scoreline::feed::Rates::default())].into(),
+        limits: Limits::default(),
     }
 }
 

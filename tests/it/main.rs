@@ -27,6 +27,7 @@ mod nodes;
 mod openapi;
 mod outbox;
 mod postgres;
+mod reload;
 mod rig;
 mod rights;
 mod rrs;

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::channel::mpsc;
 use scoreline::clock::SystemClock;
-use scoreline::config::Config;
-use scoreline::daemon::{Daemon, RealWorld, Settings};
+use scoreline::config::{Config, ConfigErrors, LogConfig};
+use scoreline::daemon::{Daemon, RealWorld, Reload, Settings};
 use scoreline::engine::Stop;
 use scoreline::http::{JobBody, JobsBody};
 use scoreline::ports::{Clock, JobQuery, Store, World};
@@ -201,9 +202,7 @@ impl Rig {
     }
 
     pub(crate) fn config(&self) -> Config {
-        let file = self.path("scoreline.toml");
-        Config::parse(&self.config_text(), &file, &BTreeMap::new())
-            .unwrap_or_else(|e| panic!("{e}"))
+        self.parse(&self.config_text()).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Starts the daemon.
@@ -226,6 +225,27 @@ impl Rig {
             task,
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
         }
+    }
+
+    /// Starts the daemon, and tells it to go by other texts later.
+    pub(crate) async fn start_reloading(&self, text: &str) -> (Running, Reloader) {
+        let config = self.parse(text).unwrap();
+        let world = Arc::new(RealWorld::build(&config).await.unwrap());
+        let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
+        let (url, stop) = (format!("http://{}", daemon.address().unwrap()), Stop::default());
+        let (asks, asked) = mpsc::unbounded();
+        let written = Arc::new(Mutex::new(text.to_owned()));
+        let (file, text) = (self.path("scoreline.toml"), written.clone());
+        let read = move || Config::parse(&text.lock().unwrap(), &file, &BTreeMap::new());
+        let (asked, set_log) = (Box::pin(asked), Box::new(|_: &LogConfig| Ok(())));
+        let reload = Reload { config, read: Box::new(read), asked, set_log };
+        let task = tokio::spawn(daemon.run_reloading(reload, stop.clone()));
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        (Running { url, stop, world, task, http }, Reloader { written, asks })
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, ConfigErrors> {
+        Config::parse(text, &self.path("scoreline.toml"), &BTreeMap::new())
     }
 
     /// Drops a file whole, as a careful sender does.
@@ -275,6 +295,26 @@ impl Rig {
     pub(crate) fn starts_of(&self, text: &str) -> u64 {
         let ledger = self.sandbox.ledger();
         ledger.jobs.iter().filter(|job| job.input.contains(text)).map(|job| job.starts).sum()
+    }
+}
+
+/// What a running daemon's config says.
+pub(crate) struct Reloader {
+    written: Arc<Mutex<String>>,
+    asks: mpsc::UnboundedSender<()>,
+}
+
+impl Reloader {
+    /// Writes another config and asks the daemon to go by it, and waits until it does, or until it has refused to.
+    pub(crate) async fn reload(&self, daemon: &Running, text: &str) -> bool {
+        text.clone_into(&mut self.written.lock().unwrap());
+        let metrics = daemon.world.metrics();
+        // Neither what it says when it does nor when it doesn't.
+        metrics.config_last_reload_successful.set(-1);
+        self.asks.unbounded_send(()).unwrap();
+        let said = || metrics.config_last_reload_successful.get();
+        eventually("the config was read again", || async { said() != -1 }).await;
+        said() == 1
     }
 }
 

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scoreline::daemon::Work;
-use scoreline::engine::{Limits, Pulse, Rules, Stop};
+use scoreline::engine::{Limits, Pulse, Rules, Setting, Stop};
 use scoreline::feed::{OnConflict, SourceEnd};
 use scoreline::job::{Job, JobId, Phase, RemoteId, Want};
 use scoreline::ports::{Clock, JobQuery, Store, Wished, World};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::node::{Host, Life};
@@ -27,6 +28,8 @@ pub(crate) enum Happening {
     CutOff,
     /// The wall clock jumps ahead, for a while.
     Jump,
+    /// Another config: other limits, and for a while perhaps one feed less.
+    Reload,
     Cancel,
     Retry,
     Release,
@@ -168,6 +171,11 @@ impl Cluster {
                     clock.jump(0);
                 });
             }
+            Happening::Reload => {
+                if let Some(running) = &seat.lives {
+                    running.reload(&self.land, long);
+                }
+            }
             Happening::Cancel => self.wish(|_, _| Some(Want::Cancel)).await,
             Happening::Retry => self.wish(|_, _| Some(Want::Retry)).await,
             Happening::Release => self.wish(truth).await,
@@ -258,9 +266,24 @@ fn truth(job: &Job, runs: &[(String, bool)]) -> Option<Want> {
     Some(started.map_or(Want::NotStarted, |(id, _)| Want::Adopt(RemoteId(id.clone()))))
 }
 
+impl Land {
+    /// What engines go by.
+    fn rules(&self) -> Rules {
+        let (feed, feeds) = (&self.feed, self.feeds());
+        Rules {
+            feeds: feeds.iter().map(|feed| (feed.name.clone(), feed.clone())).collect(),
+            endpoints: feeds.iter().map(|feed| (feed.endpoint.clone(), self.in_flight)).collect(),
+            budgets: self.budgets(),
+            storages: [(feed.storage.clone(), feed.rates)].into(),
+            limits: Limits { uploads: 2, deliveries: 2, calls: self.calls, settlements: 1 },
+        }
+    }
+}
+
 /// A daemon that lives.
 pub(crate) struct Running {
     pub(crate) life: Arc<Life>,
+    settings: watch::Sender<Setting<Life>>,
     pub(crate) stop: Stop,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) task: JoinHandle<Result<(), String>>,
@@ -271,17 +294,11 @@ impl Running {
     pub(crate) fn start(land: &Arc<Land>, host: &Arc<Host>) -> Self {
         let life = Arc::new(Life::new(land.clone(), host.clone()));
         let stop = Stop::default();
-        let (feed, feeds) = (&land.feed, land.feeds());
-        let rules = Rules {
-            feeds: feeds.iter().map(|feed| (feed.name.clone(), feed.clone())).collect(),
-            endpoints: feeds.iter().map(|feed| (feed.endpoint.clone(), land.in_flight)).collect(),
-            budgets: land.budgets(),
-            storages: [(feed.storage.clone(), feed.rates)].into(),
-            limits: Limits { uploads: 2, deliveries: 2, calls: land.calls, settlements: 1 },
-        };
+        let rules = land.rules();
+        let setting = Setting { world: life.clone(), rules: Arc::new(rules) };
+        let (settings, in_force) = watch::channel(setting);
         let work = Work {
-            world: life.clone(),
-            rules: Arc::new(rules),
+            settings: in_force,
             name: "sim".into(),
             site: SITE.into(),
             term: host.term,
@@ -301,7 +318,40 @@ impl Running {
             };
             work.run(joined, for_work).await.map_err(|error| format!("{error:#}"))
         });
-        Self { life, stop, pulse, task }
+        Self { life, settings, stop, pulse, task }
+    }
+
+    /// Goes by other limits from here on, and for a while perhaps without one of the feeds.
+    fn reload(&self, land: &Arc<Land>, long: Duration) {
+        let mut rules = land.rules();
+        let less = {
+            let rng = &mut land.state().rng;
+            let mut some = |most: usize| 1 + usize::try_from(rng.below(most as u64)).unwrap();
+            rules.endpoints.values_mut().for_each(|runs| *runs = some(*runs));
+            let Limits { uploads, deliveries, calls, .. } = &mut rules.limits;
+            for limit in [uploads, deliveries, calls] {
+                *limit = some(*limit);
+            }
+            let feeds: Vec<_> = rules.feeds.keys().cloned().collect();
+            (some(2) == 1).then(|| rng.pick(&feeds))
+        };
+        let setting = |rules| Setting { world: self.life.clone(), rules: Arc::new(rules) };
+        if let Some(feed) = less {
+            let without = {
+                let mut rules = rules.clone();
+                rules.feeds.remove(&feed);
+                rules
+            };
+            self.settings.send_replace(setting(without));
+            let (settings, all, clock) =
+                (self.settings.clone(), setting(rules), self.life.clock().clone());
+            tokio::spawn(async move {
+                clock.sleep(long).await;
+                settings.send_replace(all);
+            });
+        } else {
+            self.settings.send_replace(setting(rules));
+        }
     }
 
     /// A soft stop ends by itself, unless a crash comes in between, and leaves nothing in the gauges.

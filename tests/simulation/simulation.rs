@@ -206,6 +206,7 @@ fn walk(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
                 Happening::Freeze,
                 Happening::CutOff,
                 Happening::Jump,
+                Happening::Reload,
             ]);
             events.push((Duration::from_millis(rng.below(120_000)), Event::Happen(happening)));
         }

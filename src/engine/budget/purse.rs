@@ -127,6 +127,13 @@ impl Purse {
         }
     }
 
+    /// The same purse under other limits; nobody waits.
+    pub(super) fn with_limits(self, limits: CallLimits) -> Self {
+        let left = if limits == self.limits { self.left } else { Self::new(limits).left };
+        let Self { last_ticket, asking, since_poll, want, seen_at, .. } = self;
+        Self { last_ticket, asking, left, since_poll, want, seen_at, ..Self::new(limits) }
+    }
+
     pub(super) fn wait(
         &mut self,
         feed: &Name,

@@ -10,7 +10,6 @@ use scoreline::clock::SystemClock;
 use scoreline::config::{Config, Role};
 use scoreline::feed::Feed;
 use scoreline::fire::{FireKind, FireRow, FireState, Reason};
-use scoreline::http::Site;
 use scoreline::inbox::FolderInbox;
 use scoreline::job::{Job, Outcome};
 use scoreline::ports::{Accepted, Clock, Committed, Firing, Inbox, Schedules, Store, World};
@@ -55,7 +54,7 @@ impl Feeds {
             }
         };
         let inboxes = feeds.values().map(|feed| (feed.name.clone(), inbox(feed))).collect();
-        let desk = Desk::with(tokens, Site { name: "default".into(), feeds }, inboxes).await;
+        let desk = Desk::with(tokens, feeds, inboxes).await;
         Self { rig, desk }
     }
 
