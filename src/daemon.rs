@@ -186,6 +186,8 @@ impl<W: World> Daemon<W> {
             pulse: Arc::new(Pulse::default()),
         };
         let first = work.join().await?;
+        let info = &world.metrics().node_info;
+        info.with_label_values(&[work.name.as_str(), work.site.as_str()]).set(1);
         let site = Site { name: work.site.clone(), feeds: work.rules.feeds.clone() };
         let (listen, pulse) = (settings.listen, work.pulse.clone());
         let http = Http::bind(listen, world.clone(), pulse, site, settings.tokens).await?;
