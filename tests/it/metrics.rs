@@ -1,6 +1,7 @@
 //! What the daemon shows of itself, held against those who read it: promtool, and the queries of the dashboards.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -129,7 +130,8 @@ impl Busy {
         for (feed, endpoint) in [("quick", "fast"), ("bad", "bad"), ("nightly", "e")] {
             let folder = |name: &str| format!("{}-{feed}", rig.path(name).display());
             std::fs::create_dir(folder("in")).unwrap();
-            tables += &format!(
+            write!(
+                tables,
                 "[feeds.{feed}]\nendpoint = {endpoint:?}\nstorage = \"s\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
                  watch.folder = {:?}\nwatch.settle = \"20ms\"\nwatch.rescan = \"200ms\"\nsource.archive = {:?}\n\
                  source.failed = {:?}\ndeliver.folder = {:?}\n",
@@ -137,7 +139,8 @@ impl Busy {
                 folder("archive"),
                 folder("failed"),
                 folder("out"),
-            );
+            )
+            .unwrap();
         }
         tables += "schedule.cron = \"*/2 * * * * *\"\nschedule.expect_by = \"100ms\"\n";
         let rig = rig.tables(&tables);

@@ -120,11 +120,12 @@ async fn what_a_feed_shows_is_shown_by_the_node_that_has_its_folder_alone() {
     let first = site.start("a").await;
     let paused = first.http.post(format!("{}/api/v1/feeds/f/pause", first.url));
     assert_eq!(paused.send().await.unwrap().status(), 202);
-    site.drop_files("in", 0..3);
     let shows = async |node: &Node, files: u64, paused: u64| {
         node.metric("scoreline_inbox_files{feed=\"f\",state=\"ready\"}").await == files
             && node.metric("scoreline_feed_paused{feed=\"f\"}").await == paused
     };
+    eventually("it knows", || shows(&first, 0, 1)).await;
+    site.drop_files("in", 0..3);
     eventually("the first one shows it", || shows(&first, 3, 1)).await;
     let second = site.start("b").await;
     first.signal(Signal::STOP);
