@@ -233,6 +233,8 @@ impl<W: World> Daemon<W> {
             pulse: Arc::new(Pulse::default()),
         };
         let first = work.join().await?;
+        let info = &world.metrics().node_info;
+        info.with_label_values(&[work.name.as_str(), work.site.as_str()]).set(1);
         let site = Site { name: work.site.clone(), settings: in_force, tokens: tokens_in_force };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;

@@ -284,6 +284,7 @@ impl<W: World> Engine<W> {
         for id in ids {
             self.forget(id);
         }
+        self.show_lags(Duration::ZERO, Duration::ZERO);
         self.pulse.rest();
         if finished? {
             self.world.store().retire(&self.tenure.node).await?;

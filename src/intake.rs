@@ -54,6 +54,7 @@ impl<W: World> Intake<W> {
             self.look_and_take(self.scans.clone(), &stop),
             self.retries(self.scans.clone(), &stop)
         );
+        self.show_nothing();
     }
 
     async fn look_and_take(&self, mut scans: watch::Receiver<Scanned>, stop: &Stop) {
@@ -67,7 +68,7 @@ impl<W: World> Intake<W> {
             let state = scans.borrow_and_update().get(&self.feed.name).cloned();
             let Some(state) = state else {
                 // Another node shows what is in the folder.
-                self.show(&Scan::default());
+                self.show_nothing();
                 pace = Pace::new(self.feed.name.clone(), &self.watch);
                 fires = Fires::new(self.feed.clone());
                 tokio::select! {
@@ -138,9 +139,10 @@ impl<W: World> Intake<W> {
         let gate = gate.map_err(|error| error.to_string())?;
         pace.gate(&gate, fires.next_ask(), began);
         if pace.look_at <= began {
+            let looked = clock.boot();
             let scan = inbox.scan().await.map_err(|fault| fault.to_string())?;
             self.show(&scan);
-            let took = clock.boot().saturating_sub(began);
+            let took = clock.boot().saturating_sub(looked);
             self.world
                 .metrics()
                 .inbox_scan_duration_seconds
@@ -228,6 +230,11 @@ impl<W: World> Intake<W> {
                     Accepted::New(job) | Accepted::Free(job) => {
                         tracing::info!(job.id = %job.id(), feed = %self.feed.name, name = %job.path(),
                             bytes = arrival.file.size_bytes, "accepted");
+                        self.world
+                            .metrics()
+                            .job_transitions_total
+                            .with_label_values(&[self.feed.name.as_str(), job.phase().name()])
+                            .inc();
                         // One that is free is taken by whoever adopts it. What goes wrong here is met again, and told,
                         // when the file is opened.
                         if free {
@@ -252,6 +259,12 @@ impl<W: World> Intake<W> {
             }
         }
         Ok(once && !scan.ready.is_empty())
+    }
+
+    /// Another node shows what is in the folder and when it fires, or will: what is left here would be counted with it.
+    fn show_nothing(&self) {
+        self.show(&Scan::default());
+        Fires::show_nothing(&*self.world, &self.feed);
     }
 
     fn show(&self, scan: &Scan) {

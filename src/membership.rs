@@ -284,6 +284,9 @@ impl<W: World> Rounds<W> {
 async fn beat_for_ever<W: World>(world: &W, tenure: &Tenure<W::Clock>) {
     let (store, clock) = (world.store(), world.clock());
     if !store.is_shared() {
+        // One that never ends can't be told.
+        let whole = tenure.lease.term().as_secs_f64();
+        world.metrics().node_lease_margin_seconds.set(whole);
         return std::future::pending().await;
     }
     let mut silent = false;

@@ -3,6 +3,8 @@
 //! Labels come from the config or from a closed set, never from a job, and every series is there from the start: an
 //! alert on a rate must not wait for the first event.
 
+mod process;
+
 use chrono::{DateTime, Utc};
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -14,11 +16,15 @@ use crate::feed::Name;
 use crate::fire::Reason;
 use crate::job::{Action, Phase};
 
+use self::process::Process;
+
 /// The daemon's metrics.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "each has its help text below, which users see too")]
 pub struct Metrics {
     registry: Registry,
+    process: Process,
+    pub node_info: IntGaugeVec,
     pub jobs: IntGaugeVec,
     pub jobs_held: IntGaugeVec,
     pub remote_runs_in_flight: IntGaugeVec,
@@ -66,14 +72,13 @@ impl Metrics {
     pub fn new(feeds: &[Name], endpoints: &[Name], storages: &[Name]) -> Self {
         let registry = Registry::new_custom(Some("scoreline".into()), None)
             .expect("the prefix is a legal metric name");
-        let seconds_long = [
-            0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3600.0, 14_400.0, 86_400.0,
-            604_800.0,
-        ];
-        let seconds_short = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
-        let rows = [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0];
         let make = Maker { registry: &registry };
         let metrics = Self {
+            node_info: make.gauges(
+                "node_info",
+                "The node: its name, and its site, whose nodes see the same folders.",
+                &["node", "site"],
+            ),
             jobs: make.gauges("jobs", "Jobs of this node that are not final, by phase.", &["feed", "phase"]),
             jobs_held: make.gauges("jobs_held", "Jobs that wait for a person.", &["feed"]),
             remote_runs_in_flight: make.gauges(
@@ -120,12 +125,12 @@ impl Metrics {
             ),
             schedule_next_fire_timestamp_seconds: make.seconds_by(
                 "schedule_next_fire_timestamp_seconds",
-                "When the feed's schedule fires next, in seconds since 1970.",
+                "When the feed's schedule fires next, in seconds since 1970; 0 without a schedule, and where another node has the feed's folder.",
                 &["feed"],
             ),
             schedule_fires_total: make.counters(
                 "schedule_fires_total",
-                "Fires of the feed's schedule that this node decided about: ran, or why not.",
+                "Fires of the feed, by its schedule or by hand, that this node decided about: ran, or why not.",
                 &["feed", "result"],
             ),
             expected_file_missing: make.gauges(
@@ -143,9 +148,9 @@ impl Metrics {
             jobs_unowned: make.gauge("jobs_unowned", "Jobs of the site that no living node has; every node shows the same."),
             node_lease_margin_seconds: make.seconds(
                 "node_lease_margin_seconds",
-                "What was left of the node's lease when it last asked for more; at 0 it stops working.",
+                "What was left of the node's lease when it last asked for more; at 0 it stops working. All of it, always, with the embedded store.",
             ),
-            job_transitions_total: make.counters("job_transitions_total", "Committed moves of jobs into a phase.", &["feed", "to"]),
+            job_transitions_total: make.counters("job_transitions_total", "Committed moves of jobs into a phase; of new ones into queued.", &["feed", "to"]),
             step_faults_total: make.counters(
                 "step_faults_total",
                 "Steps of jobs that met a fault, by what can be done about it.",
@@ -174,28 +179,28 @@ impl Metrics {
                 "job_duration_seconds",
                 "From acceptance to the job's end.",
                 &["feed", "result"],
-                &seconds_long,
+                &JOB_SECONDS,
             ),
             phase_duration_seconds: make.histograms(
                 "phase_duration_seconds",
-                "Time that jobs spent in a phase.",
+                "Time that jobs spent in a phase, as far as this node had them.",
                 &["feed", "phase"],
-                &seconds_long,
+                &JOB_SECONDS,
             ),
             remote_request_duration_seconds: make.histograms(
                 "remote_request_duration_seconds",
                 "Calls to the endpoint, until the whole answer was there.",
                 &["endpoint", "operation"],
-                &seconds_short,
+                &CALL_SECONDS,
             ),
             inbox_scan_duration_seconds: make.histograms(
                 "inbox_scan_duration_seconds",
                 "Looks at the drop folder.",
                 &["feed"],
-                &seconds_short,
+                &CALL_SECONDS,
             ),
-            store_commit_duration_seconds: make.histogram("store_commit_duration_seconds", "Commits of the store.", &seconds_short),
-            store_commit_rows: make.histogram("store_commit_rows", "Transitions in one commit.", &rows),
+            store_commit_duration_seconds: make.histogram("store_commit_duration_seconds", "Commits of the store.", &COMMIT_SECONDS),
+            store_commit_rows: make.histogram("store_commit_rows", "Transitions in one commit.", &COMMIT_ROWS),
             store_bytes: make.gauge(
                 "store_bytes",
                 "Space that the store takes, indexes with it; every node shows the same.",
@@ -218,6 +223,7 @@ impl Metrics {
                 "config_last_reload_success_timestamp_seconds",
                 "When the config in force was read, in seconds since 1970.",
             ),
+            process: Process::default(),
             registry: registry.clone(),
         };
         let info = make.gauges("build_info", "The running program.", &["version", "revision"]);
@@ -258,7 +264,8 @@ impl Metrics {
     /// In Prometheus' text format.
     pub fn text(&self) -> String {
         // Fails only for a metric without a series, and such a one is left out of `gather`.
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
+        let families = [self.registry.gather(), self.process.gather()].concat();
+        TextEncoder::new().encode_to_string(&families).unwrap_or_default()
     }
 
     /// Has a series for each of these names from here on.
@@ -331,6 +338,22 @@ pub const OPERATIONS: [&str; 6] = ["submit", "start", "status", "cancel", "execu
 pub const STORE_TABLES: [&str; 6] = ["job", "history", "event", "arrival", "content", "fire"];
 /// The label `reason` of `jobs_adopted_total`.
 pub const ADOPTION_REASONS: [&str; 2] = ["free", "dead_node"];
+
+/// From what is scored at once to a week; finest where most jobs are, between a minute and some hours.
+const JOB_SECONDS: [f64; 18] = [
+    0.1, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 14_400.0,
+    28_800.0, 86_400.0, 259_200.0, 604_800.0,
+];
+/// From a call on loopback to the longest time-out, which is that of a call that scores at once.
+const CALL_SECONDS: [f64; 14] =
+    [0.001, 0.003, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 100.0];
+/// From a commit without a sync to the time-out of the store's adapters.
+const COMMIT_SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0,
+];
+/// Up to what the engine writes at once.
+const COMMIT_ROWS: [f64; 9] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
 
 struct Maker<'a> {
     registry: &'a Registry,

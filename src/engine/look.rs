@@ -144,6 +144,10 @@ impl<W: World> Engine<W> {
             lag = lag.max(self.waits(lane, permits, now, |_| true).unwrap_or_default());
             poll = poll.max(self.waits(lane, permits, now, polls).unwrap_or_default());
         }
+        self.show_lags(lag, poll);
+    }
+
+    pub(super) fn show_lags(&self, lag: Duration, poll: Duration) {
         self.world.metrics().due_lag_seconds.set(lag.as_secs_f64());
         self.world.metrics().poll_lateness_seconds.set(poll.as_secs_f64());
     }

@@ -42,6 +42,8 @@ pub(super) struct Fires {
     /// A fire of ours ran, and it is not known how it came out.
     ran: bool,
     last: LastFire,
+    /// What fires before this one's time left to be shown is shown.
+    recalled: bool,
 }
 
 impl Fires {
@@ -49,7 +51,8 @@ impl Fires {
         let clocks = Clocks::default();
         let (ask_at, gate) = (Duration::ZERO, Gate::Shut);
         let last = LastFire::default();
-        Self { feed, clocks, ask_at, asked_for: None, gate, fresh: None, ran: false, last }
+        let (fresh, ran, recalled) = (None, false, false);
+        Self { feed, clocks, ask_at, asked_for: None, gate, fresh, ran, last, recalled }
     }
 
     /// When the store is to be asked next (boot-clock time), if it is to be asked at all.
@@ -78,6 +81,9 @@ impl Fires {
             return Ok(Gate::Shut);
         }
         self.asked_for = state.cloned();
+        if !self.recalled {
+            self.recall(world, node).await?;
+        }
         let rules = self.feed.schedule.as_ref().map_or(String::new(), rules_of);
         let store = world.store();
         if let Some(fresh) = self.fresh.take() {
@@ -215,6 +221,31 @@ impl Fires {
         Ok(())
     }
 
+    /// Whoever has the folder now shows these.
+    pub(super) fn show_nothing<W: World>(world: &W, feed: &Feed) {
+        let (metrics, feed) = (world.metrics(), feed.name.as_str());
+        metrics.feed_paused.with_label_values(&[feed]).set(0);
+        metrics.expected_file_missing.with_label_values(&[feed]).set(0);
+        metrics.schedule_next_fire_timestamp_seconds.with_label_values(&[feed]).set(0.0);
+    }
+
+    /// Shows whether what was expected last is missing still: whoever had the folder before us, or we in an earlier
+    /// life, may have said so.
+    async fn recall<W: World>(&mut self, world: &W, node: &Node) -> Result<(), StoreError> {
+        let expects = |row: &FireRow| {
+            let schedule = self.feed.schedule.as_ref();
+            schedule.is_some_and(|schedule| schedule.expected_by(row.nominal).is_some())
+        };
+        let rows = world.store().fires(&node.site, &self.feed.name, None, RECALLED).await?;
+        let mut ran = rows.iter().filter(|row| row.state == FireState::Ran);
+        let last = ran.find(|row| row.jobs > 0 || row.kind != FireKind::Manual);
+        let missing = last.is_some_and(|row| row.jobs == 0 && expects(row));
+        let gauge = &world.metrics().expected_file_missing;
+        gauge.with_label_values(&[self.feed.name.as_str()]).set(i64::from(missing));
+        self.recalled = true;
+        Ok(())
+    }
+
     /// Somebody ended the pause, or its time is over: what fired meanwhile runs as far as `on_resume` says.
     async fn resumed<W: World>(
         &self,
@@ -280,15 +311,12 @@ impl Fires {
 
     /// How long until the store is worth asking: until the next fire, but not for long, since a row may come by hand.
     fn wait<W: World>(&self, world: &W, now: DateTime<Utc>) -> Duration {
-        let Some(schedule) = &self.feed.schedule else { return ASK_EVERY };
-        let Some(next) = schedule.fires(now).next() else { return ASK_EVERY };
-        let seconds = (next.due - DateTime::UNIX_EPOCH).as_seconds_f64();
-        let feed = self.feed.name.as_str();
-        world
-            .metrics()
-            .schedule_next_fire_timestamp_seconds
-            .with_label_values(&[feed])
-            .set(seconds);
+        let next = self.feed.schedule.as_ref().and_then(|schedule| schedule.fires(now).next());
+        let seconds =
+            next.as_ref().map_or(0.0, |next| (next.due - DateTime::UNIX_EPOCH).as_seconds_f64());
+        let gauge = &world.metrics().schedule_next_fire_timestamp_seconds;
+        gauge.with_label_values(&[self.feed.name.as_str()]).set(seconds);
+        let Some(next) = next else { return ASK_EVERY };
         (next.due - now).to_std().unwrap_or_default().clamp(ASK_SOONEST, ASK_EVERY)
     }
 }
@@ -424,6 +452,8 @@ const ASK_SOON: Duration = Duration::from_secs(2);
 const ASK_SOONEST: Duration = Duration::from_millis(20);
 /// Jobs that one fire cancels at a time; those that are left are cancelled when it is asked again.
 const CANCEL_MAX: usize = 500;
+/// Fires that are looked through for the last one that ran: more than that skipped since then are no better news.
+const RECALLED: usize = 100;
 
 #[cfg(test)]
 mod tests {

@@ -66,6 +66,8 @@ impl<W: World> Sweeper<W> {
                 () = self.world.clock().sleep(ROUND) => {}
             }
             if !self.scans.borrow().contains_key(&self.feed.name) {
+                // Whoever has the folder now counts them.
+                self.show(0);
                 continue;
             }
             let sweeping = self.sweep(self.world.clock().now());
@@ -121,9 +123,13 @@ impl<W: World> Sweeper<W> {
                 break;
             }
         }
-        let orphans = i64::try_from(swept.orphans).unwrap_or(i64::MAX);
-        metrics.orphan_blobs.with_label_values(&[name]).set(orphans);
+        self.show(swept.orphans);
         Ok(swept)
+    }
+
+    fn show(&self, orphans: u64) {
+        let gauge = self.world.metrics().orphan_blobs.with_label_values(&[self.feed.name.as_str()]);
+        gauge.set(i64::try_from(orphans).unwrap_or(i64::MAX));
     }
 }
 

@@ -115,6 +115,32 @@ async fn a_node_that_stood_still_past_its_lease_doubles_nothing_and_takes_part_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_feed_shows_is_shown_by_the_node_that_has_its_folder_alone() {
+    let site = Site::new("5s").await;
+    let first = site.start("a").await;
+    let paused = first.http.post(format!("{}/api/v1/feeds/f/pause", first.url));
+    assert_eq!(paused.send().await.unwrap().status(), 202);
+    let shows = async |node: &Node, files: u64, paused: u64| {
+        node.metric("scoreline_inbox_files{feed=\"f\",state=\"ready\"}").await == files
+            && node.metric("scoreline_feed_paused{feed=\"f\"}").await == paused
+    };
+    eventually("it knows", || shows(&first, 0, 1)).await;
+    site.drop_files("in", 0..3);
+    eventually("the first one shows it", || shows(&first, 3, 1)).await;
+    let second = site.start("b").await;
+    first.signal(Signal::STOP);
+    eventually("the second one shows it", || shows(&second, 3, 1)).await;
+    first.signal(Signal::CONT);
+    eventually("the first one does no more", || shows(&first, 0, 0)).await;
+    assert!(shows(&second, 3, 1).await);
+    // Each says who it is.
+    for (node, name) in [(&first, "a"), (&second, "b")] {
+        let info = format!("scoreline_node_info{{node={name:?},site=\"default\"}}");
+        assert_eq!(node.metric(&info).await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_limit_of_runs_holds_over_all_nodes_and_starves_no_feed() {
     let mut site = Site::new("5s").await;
     // They settle as one heap, of which each node gets its share.
