@@ -97,8 +97,8 @@ mkdir "$root" "$scratch/volume" "$scratch/config" "$scratch/srv" "$scratch/srv/i
 container=$(buildah from --pull-never scoreline)
 mounted=$(buildah mount "$container")
 [ ! -e "$mounted/bin/sh" ] || wrong "there is a shell in the image"
-set -- $(stat -c '%u %g %a' "$mounted/var/lib/scoreline")
-[ "$*" = "65532 65532 700" ] || wrong "the state folder has the owner and mode $*"
+owner=$(stat -c '%u %g %a' "$mounted/var/lib/scoreline")
+[ "$owner" = "65532 65532 700" ] || wrong "the state folder has the owner and mode $owner"
 echo "good: $(du -sm "$mounted" | cut -f 1) MB, and no shell in it; the program alone is $(du -sm "$mounted/usr/local/bin/scoreline" | cut -f 1) MB of an unoptimised build"
 [ -e "$mounted/etc/ssl/certs/ca-certificates.crt" ] || install -D -m 0644 /etc/ssl/certs/ca-certificates.crt "$mounted/etc/ssl/certs/ca-certificates.crt"
 
@@ -164,9 +164,7 @@ inner=${inner% }
 [ "$(inside --version)" = "scoreline $(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)" ] || wrong "it tells another version"
 [ "$(awk '/^(Uid|CapEff|NoNewPrivs)/ { printf "%s ", $2 }' "/proc/$inner/status")" = "65532 0000000000000000 1 " ] ||
     wrong "it runs with more rights than it should: $(cat "/proc/$inner/status")"
-set -- $(sed -n 's/.*HEALTHCHECK.*CMD \[\(.*\)\]$/\1/p' Dockerfile | tr -d '",')
-shift
-[ "$(inside "$@")" = ok ] || wrong "the health check fails"
+[ "$(inside health)" = ok ] || wrong "the health check fails"
 [ "$(inside health --ready)" = ready ] || wrong "it is not ready"
 inside feeds list | grep -q '^f ' || wrong "the commands in the image don't reach the daemon"
 good "it serves as 65532 without a capability, on a root that can't be written to, and its health check says so"

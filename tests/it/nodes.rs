@@ -54,42 +54,41 @@ async fn a_node_that_leaves_gives_its_jobs_to_the_others_without_a_fence() {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_are_replaced_under_load_without_a_lost_attempt() {
     let site = Site::new("30s").await;
-    // Slow enough that there is always something under way.
-    site.rig.sandbox.update(|settings| settings.slots = 1);
     let (first, second) = tokio::join!(site.start("a"), site.start("b"));
-    let mut leaving = vec![first, second];
-    let mut dropped = 0;
+    site.drop_files("in", 0..40);
+    site.rig.sandbox.update(|settings| settings.slots = 1);
+    eventually("some are through, and others run", || async {
+        site.count("job_history").await > 2 && site.count("job WHERE phase = 'running'").await > 2
+    })
+    .await;
+    // What runs from now on is still running when all nodes are others.
+    site.rig.sandbox.update(|settings| settings.slots = 0);
+    let mut nodes = vec![first, second];
     // As a rolling update does it: one more, and when that is ready, one less.
-    for newcomer in ["c", "d"] {
-        site.drop_files("in", dropped..dropped + 40);
-        dropped += 40;
-        let ended = site.rig.sandbox.ledger().totals.finished;
-        eventually("it is in the midst of its work", || async {
-            site.rig.sandbox.ledger().totals.finished > ended
-                && site
-                    .count("job JOIN node ON node.id = job.node WHERE remote_id IS NOT NULL")
-                    .await
-                    > 0
+    for (newcomer, more) in [("c", 40..60), ("d", 60..80)] {
+        nodes.push(site.start(newcomer).await);
+        site.drop_files("in", more.clone());
+        let accepted = i64::try_from(more.start).unwrap();
+        eventually("the next are on their way", || async {
+            site.count("job").await + site.count("job_history").await > accepted
         })
         .await;
-        let came = site.start(newcomer).await;
-        let mut leaves = leaving.remove(0);
-        leaves.signal(Signal::TERM);
-        assert!(leaves.child.wait().await.unwrap().success(), "{}", leaves.log());
-        assert!(!leaves.log().contains("cut off"), "{}", leaves.log());
-        leaving.push(came);
+        let mut leaving = nodes.remove(0);
+        leaving.signal(Signal::TERM);
+        assert!(leaving.child.wait().await.unwrap().success(), "{}", leaving.log());
+        assert!(!leaving.log().contains("cut off"), "{}", leaving.log());
     }
-    let left = site.count("job").await;
-    assert!(left > 0, "nothing was under way any more");
+    eventually("jobs changed hands", || async {
+        nodes[0].adopted("free").await + nodes[1].adopted("free").await > 2
+    })
+    .await;
     site.let_runs_end();
-    site.all_came_through(dropped).await;
+    site.all_came_through(80).await;
     assert_eq!(site.count("job_history WHERE attempts > 0 OR generation > 1").await, 0);
     assert_eq!(site.count("node WHERE fenced").await, 0);
-    for node in &leaving {
+    for node in &nodes {
         assert_eq!(node.adopted("dead_node").await, 0);
     }
-    let given = leaving[0].adopted("free").await + leaving[1].adopted("free").await;
-    assert!(given > 0, "no job changed hands");
 }
 
 #[tokio::test(flavor = "multi_thread")]
