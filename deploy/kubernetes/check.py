@@ -21,7 +21,7 @@ COMPONENTS = ["monitoring", "workload-identity"]
 # From the oldest that is still supported somewhere to the newest whose schemas there are.
 VERSIONS = ["1.32", "1.33", "1.34", "1.35", "1.36", "1.37"]
 RULES = HERE / "components/monitoring/rules.yaml"
-PROMETHEUS = Path(os.environ.get("PROMETHEUS_RULES", ROOT / "deploy/prometheus"))
+PROMETHEUS = ROOT / "deploy/prometheus"
 SECRETS = "/run/secrets/scoreline"
 
 
