@@ -21,10 +21,12 @@ pub mod audit;
 mod client;
 pub mod execute;
 pub mod feeds;
+mod health;
 pub mod table;
 
 pub use client::{Client, ClientError};
 pub use execute::ExecuteArgs;
+pub use health::health;
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -115,6 +117,15 @@ pub enum Command {
         /// What about them.
         #[command(subcommand)]
         command: SidesCommand,
+    },
+    /// Ask a running daemon whether it is well: ends with 0 when it is, 1 when it is not, 69 when nobody answers
+    Health {
+        /// The daemon to ask.
+        #[command(flatten)]
+        daemon: DaemonArgs,
+        /// Ask whether it can be worked with, too: its store is there, and it isn't stopping
+        #[arg(long)]
+        ready: bool,
     },
     /// Score a small file now, without the daemon, and print what comes back (request/response scoring)
     Execute(ExecuteArgs),

@@ -81,6 +81,9 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Storage { daemon, command } => sides::<StorageBody>(&cli, daemon, command).await,
         Command::Feeds { daemon, command } => of_feeds(&cli, daemon, command).await,
         Command::Explain { daemon, path } => explain(&cli, daemon, path).await,
+        Command::Health { daemon, ready } => {
+            cli::health(&client(&cli, daemon)?, *ready, cli.json).await
+        }
         Command::Execute(args) => execute(&cli, args).await,
         Command::DryRun(args) => dry_run(&load(&cli)?, args, cli.json).await,
         Command::Config { command: ConfigCommand::Show } => {

@@ -89,6 +89,27 @@ impl Client {
         self.answer(request).await
     }
 
+    /// Asks for the verdict of a probe, and its words.
+    pub(super) async fn probe(&self, path: &str) -> Result<(bool, String), ClientError> {
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            url: self.url.clone(),
+            cause: words(&error),
+        };
+        let answer = self.http.get(format!("{}{path}", self.url)).send().await;
+        let answer = answer.map_err(unreachable)?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(unreachable)?;
+        match status {
+            reqwest::StatusCode::OK => Ok((true, text)),
+            reqwest::StatusCode::SERVICE_UNAVAILABLE => Ok((false, text)),
+            _ => Err(ClientError::Refused {
+                url: self.url.clone(),
+                status: status.as_u16(),
+                detail: format!("not what a scoreline daemon answers at {path}; is --url right?"),
+            }),
+        }
+    }
+
     async fn answer<T: DeserializeOwned>(
         &self,
         mut request: reqwest::RequestBuilder,

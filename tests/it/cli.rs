@@ -20,6 +20,7 @@ use tokio::process::{Child, Command};
 mod dry_run;
 mod execute;
 mod feeds;
+mod health;
 
 use crate::http::{Desk, hanging, held};
 use crate::rig::{Rig, eventually, files_in};
@@ -194,6 +195,7 @@ async fn it_tells_its_version_and_its_commands() {
         "jobs cancel",
         "jobs retry",
         "jobs release",
+        "health",
         "feeds list",
         "feeds pause",
         "feeds resume",

@@ -124,7 +124,7 @@ impl Clock for DeskClock {
     }
 }
 
-struct DeskWorld {
+pub(crate) struct DeskWorld {
     clock: DeskClock,
     inboxes: BTreeMap<Name, FolderInbox<SystemClock>>,
     store: ModelStore,
@@ -216,6 +216,10 @@ impl Desk {
         job
     }
 
+    pub(crate) fn put_the_clock_ahead(&self, seconds: u64) {
+        self.world.clock.ahead_secs.store(seconds, Ordering::Relaxed);
+    }
+
     pub(crate) fn address_of(&self, job: &Job, wish: &str) -> String {
         format!("{}/api/v1/jobs/{}/{wish}", self.url, job.id())
     }
@@ -227,7 +231,7 @@ impl Desk {
     }
 
     /// An engine with an endpoint and a storage, which nobody lets run.
-    fn engine(&self) -> Engine<DeskWorld> {
+    pub(crate) fn engine(&self) -> Engine<DeskWorld> {
         let lease = Lease::forever(self.world.clock.clone());
         let tenure = Tenure { node: self.node.clone(), lease };
         let (_, incoming) = tokio::sync::mpsc::channel(1);
@@ -596,7 +600,7 @@ async fn health_says_what_is_late_since_when_and_what_the_limit_is() {
     assert_eq!((look(&health).await.status, look(&ready).await.status), (200, 503));
     let engine = desk.engine();
     assert_eq!((look(&health).await.status, look(&ready).await.status), (200, 200));
-    desk.world.clock.ahead_secs.store(75, Ordering::Relaxed);
+    desk.put_the_clock_ahead(75);
     let answer = look(&health).await;
     assert_eq!(answer.status, 503);
     for part in ["the engine has not gone round for 7", "since 20", "(limit 60 s)"] {

@@ -52,6 +52,46 @@ async fn a_node_that_leaves_gives_its_jobs_to_the_others_without_a_fence() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_are_replaced_under_load_without_a_lost_attempt() {
+    let site = Site::new("30s").await;
+    let (first, second) = tokio::join!(site.start("a"), site.start("b"));
+    site.drop_files("in", 0..40);
+    site.rig.sandbox.update(|settings| settings.slots = 1);
+    eventually("some are through, and others run", || async {
+        site.count("job_history").await > 2 && site.count("job WHERE phase = 'running'").await > 2
+    })
+    .await;
+    // What runs from now on is still running when all nodes are others.
+    site.rig.sandbox.update(|settings| settings.slots = 0);
+    let mut nodes = vec![first, second];
+    // As a rolling update does it: one more, and when that is ready, one less.
+    for (newcomer, more) in [("c", 40..60), ("d", 60..80)] {
+        nodes.push(site.start(newcomer).await);
+        site.drop_files("in", more.clone());
+        let accepted = i64::try_from(more.start).unwrap();
+        eventually("the next are on their way", || async {
+            site.count("job").await + site.count("job_history").await > accepted
+        })
+        .await;
+        let mut leaving = nodes.remove(0);
+        leaving.signal(Signal::TERM);
+        assert!(leaving.child.wait().await.unwrap().success(), "{}", leaving.log());
+        assert!(!leaving.log().contains("cut off"), "{}", leaving.log());
+    }
+    eventually("jobs changed hands", || async {
+        nodes[0].adopted("free").await + nodes[1].adopted("free").await > 2
+    })
+    .await;
+    site.let_runs_end();
+    site.all_came_through(80).await;
+    assert_eq!(site.count("job_history WHERE attempts > 0 OR generation > 1").await, 0);
+    assert_eq!(site.count("node WHERE fenced").await, 0);
+    for node in &nodes {
+        assert_eq!(node.adopted("dead_node").await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_started_again_has_its_own_jobs_before_it_is_ready() {
     // Long enough that nobody else takes them.
     let site = Site::new("60s").await;
