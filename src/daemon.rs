@@ -190,7 +190,7 @@ impl<W: World> Daemon<W> {
         let (listen, pulse) = (settings.listen, work.pulse.clone());
         let http = Http::bind(listen, world.clone(), pulse, site, settings.tokens).await?;
         let Joined { tenure, adopted, .. } = &first;
-        tracing::info!(node = tenure.node.id.0, name = %work.name, site = %work.site, jobs = adopted.len(),
+        tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.len(),
             listen = %http.address()?, feeds = work.rules.feeds.len(), "ready");
         let upkeep = Upkeep::new(world.clone(), settings.state_dir);
         Ok(Self { world, work, first, http, upkeep, grace: settings.grace })

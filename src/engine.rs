@@ -428,7 +428,7 @@ impl<W: World> Engine<W> {
             return;
         }
         let Some(feed) = self.rules.feeds.get(job.feed()).cloned() else {
-            tracing::error!(job.id = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
+            tracing::error!(job = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
             return;
         };
         self.count(&job, 1);
@@ -637,14 +637,14 @@ impl<W: World> Engine<W> {
         let answers = if let Outcome::Wished(want) = &outcome { Some(want.clone()) } else { None };
         match apply(slot.job.clone(), outcome, turn, &slot.feed.policy) {
             Err(illegal) => {
-                tracing::error!(job.id = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
+                tracing::error!(job = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
                 slot.stage = Stage::Still;
                 self.looks.broken(id, self.world.clock().boot());
             }
             Ok(Step { job, wait, event: None }) => {
                 if let Some(fault) = &fault {
-                    tracing::debug!(job.id = %id, feed = %slot.feed.name, phase = job.phase().name(),
-                        error.class = fault.class.name(), error.code = %fault.code, "{fault}");
+                    tracing::debug!(job = %id, feed = %slot.feed.name, phase = job.phase().name(),
+                        error_class = fault.class.name(), error_code = %fault.code, "{fault}");
                 }
                 slot.job = job;
                 let wait = match (fault.map(|fault| fault.class), wait) {

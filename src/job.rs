@@ -267,6 +267,13 @@ impl Job {
         }
     }
 
+    /// The event that goes with an adoption, for a job as it stands after it.
+    pub fn adopted_event(&self) -> Event {
+        let (from, to) = (self.phase(), self.phase());
+        let event = self.accepted_event();
+        Event { at: self.updated_at, from, to, outcome: "adopted".into(), ..event }
+    }
+
     /// Its identity.
     pub fn id(&self) -> JobId {
         self.id

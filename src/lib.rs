@@ -32,7 +32,7 @@
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`sandbox`] | one technology each |
-//! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
+//! | 1 ports | [`ports`], [`metrics`], [`log`], `folder` | what the engine asks of the world |
 //! | 0 ground | [`job`], [`feed`], [`schedule`], [`fault`], [`fire`], [`retry`], [`name`], [`table`], [`wire`] | pure |
 //!
 //! What is true everywhere:
@@ -68,6 +68,7 @@ pub mod identity;
 pub mod inbox;
 pub mod intake;
 pub mod job;
+pub mod log;
 pub mod membership;
 pub mod metrics;
 pub mod name;

@@ -372,7 +372,7 @@ pub(super) fn count(
         .remote_request_duration_seconds
         .with_label_values(&[endpoint, operation])
         .observe(elapsed.as_secs_f64());
-    tracing::debug!(endpoint, operation, status, ?elapsed, "called");
+    tracing::debug!(endpoint, operation, status, seconds = elapsed.as_secs_f64(), "called");
 }
 
 /// Notes a request in the place of sending it.

@@ -22,6 +22,7 @@ mod identity;
 mod inbox;
 mod leaps;
 mod log;
+mod logs;
 mod named;
 mod nodes;
 mod openapi;
