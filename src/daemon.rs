@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
@@ -27,10 +28,12 @@ use crate::intake::Intake;
 use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
+use crate::ports::trace::Spans;
 use crate::ports::{Clock, StoreError, Tokens, World};
 use crate::scoring::rrs::{self, Form};
 use crate::scoring::{self, BatchEndpoint, Bes, Rrs, Scoring, batch_endpoint};
 use crate::store::AnyStore;
+use crate::traces;
 use crate::upkeep::{Sweeper, Upkeep};
 
 mod online;
@@ -46,6 +49,7 @@ pub struct RealWorld {
     scorers: BTreeMap<Name, Scoring<SystemClock>>,
     outbox: FolderOutbox,
     metrics: Metrics,
+    spans: Option<Arc<dyn Spans>>,
 }
 
 impl RealWorld {
@@ -76,6 +80,7 @@ impl RealWorld {
             inboxes,
             outbox: FolderOutbox::new(),
             metrics,
+            spans: spans(config.traces.as_ref()).context("[traces]")?,
         })
     }
 }
@@ -108,6 +113,9 @@ impl World for RealWorld {
     }
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+    fn spans(&self) -> Option<&dyn Spans> {
+        self.spans.as_deref()
     }
 }
 
@@ -215,8 +223,9 @@ impl<W: World> Daemon<W> {
             ("upkeep", Ok(()))
         });
 
-        let mut failure = None;
-        let mut deadline = None;
+        let export = Export::begin(&self.world);
+
+        let (mut failure, mut deadline, mut cut_off) = (None, None, false);
         while !services.is_empty() {
             let now = clock.boot();
             if stop.soft.is_cancelled() && deadline.is_none() {
@@ -240,6 +249,7 @@ impl<W: World> Daemon<W> {
                     }
                     // Once the work is done, what is left serves nobody.
                     if name == "work" {
+                        cut_off = stop.hard.is_cancelled();
                         stop.hard.cancel();
                     }
                 }
@@ -250,8 +260,38 @@ impl<W: World> Daemon<W> {
                 }
             }
         }
+        if !cut_off {
+            let left =
+                deadline.map_or(self.grace, |deadline| deadline.saturating_sub(clock.boot()));
+            export.end(&clock, left.min(LAST_SPANS)).await;
+        }
         tracing::info!("stopped");
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Whoever gathers spans, at work: beside the services, since it outlives them and nothing hangs on it.
+struct Export {
+    task: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Export {
+    fn begin<W: World>(world: &Arc<W>) -> Self {
+        let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
+        let (world, stopped) = (world.clone(), stop.clone());
+        task.spawn(async move {
+            if let Some(spans) = world.spans() {
+                spans.run(stopped).await;
+            }
+        });
+        Self { task, stop }
+    }
+
+    /// Lets it hand on what is left, for so long.
+    async fn end(mut self, clock: &impl Clock, left: Duration) {
+        self.stop.cancel();
+        clock.timeout(left, self.task.join_next()).await;
     }
 }
 
@@ -382,6 +422,10 @@ pub fn looking_inbox(
         .with_context(|| format!("feed {} takes nothing by itself", feed.name))
 }
 
+fn spans(settings: Option<&traces::Settings>) -> anyhow::Result<Option<Arc<dyn Spans>>> {
+    settings.map(|s| traces::spans(s, SystemClock).map_err(|error| anyhow!(error))).transpose()
+}
+
 /// Who we are, by the names of the credentials in the config.
 pub type Identities = BTreeMap<Name, Arc<dyn Tokens>>;
 
@@ -498,4 +542,6 @@ pub fn request_response(config: &Config, endpoint: &Name) -> anyhow::Result<Rrs<
 
 /// Batches of accepted jobs that may wait for the engine.
 const INCOMING_MAX: usize = 64;
+/// What a collector that doesn't answer may cost a stop.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 const JOIN_RETRY: Duration = Duration::from_secs(2);

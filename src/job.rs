@@ -148,7 +148,8 @@ impl Outcome {
         }
     }
 
-    fn name(&self) -> &'static str {
+    /// The name in the history and in traces.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Uploaded { .. } => "uploaded",
             Self::InPlace { .. } => "in_place",

@@ -8,7 +8,7 @@
 //! | name | what it is |
 //! |---|---|
 //! | `job` | the job's id |
-//! | `trace_id` | the same as 32 hex digits: the job's trace, see `[traces]` in the config |
+//! | `trace_id` | the same as 32 hex digits: the job's trace, see [`crate::ports::trace`] |
 //! | `feed` | the feed |
 //! | `name` | the input's name in the feed's folder or container |
 //! | `generation`, `revision` | how often it was begun anew, and the number of the write |
@@ -34,7 +34,7 @@
 //! | `why`, `until` | why a feed is paused, and until when |
 //! | `now`, `ends_at` | a time that is the matter of the line |
 //! | `blob`, `folder`, `path` | where something is |
-//! | `feeds`, `fires`, `jobs`, `rows`, `deleted`, `orphans` | how many |
+//! | `feeds`, `fires`, `jobs`, `rows`, `deleted`, `orphans`, `dropped` | how many |
 //! | `seen`, `new`, `settling`, `denied`, `known`, `ignored`, `backlog` | how many files a look at a folder found |
 //!
 //! What happens to a job is one line each, [`transition`]: at level `info` with the target `scoreline::job`, so that

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module's floor. Files on one floor do not know each other, except where the second list says so.
-const FLOORS: [(&str, u32); 36] = [
+const FLOORS: [(&str, u32); 37] = [
     ("main", 5),
     ("demo", 5),
     ("fuzz", 5),
@@ -25,6 +25,7 @@ const FLOORS: [(&str, u32); 36] = [
     ("outbox", 2),
     ("clock", 2),
     ("identity", 2),
+    ("traces", 2),
     ("sandbox", 2),
     ("ports", 1),
     ("metrics", 1),
@@ -76,7 +77,7 @@ const NEIGHBOURS: [(&str, &str, &str); 24] = [
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 13] = [
+const VENDORS: [(&str, &[&str]); 15] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
     // The sandbox has a reader of its own, by that name.
@@ -86,7 +87,9 @@ const VENDORS: [(&str, &[&str]); 13] = [
     ("azure_storage_blob", &["blobs"]),
     ("axum", &["http", "sandbox"]),
     ("clap", &["cli", "main"]),
-    ("reqwest", &["blobs", "identity", "scoring", "sandbox", "cli"]),
+    ("reqwest", &["blobs", "identity", "scoring", "sandbox", "cli", "traces"]),
+    ("opentelemetry_proto", &["traces"]),
+    ("prost", &["traces"]),
     ("prometheus", &["metrics"]),
     ("indicatif", &["demo"]),
     ("croner", &["schedule"]),

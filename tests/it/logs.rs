@@ -19,7 +19,7 @@ use crate::rig::{Rig, eventually};
 
 /// What a line may have beside `timestamp`, `level`, `target` and `message`. Those who read the log go by these names:
 /// one more is an addition, one less breaks what they have.
-const NAMES: [&str; 55] = [
+const NAMES: [&str; 56] = [
     "attempts",
     "audience",
     "backlog",
@@ -29,6 +29,7 @@ const NAMES: [&str; 55] = [
     "deleted",
     "denied",
     "detail",
+    "dropped",
     "endpoint",
     "ends_at",
     "error",

@@ -37,6 +37,7 @@ mod schedules;
 mod site;
 mod soak;
 mod store;
+mod traces;
 mod transfers;
 mod trouble;
 mod upkeep;
