@@ -36,7 +36,7 @@ async fn every_call_for_a_job_names_its_trace_although_nobody_gathers_any() {
         assert!(told.starts_with(&format!("00-{}-", job.trace_id)), "{seen:?}");
         assert!(told.ends_with("-00"), "{told}");
     }
-    let steps: BTreeSet<_> = seen.iter().filter_map(|seen| seen.span()).collect();
+    let steps: BTreeSet<_> = seen.iter().filter_map(Seen::span).collect();
     assert!(steps.len() >= 5, "each step has an id of its own: {steps:?}");
 }
 
