@@ -42,7 +42,7 @@ bench: tools ## How fast it is, as ratios to what is known; some minutes, best o
 
 lint: ## Format and lints, as CI demands them
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets --features scoreline/otlp -- -D warnings
 
 fmt: ## Format the code
 	cargo fmt --all

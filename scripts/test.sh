@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the tests against real parts; --heavy runs those that take long instead, --soak the one that takes as long as one
-# likes. Private servers are started by the tests themselves, on free ports, and end with them.
+# likes. All with every feature, so that all is built once. Private servers are started by the tests themselves, on free ports, and end with them.
 set -eu
 cd "$(dirname "$0")/.."
 tools=$(cd "${TOOLS:-target/tools}" && pwd)
@@ -11,7 +11,7 @@ PROMTOOL="$tools/deb/usr/bin/promtool"
 export AZURITE SCHEMATHESIS PROMETHEUS PROMTOOL
 
 if [ "${1:-}" = --soak ]; then
-    exec cargo test --locked --test it -- soak::long:: --ignored --nocapture
+    exec cargo test --locked --features otlp --test it -- soak::long:: --ignored --nocapture
 fi
 
 # One test fills a small disk that it mounts for that. Cargo stays what it is; only the test programs run as root.
@@ -24,6 +24,6 @@ if [ "$(id -u)" != 0 ]; then
     export "CARGO_TARGET_${host}_RUNNER=$PWD/scripts/as-root.sh"
 fi
 if [ "${1:-}" = --heavy ]; then
-    exec cargo test --locked --test it -- heavy:: --ignored
+    exec cargo test --locked --features otlp --test it -- heavy:: --ignored
 fi
-exec cargo test --locked --workspace
+exec cargo test --locked --workspace --features scoreline/otlp

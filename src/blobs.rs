@@ -57,7 +57,7 @@ use self::shared_key::SharedKey;
 use self::verdict::{Attempt, Call, answer};
 use crate::fault::Fault;
 use crate::job::{Content, Sha256 as Sha256Digest};
-use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock, Paper, Tokens};
+use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock, Paper, Tokens, trace};
 use crate::wire::BlobReference;
 
 /// One container in one storage account.
@@ -152,15 +152,16 @@ impl AzureBlobs {
             }
         };
         let links = client(READ_TIMEOUT)?;
+        let traced: Arc<dyn Policy> = Arc::new(EachTry(add_traceparent));
         let reads = ClientOptions {
-            per_try_policies: signing.clone().into_iter().collect(),
+            per_try_policies: [traced.clone()].into_iter().chain(signing.clone()).collect(),
             retry: RetryOptions::none(),
             transport: Some(Transport::new(Arc::new(links.clone()))),
             ..ClientOptions::default()
         };
         let checked: Arc<dyn Policy> = Arc::new(EachTry(add_md5));
         let writes = ClientOptions {
-            per_try_policies: [checked].into_iter().chain(signing).collect(),
+            per_try_policies: [traced, checked].into_iter().chain(signing).collect(),
             transport: Some(Transport::new(Arc::new(client(WRITE_TIMEOUT)?))),
             ..reads.clone()
         };
@@ -409,6 +410,13 @@ impl<F: Fn(&mut Request) + Send + Sync> Policy for EachTry<F> {
 impl<F> fmt::Debug for EachTry<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("EachTry")
+    }
+}
+
+/// Says which step of which job a call is part of.
+fn add_traceparent(request: &mut Request) {
+    if let Some(step) = trace::current() {
+        request.insert_header(trace::TRACEPARENT, step.traceparent());
     }
 }
 

@@ -33,6 +33,7 @@ mod reader;
 mod schedule;
 mod source;
 mod storage;
+mod traces;
 mod watch;
 
 pub use self::batch_endpoint::BatchEndpointConfig;
@@ -51,6 +52,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Where traces go, if they are exported.
+    pub traces: Option<crate::traces::Settings>,
     /// Who we are, for the storages and endpoints that name one.
     pub credentials: BTreeMap<Name, identity::Settings>,
     /// Blob storages.
@@ -264,6 +267,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
 
     let http = read_http(&mut document);
     let log = read_log(&mut document);
+    let traces = traces::read(&mut document, &node_config, crate::traces::BUILT_IN);
 
     let mut credentials = BTreeMap::new();
     let mut shown = Table::new();
@@ -316,6 +320,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
         store,
         http: http?,
         log,
+        traces,
         rates,
         credentials: credentials.into_iter().filter_map(|(name, c)| Some((name, c?))).collect(),
         budgets,

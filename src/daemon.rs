@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
@@ -26,10 +27,12 @@ use crate::inbox::{AnyInbox, FolderInbox};
 use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
+use crate::ports::trace::Spans;
 use crate::ports::{Clock, StoreError, Tokens, World};
 use crate::scoring::rrs::{self, Form};
 use crate::scoring::{self, BatchEndpoint, Bes, Rrs, Scoring, batch_endpoint};
 use crate::store::AnyStore;
+use crate::traces;
 use crate::upkeep::Upkeep;
 
 mod feeds;
@@ -53,6 +56,7 @@ pub struct RealWorld {
     scorers: BTreeMap<Name, Arc<Scoring<SystemClock>>>,
     outbox: FolderOutbox,
     metrics: Metrics,
+    spans: Option<Arc<dyn Spans>>,
 }
 
 impl RealWorld {
@@ -66,33 +70,34 @@ impl RealWorld {
         let metrics = Metrics::new(&[], &[], &[]);
         let adapters = Adapters::build(config, &metrics, identities)?;
         let store = Arc::new(config.store.open(SystemClock).await?);
-        Ok(Self::of(config, adapters, store, metrics))
+        let spans = spans(config.traces.as_ref()).context("[traces]")?;
+        Ok(Self::of(config, adapters, (store, metrics, spans)))
     }
 
     /// The same store under another config. What that names no more is there still, for the jobs that need it.
     pub fn again(&self, config: &Config) -> anyhow::Result<Self> {
         let metrics = self.metrics.clone();
         let adapters = Adapters::build(config, &metrics, &identities(config)?)?;
-        let mut world = Self::of(config, adapters, self.store.clone(), metrics);
+        let kept = (self.store.clone(), metrics, self.spans.clone());
+        let mut world = Self::of(config, adapters, kept);
         keep(&mut world.inboxes, &self.inboxes);
         keep(&mut world.blobs, &self.blobs);
         keep(&mut world.scorers, &self.scorers);
         Ok(world)
     }
 
-    fn of(
-        config: &Config,
-        adapters: Adapters,
-        store: Arc<AnyStore<SystemClock>>,
-        metrics: Metrics,
-    ) -> Self {
+    fn of(config: &Config, adapters: Adapters, (store, metrics, spans): Kept) -> Self {
         metrics.know(config.feeds.keys(), config.endpoints.keys(), config.storages.keys());
         let clock = SystemClock;
         metrics.config_is_in_force(clock.now());
         let Adapters { inboxes, blobs, scorers } = adapters;
-        Self { clock, store, inboxes, blobs, scorers, outbox: FolderOutbox::new(), metrics }
+        let outbox = FolderOutbox::new();
+        Self { clock, store, inboxes, blobs, scorers, outbox, metrics, spans }
     }
 }
+
+/// What is the same under every config.
+type Kept = (Arc<AnyStore<SystemClock>>, Metrics, Option<Arc<dyn Spans>>);
 
 /// What a config names outside.
 struct Adapters {
@@ -149,6 +154,9 @@ impl World for RealWorld {
     }
     fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+    fn spans(&self) -> Option<&dyn Spans> {
+        self.spans.as_deref()
     }
 }
 
@@ -238,7 +246,7 @@ impl<W: World> Daemon<W> {
         let site = Site { name: work.site.clone(), settings: in_force, tokens: tokens_in_force };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;
-        tracing::info!(node = tenure.node.id.0, name = %work.name, site = %work.site, jobs = adopted.len(),
+        tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.len(),
             listen = %http.address()?, feeds, "ready");
         let upkeep = Upkeep::new(world.clone(), settings.state_dir);
         let (grace, settings) = (settings.grace, settings_in_force);
@@ -267,8 +275,9 @@ impl<W: World> Daemon<W> {
             ("upkeep", Ok(()))
         });
 
-        let mut failure = None;
-        let mut deadline = None;
+        let export = Export::begin(&self.world);
+
+        let (mut failure, mut deadline, mut cut_off) = (None, None, false);
         while !services.is_empty() {
             let now = clock.boot();
             if stop.soft.is_cancelled() && deadline.is_none() {
@@ -292,6 +301,7 @@ impl<W: World> Daemon<W> {
                     }
                     // Once the work is done, what is left serves nobody.
                     if name == "work" {
+                        cut_off = stop.hard.is_cancelled();
                         stop.hard.cancel();
                     }
                 }
@@ -301,6 +311,11 @@ impl<W: World> Daemon<W> {
                     stop.hard.cancel();
                 }
             }
+        }
+        if !cut_off {
+            let left =
+                deadline.map_or(self.grace, |deadline| deadline.saturating_sub(clock.boot()));
+            export.end(&clock, left.min(LAST_SPANS)).await;
         }
         tracing::info!("stopped");
         failure.map_or(Ok(()), Err)
@@ -318,6 +333,31 @@ impl Daemon<RealWorld> {
             ("reload", Ok(()))
         });
         self.run_with(services, stop).await
+    }
+}
+
+/// Whoever gathers spans, at work: beside the services, since it outlives them and nothing hangs on it.
+struct Export {
+    task: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Export {
+    fn begin<W: World>(world: &Arc<W>) -> Self {
+        let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
+        let (world, stopped) = (world.clone(), stop.clone());
+        task.spawn(async move {
+            if let Some(spans) = world.spans() {
+                spans.run(stopped).await;
+            }
+        });
+        Self { task, stop }
+    }
+
+    /// Lets it hand on what is left, for so long.
+    async fn end(mut self, clock: &impl Clock, left: Duration) {
+        self.stop.cancel();
+        clock.timeout(left, self.task.join_next()).await;
     }
 }
 
@@ -458,6 +498,10 @@ pub fn looking_inbox(
         .with_context(|| format!("feed {} takes nothing by itself", feed.name))
 }
 
+fn spans(settings: Option<&traces::Settings>) -> anyhow::Result<Option<Arc<dyn Spans>>> {
+    settings.map(|s| traces::spans(s, SystemClock).map_err(|error| anyhow!(error))).transpose()
+}
+
 /// Who we are, by the names of the credentials in the config.
 pub type Identities = BTreeMap<Name, Arc<dyn Tokens>>;
 
@@ -574,4 +618,6 @@ pub fn request_response(config: &Config, endpoint: &Name) -> anyhow::Result<Rrs<
 
 /// Batches of accepted jobs that may wait for the engine.
 const INCOMING_MAX: usize = 64;
+/// What a collector that doesn't answer may cost a stop.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 const JOIN_RETRY: Duration = Duration::from_secs(2);

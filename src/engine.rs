@@ -19,6 +19,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -29,7 +30,7 @@ use crate::feed::{Feed, Name, Rates};
 use crate::job::{
     Action, Job, JobId, Outcome, Phase, Step, Submitted, Turn, Wait, Want, apply, next_action,
 };
-use crate::ports::{Clock, Permit, Scorer, Store, StoreError, Transition, Way, World};
+use crate::ports::{Clock, Permit, Scorer, Store, StoreError, Transition, Way, World, trace};
 
 use self::budget::Budgets;
 use self::commit::{CommitAnswer, Pending, Unread};
@@ -41,6 +42,7 @@ use self::progress::Passage;
 use self::remote::{LaneSeen, Spare};
 use self::runs::{Admission, Runs};
 use self::steady::Steady;
+use self::traced::Step as TracedStep;
 use self::wishes::SWEEP;
 
 mod alone;
@@ -62,6 +64,7 @@ mod setting;
 mod shown;
 mod sides;
 mod steady;
+mod traced;
 mod wishes;
 
 pub use alone::act;
@@ -183,6 +186,7 @@ struct Acted {
     action: Action,
     lane: Lane,
     done: Done,
+    step: TracedStep,
 }
 
 /// A job in memory.
@@ -193,6 +197,8 @@ struct Slot {
     tries: u32,
     holds_run: bool,
     entered: Duration,
+    /// When its generation began, as far as that is known here.
+    begun: DateTime<Utc>,
     /// How long nothing could be done for it, as far as that is not in its deadline yet.
     waited: Duration,
     /// What an operator wants, for when the action under way is over.
@@ -416,12 +422,13 @@ impl<W: World> Engine<W> {
             return;
         }
         let Some(feed) = self.rules.feeds.get(job.feed()).cloned() else {
-            tracing::error!(job.id = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
+            tracing::error!(job = %id, feed = %job.feed(), "a job of a feed that is not in the config was left alone");
             return;
         };
         self.count(&job, 1);
         let slot = Slot {
             holds_run: job.holds_run(),
+            begun: traced::begun(&job),
             job,
             feed,
             stage: Stage::Still,
@@ -560,22 +567,24 @@ impl<W: World> Engine<W> {
         self.looks.acts(action, due, now);
         let (serial, progress) = self.looks.begin(lane.clone(), now);
         let (world, tenure, handed_on) = (self.world.clone(), self.tenure.clone(), slot.handed_on);
-        let (feed, job) = (slot.feed.clone(), slot.job.clone());
+        let (feed, job, tries) = (slot.feed.clone(), slot.job.clone(), slot.tries);
         let (rates, clock) = (self.rates.of(action, &feed), world.clock().clone());
         let passage = Passage { progress, rates, clock };
         let break_off = slot.break_off.clone();
         let spare = if action == Action::Settle { self.spare(&feed, &job) } else { Spare::No };
         let now = self.steady.now(self.world.clock());
+        let step = self.traced_step(&job, action, tries);
         self.acting.spawn(async move {
             let moment = Moment { handed_on, passage: &passage, now, fast_lane, spare };
-            let act = AssertUnwindSafe(perform(&*world, &tenure, &feed, &job, moment, action));
+            let act = perform(&*world, &tenure, &feed, &job, moment, action);
+            let act = AssertUnwindSafe(trace::part_of(step.context, act));
             let only = |outcome| Done { outcome, refused: None };
             let done = tokio::select! {
                 biased;
                 done = act.catch_unwind() => done.unwrap_or_else(|_| only(Outcome::Fault(broken_off()))),
                 () = break_off.cancelled() => only(Outcome::Pending),
             };
-            Acted { serial, id, action, lane, done }
+            Acted { serial, id, action, lane, done, step }
         });
     }
 
@@ -593,7 +602,7 @@ impl<W: World> Engine<W> {
     }
 
     fn acted(&mut self, done: Option<Acted>) {
-        let Some(Acted { serial, id, action, lane, done }) = done else { return };
+        let Some(Acted { serial, id, action, lane, done, step }) = done else { return };
         let Done { outcome, refused } = done;
         // What the side itself answered.
         let refused = refused.map(Outcome::NotStarted);
@@ -604,6 +613,13 @@ impl<W: World> Engine<W> {
         if let Some(permits) = self.lanes.get_mut(&lane) {
             permits.used -= 1;
         }
+        self.tell_step(
+            &step,
+            (action, &lane),
+            &outcome,
+            refused.as_ref(),
+            now.saturating_sub(began),
+        );
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         let feed = slot.feed.clone();
         if slot.break_off.is_cancelled() {
@@ -625,14 +641,14 @@ impl<W: World> Engine<W> {
         let answers = if let Outcome::Wished(want) = &outcome { Some(want.clone()) } else { None };
         match apply(slot.job.clone(), outcome, turn, &slot.feed.policy) {
             Err(illegal) => {
-                tracing::error!(job.id = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
+                tracing::error!(job = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
                 slot.stage = Stage::Still;
                 self.looks.broken(id, self.world.clock().boot());
             }
             Ok(Step { job, wait, event: None }) => {
                 if let Some(fault) = &fault {
-                    tracing::debug!(job.id = %id, feed = %slot.feed.name, phase = job.phase().name(),
-                        error.class = fault.class.name(), error.code = %fault.code, "{fault}");
+                    tracing::debug!(job = %id, feed = %slot.feed.name, phase = job.phase().name(),
+                        error_class = fault.class.name(), error_code = %fault.code, "{fault}");
                 }
                 slot.job = job;
                 let wait = match (fault.map(|fault| fault.class), wait) {
@@ -675,6 +691,7 @@ impl<W: World> Engine<W> {
         let held_run = std::mem::replace(&mut slot.holds_run, run.is_some());
         let feed = slot.feed.clone();
         self.show(id, &before, &event, spent);
+        self.tell_generation(id, &before, &event, wait == Wait::Done);
         let held = held_run.then(|| endpoint_of(&self.rules, &feed, &before).clone());
         if let Some(held) = held
             && run.as_ref() != Some(&held)

@@ -371,6 +371,9 @@ pub struct JobsBody {
 #[expect(missing_docs, reason = "the names are those of the documented interface")]
 pub struct JobBody {
     pub id: JobId,
+    /// [`JobId::trace_id`]; a daemon of an older version doesn't tell it.
+    #[serde(default)]
+    pub trace_id: String,
     pub feed: String,
     pub name: String,
     pub phase: Phase,
@@ -396,6 +399,7 @@ impl From<&Job> for JobBody {
         let input = job.uploaded();
         Self {
             id: job.id(),
+            trace_id: job.id().trace_id().to_string(),
             feed: job.feed().to_string(),
             name: job.path().to_string(),
             phase: job.phase(),

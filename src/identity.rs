@@ -232,7 +232,7 @@ impl<C: Clock> Identity<C> {
                 let token = kept.token.as_mut().filter(|token| now < token.ends_at);
                 let Some(token) = token else { return Err(fault) };
                 token.ages_at = now + ASK_AGAIN;
-                tracing::warn!(credential = %name, %fault, "no fresh token; the one at hand is good for some time yet");
+                tracing::warn!(credential = %name, error = %fault, "no fresh token; the one at hand is good for some time yet");
                 Ok(token.text.clone())
             }
         }
@@ -255,7 +255,7 @@ impl<C: Clock> Identity<C> {
         let life =
             ends.and_then(|ends| (ends - self.clock.now()).to_std().ok()).unwrap_or_default();
         let now = self.clock.boot();
-        tracing::debug!(credential = %self.settings.name, %audience, life_seconds = life.as_secs(), "got a token");
+        tracing::debug!(credential = %self.settings.name, %audience, seconds = life.as_secs_f64(), "got a token");
         Ok(Token {
             text: token.secret().into(),
             ages_at: now + life.saturating_sub(AHEAD.min(life / 2)),

@@ -16,6 +16,7 @@ use crate::engine::{Incoming, Stop, Tenure};
 use crate::feed::{Feed, Fixed, Name, Watch};
 use crate::fire::{FeedState, FireId, FireRow, FireState, Scanned};
 use crate::job::Arrival;
+use crate::log;
 use crate::metrics::INBOX_STATES;
 use crate::ports::{Accepted, Clock, Firing, Inbox, Scan, Store, WatchMode, World};
 
@@ -150,8 +151,8 @@ impl<W: World> Intake<W> {
                 .observe(took.as_secs_f64());
             pace.looked(&scan, began, clock.boot());
             tracing::debug!(feed = %self.feed.name, seen = scan.seen, new = scan.new, settling = scan.settling,
-                held = scan.denied, known = scan.known, ignored = scan.ignored, backlog = scan.backlog,
-                ?took, "looked at the drop folder");
+                denied = scan.denied, known = scan.known, ignored = scan.ignored, backlog = scan.backlog,
+                seconds = took.as_secs_f64(), "looked at the drop folder");
         }
         let fire = match &gate {
             Gate::Shut => return Ok(()),
@@ -228,8 +229,7 @@ impl<W: World> Intake<W> {
                 }
                 match accepted {
                     Accepted::New(job) | Accepted::Free(job) => {
-                        tracing::info!(job.id = %job.id(), feed = %self.feed.name, name = %job.path(),
-                            bytes = arrival.file.size_bytes, "accepted");
+                        log::transition(&job, &job.accepted_event(), self.tenure.node.id);
                         self.world
                             .metrics()
                             .job_transitions_total
@@ -243,7 +243,7 @@ impl<W: World> Intake<W> {
                         if let Err(fault) =
                             inbox.take(job.id(), job.path(), job.file(), &self.tenure.lease).await
                         {
-                            tracing::debug!(job.id = %job.id(), feed = %self.feed.name, "not taken yet: {fault}");
+                            tracing::debug!(job = %job.id(), feed = %self.feed.name, "not taken yet: {fault}");
                         }
                         jobs.push(*job);
                     }

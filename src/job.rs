@@ -148,7 +148,8 @@ impl Outcome {
         }
     }
 
-    fn name(&self) -> &'static str {
+    /// The name in the history and in traces.
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Uploaded { .. } => "uploaded",
             Self::InPlace { .. } => "in_place",
@@ -265,6 +266,13 @@ impl Job {
             outcome: "accepted".into(),
             detail: None,
         }
+    }
+
+    /// The event that goes with an adoption, for a job as it stands after it.
+    pub fn adopted_event(&self) -> Event {
+        let (from, to) = (self.phase(), self.phase());
+        let event = self.accepted_event();
+        Event { at: self.updated_at, from, to, outcome: "adopted".into(), ..event }
     }
 
     /// Its identity.

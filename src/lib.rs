@@ -31,15 +31,15 @@
 //! | 5 roof | `main`, [`daemon`], [`demo`], [`dry_run`], [`fuzz`] | builds the adapters, starts the services, waits, drains |
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
-//! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`sandbox`] | one technology each |
-//! | 1 ports | [`ports`], [`metrics`], `folder` | what the engine asks of the world |
+//! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`traces`], [`sandbox`] | one technology each |
+//! | 1 ports | [`ports`], [`metrics`], [`log`], `folder` | what the engine asks of the world |
 //! | 0 ground | [`job`], [`feed`], [`schedule`], [`fault`], [`fire`], [`retry`], [`name`], [`table`], [`wire`] | pure |
 //!
 //! What is true everywhere:
 //! * Ground never waits, reads no clock and draws no randomness.
 //! * Faults are sorted once, in the adapter that saw them; above it nobody looks at status codes. Retry lives in the
 //!   engine alone.
-//! * A technology is named in one module: cron and time zones in `schedule`, SQL in `store`, `notify` in `inbox`, Azure's storage in `blobs`, its directory in `identity`, `csv` in `table`, `clap` in `cli`.
+//! * A technology is named in one module: cron and time zones in `schedule`, SQL in `store`, `notify` in `inbox`, Azure's storage in `blobs`, its directory in `identity`, `csv` in `table`, `clap` in `cli`, OpenTelemetry in `traces`.
 //! * Only `daemon` spawns tasks that live as long as the program.
 //! * Secrets are a type whose `Debug` is masked; none is stored, logged or told in an error.
 //!
@@ -68,6 +68,7 @@ pub mod identity;
 pub mod inbox;
 pub mod intake;
 pub mod job;
+pub mod log;
 pub mod membership;
 pub mod metrics;
 pub mod name;
@@ -79,5 +80,6 @@ pub mod schedule;
 pub mod scoring;
 pub mod store;
 pub mod table;
+pub mod traces;
 pub mod upkeep;
 pub mod wire;

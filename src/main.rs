@@ -672,6 +672,7 @@ fn health_cells(health: &HealthBody) -> [String; 3] {
 fn shown(job: &JobBody, events: &[EventBody]) -> String {
     let mut rows: Vec<(&str, String)> = vec![
         ("job", job.id.to_string()),
+        ("trace", job.trace_id.clone()),
         ("feed", job.feed.clone()),
         ("name", job.name.clone()),
         ("phase", job.phase.name().to_owned()),

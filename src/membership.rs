@@ -16,6 +16,7 @@ use crate::engine::{Came, Incoming, Lease, Setting, Stop, Tenure};
 use crate::feed::Name;
 use crate::fire::Scanned;
 use crate::job::Job;
+use crate::log;
 use crate::ports::{Clock, Schedules, Store, StoreError, World};
 
 mod folders;
@@ -127,9 +128,10 @@ async fn adopt<W: World>(
 ) -> Result<Vec<(Job, Came)>, StoreError> {
     let adopted = world.store().adopt(&tenure.node, feeds, limit).await?;
     for corrupt in &adopted.corrupt {
-        tracing::error!(job.id = %corrupt.id, "a job was left alone: {corrupt}");
+        tracing::error!(job = %corrupt.id, "a job was left alone: {corrupt}");
     }
-    for (_, left_by) in &adopted.jobs {
+    for (job, left_by) in &adopted.jobs {
+        log::transition(job, &job.adopted_event(), tenure.node.id);
         let reason = if left_by.is_some() { "dead_node" } else { "free" };
         world.metrics().jobs_adopted_total.with_label_values(&[reason]).inc();
     }

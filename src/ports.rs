@@ -28,6 +28,7 @@ mod scan;
 mod schedules;
 mod scorer;
 mod tokens;
+pub mod trace;
 
 pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
@@ -73,6 +74,10 @@ pub trait World: Send + Sync + 'static {
     fn outbox(&self) -> &Self::Outbox;
     /// What is counted.
     fn metrics(&self) -> &Metrics;
+    /// Who gathers spans, if anybody does.
+    fn spans(&self) -> Option<&dyn trace::Spans> {
+        None
+    }
 }
 
 /// Time, as the rest of the program sees it.

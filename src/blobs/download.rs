@@ -26,7 +26,7 @@ use super::verdict::{Answer, Attempt, Call, Failure, classify};
 use super::{AzureBlobs, Sums, on_paper};
 use crate::fault::{Blame, Class, Fault, Origin};
 use crate::job::Content;
-use crate::ports::{BlobPlace, Paper};
+use crate::ports::{BlobPlace, Paper, trace};
 use crate::wire::BlobReference;
 
 impl AzureBlobs {
@@ -229,6 +229,9 @@ impl Server {
         from: Option<(u64, &str)>,
     ) -> Result<Opened, Fault> {
         let mut request = client.get(url.clone());
+        if let Some(step) = trace::current() {
+            request = request.header(trace::TRACEPARENT, step.traceparent());
+        }
         if let Some((byte, etag)) = from {
             request = request.header("range", format!("bytes={byte}-")).header("if-match", etag);
         }

@@ -237,6 +237,20 @@ impl<'a> Reader<'a> {
         self.value(key, "a number", read).unwrap_or(default)
     }
 
+    /// A part of a whole, from 0 to 1.
+    pub(super) fn ratio(&mut self, key: &'static str, default: f64) -> f64 {
+        if !self.values.contains_key(key) {
+            self.show(key, default);
+        }
+        let read = |value: &Value| {
+            #[expect(clippy::cast_precision_loss, reason = "0 and 1 are exact")]
+            let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64))?;
+            let wrong = || format!("{number} is out of range: write a number from 0 to 1");
+            Some((0.0..=1.0).contains(&number).then_some(number).ok_or_else(wrong))
+        };
+        self.value(key, "a number", read).unwrap_or(default)
+    }
+
     pub(super) fn span(
         &mut self,
         key: &'static str,
@@ -298,10 +312,25 @@ impl<'a> Reader<'a> {
     /// `{ env = "NAME" }`, `{ file = "PATH" }`, or plain text with a warning. Where a secret is kept is none, and is
     /// shown.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<SecretString> {
+        self.asked.push(key);
+        self.secret_at(key)
+    }
+
+    /// Secrets under names that the user chose.
+    pub(super) fn secrets(&mut self, key: &'static str) -> Vec<(String, SecretString)> {
+        let Some(mut table) = self.table_if(key) else { return Vec::new() };
+        let names: Vec<_> = table.values.keys().cloned().collect();
+        let read = |name: String| table.secret_at(&name).map(|secret| (name, secret));
+        let secrets = names.into_iter().filter_map(read).collect();
+        self.include(key, table.finish());
+        secrets
+    }
+
+    fn secret_at(&mut self, key: &str) -> Option<SecretString> {
         if !self.values.get(key).is_some_and(Value::is_table) {
             self.take_as_text(key);
         }
-        let value = self.take(key)?;
+        let value = self.values.remove(key)?;
         let path = self.key(key);
         let found = match &value {
             Value::String(text) => {

@@ -6,10 +6,12 @@ use super::progress::{Passage, Progress};
 use super::remote::{LaneSeen, Spare};
 use crate::feed::Feed;
 use crate::job::{Action, Job, Outcome};
+use crate::ports::trace::{SpanId, TraceContext, part_of};
 use crate::ports::{Clock, World};
 
 /// Does one action for a job, as the engine does it when all sides are well, and tells what came of it. Nothing is
-/// committed: that, and what follows from the outcome ([`apply`](crate::job::apply)), is the caller's.
+/// committed: that, and what follows from the outcome ([`apply`](crate::job::apply)), is the caller's. What is called is told
+/// of the job's trace as always, and that nobody gathers it.
 pub async fn act<W: World>(
     world: &W,
     tenure: &Tenure<W::Clock>,
@@ -22,5 +24,7 @@ pub async fn act<W: World>(
     let passage = Passage { progress: Progress::default(), rates: Vec::new(), clock };
     let fast_lane = LaneSeen { is_open: feed.fast_lane.is_some(), unclear: false };
     let moment = Moment { handed_on: false, passage: &passage, now, fast_lane, spare: Spare::Free };
-    perform(world, tenure, feed, job, moment, action).await.outcome
+    let span = SpanId::of(job.id(), &[job.revision(), action as u64]);
+    let step = TraceContext { job: job.id(), span, sampled: false };
+    part_of(step, perform(world, tenure, feed, job, moment, action)).await.outcome
 }

@@ -104,7 +104,7 @@ impl<W: World> Engine<W> {
                         && job.source_moved_to().is_some()
                     {
                         // Not taken for another arrival: after a crash it may be the same one.
-                        tracing::warn!(job.id = %job.id(), feed = %job.feed(), name = %job.path(),
+                        tracing::warn!(job = %job.id(), feed = %job.feed(), name = %job.path(),
                             "this very file is in the drop folder again after its job ended, and is left there; drop a copy of it to have it scored again");
                     }
                 }
@@ -117,7 +117,7 @@ impl<W: World> Engine<W> {
                         Committed::Stale => {
                             let id = pending.transition.job.id();
                             self.world.metrics().stale_writes_total.inc();
-                            tracing::warn!(job.id = %id, "a write was refused: the job has moved on elsewhere");
+                            tracing::warn!(job = %id, "a write was refused: the job has moved on elsewhere");
                             // Read again: still ours, or somebody else's by now.
                             self.forget(id);
                             self.look_up(id, Unread::Differs);
@@ -125,7 +125,7 @@ impl<W: World> Engine<W> {
                         Committed::Refused(why) => {
                             // It would be refused again. After the next start it is tried once more.
                             let id = pending.transition.job.id();
-                            tracing::error!(job.id = %id, error = %why, "job taken out of work: the store can't hold what became of it");
+                            tracing::error!(job = %id, error = %why, "job taken out of work: the store can't hold what became of it");
                             if let Some(slot) = self.jobs.get_mut(&id) {
                                 slot.stage = Stage::Still;
                             }

@@ -120,6 +120,16 @@ impl Side {
             Self::Endpoint(name) | Self::Storage(name) => name,
         }
     }
+
+    /// Its name, if it is an endpoint.
+    pub(super) fn endpoint(&self) -> Option<&str> {
+        if let Self::Endpoint(name) = self { Some(name.as_str()) } else { None }
+    }
+
+    /// Its name, if it is a storage.
+    pub(super) fn storage(&self) -> Option<&str> {
+        if let Self::Storage(name) = self { Some(name.as_str()) } else { None }
+    }
 }
 
 impl fmt::Display for Side {

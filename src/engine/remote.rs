@@ -299,10 +299,10 @@ pub(super) async fn forget<W: World>(
         }
     };
     if !may {
-        return tracing::debug!(job.id = %job.id(), "no call to spare: the service keeps the job");
+        return tracing::debug!(job = %job.id(), "no call to spare: the service keeps the job");
     }
     if let Err(fault) = within(world, lease, scorer.cancel(asked(run))).await {
-        tracing::debug!(job.id = %job.id(), error = %fault, "the service keeps the job");
+        tracing::debug!(job = %job.id(), error = %fault, "the service keeps the job");
     }
 }
 

@@ -204,7 +204,7 @@ impl<W: World> Engine<W> {
         match earlier {
             // It may come to a bad end yet, and then this one is the first.
             Earlier::UnderWay(of) => {
-                tracing::debug!(job.id = %id, feed = %slot.feed.name, "waits for job {of}, whose input is the same");
+                tracing::debug!(job = %id, feed = %slot.feed.name, "waits for job {of}, whose input is the same");
                 self.wait(id, Wait::After(LOOK_AT_EARLIER));
             }
             Earlier::Scored(of) => {

@@ -1,9 +1,10 @@
-//! What a transition looks like from outside: log lines and metrics.
+//! What a transition looks like from outside: its log line and metrics.
 
 use std::time::Duration;
 
 use super::{Engine, endpoint_of};
 use crate::job::{Event, Job, JobId, Phase};
+use crate::log;
 use crate::ports::World;
 
 impl<W: World> Engine<W> {
@@ -11,7 +12,7 @@ impl<W: World> Engine<W> {
     pub(super) fn show(&self, id: JobId, before: &Job, event: &Event, spent: Duration) {
         let Some(slot) = self.jobs.get(&id) else { return };
         let (job, metrics, name) = (&slot.job, self.world.metrics(), slot.feed.name.as_str());
-        tell(job, event);
+        log::transition(job, event, self.tenure.node.id);
         if event.from != event.to {
             metrics.job_transitions_total.with_label_values(&[name, event.to.name()]).inc();
             if !event.from.is_final() {
@@ -55,19 +56,5 @@ impl<W: World> Engine<W> {
             let endpoint = endpoint_of(&self.rules, feed, job);
             metrics.remote_runs_in_flight.with_label_values(&[endpoint.as_str()]).add(by);
         }
-    }
-}
-
-/// One line a transition.
-fn tell(job: &Job, event: &Event) {
-    let (id, feed, detail) = (job.id(), job.feed(), event.detail.as_deref().unwrap_or_default());
-    let (from, to, outcome) = (event.from.name(), event.to.name(), event.outcome.as_str());
-    // A failed job whose source moves to its place has not failed again.
-    let failed = event.to == Phase::Failed && event.from != Phase::Failed;
-    if failed || outcome == "held" || outcome == "fault" {
-        let code = job.error().map(|error| error.code.as_str());
-        tracing::warn!(job.id = %id, feed = %feed, name = %job.path(), from, to, error.code = code, detail, "{outcome}");
-    } else {
-        tracing::info!(job.id = %id, feed = %feed, name = %job.path(), from, to, detail, "{outcome}");
     }
 }

@@ -107,7 +107,11 @@ impl<W: World> Engine<W> {
     pub(super) fn resume(&mut self, side: &Side) {
         let now = self.world.clock().boot();
         if let Some(health) = self.health.get_mut(side) {
-            tracing::info!(side = %side, "is to be probed at once and not to be left alone, as somebody asked for");
+            tracing::info!(
+                endpoint = side.endpoint(),
+                storage = side.storage(),
+                "is to be probed at once and not to be left alone, as somebody asked for"
+            );
             health.resume(now);
             self.looks.look_soon();
         }
@@ -142,7 +146,12 @@ impl<W: World> Engine<W> {
             return self.show_closed(&side);
         };
         let closed_for = now.saturating_sub(was.since);
-        tracing::info!(side = %side, seconds = closed_for.as_secs(), "answers again; its jobs go on");
+        tracing::info!(
+            endpoint = side.endpoint(),
+            storage = side.storage(),
+            seconds = closed_for.as_secs_f64(),
+            "answers again; its jobs go on"
+        );
         self.gauge_closed(&side, false);
         for id in self.parked.remove(&side).unwrap_or_default() {
             if let Some(slot) = self.jobs.get_mut(&id)
@@ -191,7 +200,7 @@ impl<W: World> Engine<W> {
     fn show_closed(&self, side: &Side) {
         let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
         self.gauge_closed(side, closed.suspended);
-        tracing::debug!(side = %side, error.code = %closed.why.code, "a probe failed: {}", closed.why.message);
+        tracing::debug!(endpoint = side.endpoint(), storage = side.storage(), error_code = %closed.why.code, "a probe failed: {}", closed.why.message);
     }
 
     /// Said once, when it closes; the probes after that are for those who look.
@@ -199,9 +208,9 @@ impl<W: World> Engine<W> {
         self.looks.look_soon();
         let Some(closed) = self.health.get(side).and_then(Health::closed) else { return };
         if closed.suspended {
-            tracing::error!(side = %side, error.code = %closed.why.code, "suspended: {}; its jobs wait, and it is probed until it answers", closed.why.message);
+            tracing::error!(endpoint = side.endpoint(), storage = side.storage(), error_code = %closed.why.code, "suspended: {}; its jobs wait, and it is probed until it answers", closed.why.message);
         } else {
-            tracing::warn!(side = %side, error.code = %closed.why.code, "in trouble: {}; its jobs wait, and it is probed until it answers", closed.why.message);
+            tracing::warn!(endpoint = side.endpoint(), storage = side.storage(), error_code = %closed.why.code, "in trouble: {}; its jobs wait, and it is probed until it answers", closed.why.message);
         }
         self.gauge_closed(side, closed.suspended);
     }

@@ -195,7 +195,7 @@ pub(super) async fn pause<W: World>(
     }
     let pause = FeedPause { by: OPERATOR.to_owned(), why, since: now, until, ended: false };
     api.world.store().pause_feed(&api.site.name, &name, &pause).await?;
-    tracing::info!(feed = %name, why = %pause.why, until = ?pause.until, "an operator paused a feed");
+    tracing::info!(feed = %name, why = %pause.why, until = pause.until.map(rfc3339), "an operator paused a feed");
     answer(&api, &feed, StatusCode::ACCEPTED).await
 }
 

@@ -63,7 +63,7 @@ async fn note<W: World>(
         Wished::Unknown => Err(unknown_job(id)),
         Wished::Generation(now) => Err(moved_on(now)),
         Wished::Noted => {
-            tracing::info!(job.id = %id, feed = %job.feed(), name = %job.path(), phase = job.phase().name(),
+            tracing::info!(job = %id, feed = %job.feed(), name = %job.path(), phase = job.phase().name(),
                 want = want.to_text(), "an operator wants something of a job");
             Ok((StatusCode::ACCEPTED, axum::Json(JobBody::from(&job))).into_response())
         }

@@ -275,7 +275,7 @@ impl Fires {
         };
         for job in world.store().list(&query).await?.jobs {
             if job.fire().is_some() && job.refusal(&Want::Cancel).is_none() {
-                tracing::info!(job.id = %job.id(), feed = %self.feed.name, "cancelled for the next fire");
+                tracing::info!(job = %job.id(), feed = %self.feed.name, "is to be cancelled for the next fire");
                 world.store().wish(job.id(), &Want::Cancel, Some(job.generation())).await?;
             }
         }

@@ -36,7 +36,7 @@ impl LastFire {
         match world.outbox().write(&place(site, feed), &text, permit).await {
             Ok(()) => self.noted = Some(nominal),
             Err(fault) => {
-                tracing::debug!(feed = %feed.name, %fault, "the last fire could not be noted beside the outputs");
+                tracing::debug!(feed = %feed.name, error = %fault, "the last fire could not be noted beside the outputs");
             }
         }
     }
@@ -57,7 +57,7 @@ impl LastFire {
             Ok(text) => text,
             // A folder that is away keeps no fire from its time.
             Err(fault) => {
-                tracing::debug!(feed = %feed.name, %fault, "the note of the last fire could not be read");
+                tracing::debug!(feed = %feed.name, error = %fault, "the note of the last fire could not be read");
                 return None;
             }
         };

@@ -123,7 +123,7 @@ impl<W: World> Intake<W> {
         self.tenure.lease.ensure(Origin::Outbox).map_err(|fault| fault.to_string())?;
         let wished = self.world.store().wish(job.id(), &Want::Retry, Some(job.generation())).await;
         wished.map_err(|error| error.to_string())?;
-        tracing::info!(job.id = %job.id(), feed = %self.feed.name, name = %job.path(), phase = job.phase().name(),
+        tracing::info!(job = %job.id(), feed = %self.feed.name, name = %job.path(), phase = job.phase().name(),
             want = Want::Retry.to_text(), "a file in the folder of failed ones wants something of a job");
         Ok(())
     }

@@ -26,6 +26,12 @@ impl JobId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// The id of the job's trace, as W3C Trace Context has it: the same 128 bits, in 32 hex digits. So it survives
+    /// restarts, and whoever has a line of the log finds the trace, and the other way round.
+    pub fn trace_id(self) -> impl fmt::Display {
+        self.0.simple()
+    }
+
     /// Where the spread of this job's waits comes from.
     pub fn seed(self) -> u64 {
         let (high, low) = self.0.as_u64_pair();

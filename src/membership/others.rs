@@ -70,7 +70,7 @@ impl Others {
         let mut fenced = 0;
         for (peer, silent) in self.saw(&peers, asked, clock.boot(), tenure.lease.term()) {
             if store.fence(peer.id, Some(peer.beats)).await? {
-                let seconds = silent.as_secs();
+                let seconds = silent.as_secs_f64();
                 tracing::warn!(
                     node = peer.id.0,
                     seconds,

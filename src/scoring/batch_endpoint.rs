@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::answer::{self as classic, Answer, Call, Operation};
-use super::service::{bound, client, count, host_of, known_at, noted, receive};
+use super::service::{bound, client, count, host_of, known_at, noted, receive, traced};
 use crate::fault::{Class, Fault, Origin};
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
@@ -239,6 +239,7 @@ impl<C: Clock> BatchEndpoint<C> {
             None if *method == Method::POST => request.header(CONTENT_LENGTH, 0),
             None => request,
         };
+        let request = traced(request);
         let began = self.clock.boot();
         let limit = self.settings.timeout;
         let received = async {

@@ -25,7 +25,7 @@ use crate::fault::{Class, Fault, Origin};
 use crate::feed::Name;
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Noted, Paper, Run};
+use crate::ports::{Clock, Noted, Paper, Run, trace};
 
 /// A classic web service, and how it is reached.
 pub(super) struct Service<C> {
@@ -199,6 +199,7 @@ impl<C: Clock> Service<C> {
             Body::Empty => request.header(CONTENT_LENGTH, 0),
             Body::None => request,
         };
+        let request = traced(request);
         let began = self.clock.boot();
         let limit = self.settings.timeout;
         let received = async {
@@ -318,6 +319,14 @@ pub(super) fn host_of(url: &Url) -> String {
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
+/// Says which step of which job a call is part of. A probe is part of none.
+pub(super) fn traced(request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+    match trace::current() {
+        Some(step) => request.header(trace::TRACEPARENT, step.traceparent()),
+        None => request,
+    }
+}
+
 /// Sends a request and reads its answer, as much of it as is worth reading.
 pub(super) async fn receive(
     request: reqwest::RequestBuilder,
@@ -372,7 +381,7 @@ pub(super) fn count(
         .remote_request_duration_seconds
         .with_label_values(&[endpoint, operation])
         .observe(elapsed.as_secs_f64());
-    tracing::debug!(endpoint, operation, status, ?elapsed, "called");
+    tracing::debug!(endpoint, operation, status, seconds = elapsed.as_secs_f64(), "called");
 }
 
 /// Notes a request in the place of sending it.

@@ -223,15 +223,7 @@ impl Store for ModelStore {
                     continue;
                 }
             };
-            let event = Event {
-                at: *told,
-                revision: job.revision(),
-                generation: job.generation(),
-                from: job.phase(),
-                to: job.phase(),
-                outcome: "adopted".into(),
-                detail: None,
-            };
+            let event = job.adopted_event();
             events.entry(job.id()).or_default().push((node.id, event));
             row.job = job.clone();
             if !job.holds_run() {

@@ -83,7 +83,9 @@ impl<W: World> Sweeper<W> {
                     tracing::info!(feed = %feed, deleted, orphans, "looked through the feed's blobs");
                 }
                 // Whoever uploads or delivers there says it louder.
-                Err(fault) => tracing::debug!(feed = %feed, %fault, "blobs were not cleaned up"),
+                Err(fault) => {
+                    tracing::debug!(feed = %feed, error = %fault, "blobs were not cleaned up");
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Each module's floor. Files on one floor do not know each other, except where the second list says so.
-const FLOORS: [(&str, u32); 35] = [
+const FLOORS: [(&str, u32); 37] = [
     ("main", 5),
     ("demo", 5),
     ("fuzz", 5),
@@ -25,9 +25,11 @@ const FLOORS: [(&str, u32); 35] = [
     ("outbox", 2),
     ("clock", 2),
     ("identity", 2),
+    ("traces", 2),
     ("sandbox", 2),
     ("ports", 1),
     ("metrics", 1),
+    ("log", 1),
     ("folder", 1),
     ("job", 0),
     ("feed", 0),
@@ -43,7 +45,7 @@ const FLOORS: [(&str, u32); 35] = [
 ];
 
 /// Neighbours that know each other, each for its reason.
-const NEIGHBOURS: [(&str, &str, &str); 23] = [
+const NEIGHBOURS: [(&str, &str, &str); 24] = [
     ("main", "daemon", "the program starts the daemon"),
     ("main", "demo", "the program starts the demo"),
     ("demo", "daemon", "the demo runs the real daemon"),
@@ -55,6 +57,7 @@ const NEIGHBOURS: [(&str, &str, &str); 23] = [
     ("membership", "engine", "it keeps the lease, and brings what others wrote"),
     ("upkeep", "engine", "both are stopped the same way"),
     ("ports", "metrics", "the world holds what is counted"),
+    ("log", "ports", "a line names the node"),
     ("job", "retry", "what follows from a fault depends on the policy"),
     ("job", "name", "a job is of a feed and a source path"),
     ("feed", "name", "so is what it makes names from"),
@@ -74,7 +77,7 @@ const NEIGHBOURS: [(&str, &str, &str); 23] = [
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 13] = [
+const VENDORS: [(&str, &[&str]); 15] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
     // The sandbox has a reader of its own, by that name.
@@ -84,7 +87,9 @@ const VENDORS: [(&str, &[&str]); 13] = [
     ("azure_storage_blob", &["blobs"]),
     ("axum", &["http", "sandbox"]),
     ("clap", &["cli", "main"]),
-    ("reqwest", &["blobs", "identity", "scoring", "sandbox", "cli"]),
+    ("reqwest", &["blobs", "identity", "scoring", "sandbox", "cli", "traces"]),
+    ("opentelemetry_proto", &["traces"]),
+    ("prost", &["traces"]),
     ("prometheus", &["metrics"]),
     ("indicatif", &["demo"]),
     ("croner", &["schedule"]),

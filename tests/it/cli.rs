@@ -506,7 +506,7 @@ async fn jobs_are_listed_and_shown_and_the_log_names_them() {
 
     let log = serve.log();
     assert!(!log.contains('\u{1b}'), "no colours in a file: {log}");
-    let of_job: Vec<_> = serve.lines().into_iter().filter(|line| line["job.id"] == id).collect();
+    let of_job: Vec<_> = serve.lines().into_iter().filter(|line| line["job"] == id).collect();
     assert!(of_job.len() >= 6, "{of_job:?}");
     for line in &of_job {
         assert_eq!((&line["feed"], &line["name"]), (&"f".into(), &"book.csv".into()), "{line}");

@@ -87,13 +87,16 @@ fn documented() -> (PathBuf, Table) {
     (file, text.parse().unwrap())
 }
 
-/// The documented config with the schedule that stands there as a comment.
-fn documented_with_schedule() -> String {
-    let text = std::fs::read_to_string(documented().0).unwrap();
-    let (before, block) = text.split_once("# [feeds.churn.schedule]\n").unwrap();
-    let (block, after) = block.split_once("\n\n").unwrap();
-    let block: Vec<_> = block.lines().map(|line| line.strip_prefix("# ").unwrap()).collect();
-    format!("{before}[feeds.churn.schedule]\n{}\n\n{after}", block.join("\n"))
+/// The documented config with the tables that stand there as comments.
+fn documented_in_full() -> String {
+    let mut text = std::fs::read_to_string(documented().0).unwrap();
+    for table in ["[traces]", "[feeds.churn.schedule]"] {
+        let (before, block) = text.split_once(&format!("# {table}\n")).unwrap();
+        let (block, after) = block.split_once("\n\n").unwrap();
+        let block: Vec<_> = block.lines().map(|line| line.strip_prefix("# ").unwrap()).collect();
+        text = format!("{before}{table}\n{}\n\n{after}", block.join("\n"));
+    }
+    text
 }
 
 /// [`GOOD`] with a schedule of these lines.
@@ -153,7 +156,7 @@ fn the_documented_config_is_good_and_says_what_its_comments_say() {
 #[test]
 fn the_documented_config_has_every_key_that_is_known_and_no_other() {
     const STRANGE: &str = "zzzzzzzzzzzzzzzz";
-    let text = documented_with_schedule();
+    let text = documented_in_full();
     // The one key that stands there without being set: its default is another kind of store.
     let text = text.replace("\n# url = { env = \"DATABASE_URL\" }", "\nurl = \"postgres://h/d\"");
     let table: Table = text.parse().unwrap();
@@ -206,7 +209,7 @@ fn the_documented_config_has_every_key_that_is_known_and_no_other() {
 /// The defaults in the documented file are those in force.
 #[test]
 fn the_documented_defaults_are_the_defaults() {
-    let documented: Table = documented_with_schedule().parse().unwrap();
+    let documented: Table = documented_in_full().parse().unwrap();
     let effective = good(&scheduled("cron = \"30 2 * * MON-FRI\""), &[]).effective;
     let mut leaves = 0;
     let mut differ = Vec::new();
@@ -243,7 +246,7 @@ fn visit(value: &mut Value, path: &str, see: &mut impl FnMut(&str, &mut Table)) 
             || key == "client_secret"
             || key.ends_with("api_key")
             || key.ends_with("subscription_key");
-        let is_free = ["parameters", "outputs"].contains(&key.as_str());
+        let is_free = ["parameters", "outputs", "headers"].contains(&key.as_str());
         if is_secret || is_free {
             continue;
         }
@@ -720,7 +723,7 @@ fn a_mistake_in_a_variable_names_the_variable() {
     storage.main.connection_string: the connection string lacks AccountName: it needs AccountName and AccountKey, or BlobEndpoint and SharedAccessSignature, or UseDevelopmentStorage=true (set by SCORELINE__STORAGE__MAIN__CONNECTION_STRING)
     storage.main: expected a table, found text (set by SCORELINE__STORAGE__MAIN)
     feeds.churn.storage: [storage.main] is not in the config: there is none
-    unknown key; known here: node, database, http, log, credentials, storage, budgets, endpoints, feeds (set by SCORELINE__)
+    unknown key; known here: node, database, http, log, traces, credentials, storage, budgets, endpoints, feeds (set by SCORELINE__)
     "#);
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn takes<W: World>(world: &W, feed: &Feed, job: &Job, lane: &Fa
         Ok(file) => Table::read(&file, Delimiter::of(&file_name(job)))
             .is_ok_and(|table| (1..=lane.max_rows).contains(&table.rows.len())),
         Err(fault) => {
-            tracing::debug!(job.id = %job.id(), feed = %feed.name, "takes the ordinary way: {fault}");
+            tracing::debug!(job = %job.id(), feed = %feed.name, "takes the ordinary way: {fault}");
             false
         }
     }

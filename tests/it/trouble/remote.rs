@@ -36,10 +36,10 @@ fn whatever_a_service_answers_its_jobs_come_through_once() {
             let log = &log.text()[before..];
             let job = daemon.jobs().await[0].id;
             let (_, events) = daemon.get(&format!("/api/v1/jobs/{job}/events")).await;
-            let told = [format!("error.code={code}"), format!("error.code={code:?}")];
+            let told = [format!("error_code={code}"), format!("error_code={code:?}")];
             if !told.iter().any(|told| log.contains(told)) && !events.contains(&format!("{code:?}"))
             {
-                let codes = log.split("error.code=").skip(1).map(|l| l.split(' ').next());
+                let codes = log.split("error_code=").skip(1).map(|l| l.split(' ').next());
                 wrong.push(format!(
                     "{call}, {what}: no {code}, but {:?}",
                     codes.collect::<Vec<_>>()
