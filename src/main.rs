@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::path::{Component, Path};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -22,9 +21,7 @@ use scoreline::cli::{
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
-use scoreline::daemon::{
-    Daemon, RealWorld, Settings, check_online, looking_inbox, request_response,
-};
+use scoreline::daemon::{Daemon, check_online, looking_inbox, request_response};
 use scoreline::demo::demo;
 use scoreline::dry_run::dry_run;
 use scoreline::engine::Stop;
@@ -82,6 +79,10 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Explain { daemon, path } => explain(&cli, daemon, path).await,
         Command::Execute(args) => execute(&cli, args).await,
         Command::DryRun(args) => dry_run(&load(&cli)?, args, cli.json).await,
+        Command::Completions { shell } => {
+            tell(&cli::completions(*shell))?;
+            Ok(Exit::Done)
+        }
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
@@ -101,8 +102,7 @@ async fn serve(cli: &Cli) -> anyhow::Result<Exit> {
         tracing::warn!("{warning}");
     }
     let stop = stop_on_signals()?;
-    let world = Arc::new(RealWorld::build(&config).await?);
-    Daemon::start(world, Settings::from(&config)).await?.run(stop).await?;
+    Daemon::begin(&config).await?.run(stop).await?;
     Ok(Exit::Done)
 }
 

@@ -101,14 +101,14 @@ pub(crate) struct Desk {
     pub(crate) store: ModelStore,
     node: Node,
     world: Arc<DeskWorld>,
-    pulse: Arc<Pulse>,
+    pub(crate) pulse: Arc<Pulse>,
     stop: Stop,
 }
 
 /// The machine's clock, with a boot clock that a test can put ahead.
 #[derive(Clone, Default)]
 pub(crate) struct DeskClock {
-    ahead_secs: Arc<AtomicU64>,
+    pub(crate) ahead_secs: Arc<AtomicU64>,
 }
 
 impl Clock for DeskClock {
@@ -123,7 +123,7 @@ impl Clock for DeskClock {
     }
 }
 
-struct DeskWorld {
+pub(crate) struct DeskWorld {
     clock: DeskClock,
     inboxes: BTreeMap<Name, FolderInbox<SystemClock>>,
     store: ModelStore,
@@ -219,8 +219,12 @@ impl Desk {
         wishes.into_iter().map(|(id, _, want)| (id, want)).collect()
     }
 
+    pub(crate) fn clock(&self) -> DeskClock {
+        self.world.clock.clone()
+    }
+
     /// An engine with an endpoint and a storage, which nobody lets run.
-    fn engine(&self) -> Engine<DeskWorld> {
+    pub(crate) fn engine(&self) -> Engine<DeskWorld> {
         let name = |text: &str| Name::try_from(text.to_owned()).unwrap();
         let rules = Rules {
             feeds: BTreeMap::new(),

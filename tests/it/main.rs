@@ -36,6 +36,7 @@ mod schedules;
 mod site;
 mod soak;
 mod store;
+mod systemd;
 mod transfers;
 mod trouble;
 mod upkeep;
