@@ -214,9 +214,9 @@ impl Clock for Hasty {
     }
 }
 
-async fn heard(hears: &mut UnboundedReceiver<String>) -> String {
-    let heard = SystemClock.timeout(LIMIT, hears.recv()).await;
-    heard.expect("nobody says anything").unwrap()
+async fn heard(from: &mut UnboundedReceiver<String>) -> String {
+    let words = SystemClock.timeout(LIMIT, from.recv()).await;
+    words.expect("nobody says anything").unwrap()
 }
 
 /// Far more than anything takes, on a busy machine too.
