@@ -106,6 +106,7 @@ fn attentive() -> (Manager, UnboundedReceiver<String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watchdog_goes_hungry_exactly_while_health_fails() {
+    crate::rig::with_tls();
     let desk = Desk::open(&[]).await;
     let health = format!("{}/healthz", desk.url);
     let (manager, mut hears) = attentive();
