@@ -11,7 +11,7 @@ WALKS := 1000000
 # How long `make fuzz` tries to break each parser.
 FUZZ_SECONDS := 60
 
-.PHONY: help demo test test-heavy check-deploy simulate fuzz soak bench lint fmt tools
+.PHONY: help demo test test-heavy check-deploy deb simulate fuzz soak bench lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -27,6 +27,10 @@ test-heavy: tools ## The long tests
 
 check-deploy: tools ## What deploy/ holds, each by the real tool of its trade
 	@for check in deploy/*/check.sh; do echo "-- $$check"; TOOLS=$(TOOLS) sh $$check || exit 1; done
+
+deb: ## The Debian package, in target/debian
+	cargo build --release --locked
+	sh deploy/debian/package.sh $(TOOLS) target/release/scoreline target/debian
 
 simulate: ## A night of simulated lives: WALKS=1000000; a failure names its seed, and SIMULATION_SEED=… repeats it
 	SIMULATION_WALKS=$(WALKS) cargo test --locked -p simulation whatever_happens -- --nocapture

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+pub use clap_complete::Shell;
 
 use crate::feed::Name;
 use crate::job::{JobId, Phase, RemoteId, Want};
@@ -137,6 +138,18 @@ pub enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Print what completes commands and options in a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What completes commands and options in a shell: a script for it.
+pub fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "scoreline", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// `demo`

@@ -367,7 +367,10 @@ fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
             "operate" => Ok(Role::Operate),
             other => Err(format!("{other:?} is no role: write \"read\" or \"operate\"")),
         });
-        token.demand("secret", "write { file = \"PATH\" } or { env = \"NAME\" }");
+        token.demand(
+            "secret",
+            "write { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }",
+        );
         let secret = token.secret("secret");
         shown.push(Value::from(token.finish()));
         tokens.extend(role.zip(secret).map(|(role, secret)| Token { role, secret }));

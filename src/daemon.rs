@@ -39,9 +39,11 @@ mod feeds;
 mod online;
 mod reload;
 mod stderr;
+pub mod systemd;
 
 use feeds::Feeds;
 use reload::InForce;
+use systemd::{Manager, Notices};
 
 pub use online::{Finding, check_online};
 pub use reload::Reload;
@@ -226,6 +228,18 @@ impl From<&Config> for Settings {
     }
 }
 
+impl Daemon<RealWorld> {
+    /// Builds the world that the config names, and starts in it. The service manager is asked for the time it takes.
+    pub async fn begin(config: &Config) -> anyhow::Result<Self> {
+        // Boxed: opening a store is a large future.
+        let start = Box::pin(async {
+            let world = Arc::new(RealWorld::build(config).await?);
+            Self::start(world, Settings::from(config)).await
+        });
+        systemd::patiently(Manager::of_environment(), &SystemClock, start).await
+    }
+}
+
 impl<W: World> Daemon<W> {
     /// Makes the node known and takes over what earlier nodes left.
     pub async fn start(world: Arc<W>, settings: Settings) -> anyhow::Result<Self> {
@@ -267,6 +281,7 @@ impl<W: World> Daemon<W> {
         let clock = self.world.clock().clone();
         let (for_work, for_http, for_upkeep) = (stop.clone(), stop.clone(), stop.clone());
         let (work, first) = (self.work, self.first);
+        let pulse = work.pulse.clone();
         services.spawn(async move { ("work", work.run(first, for_work).await) });
         services.spawn(async move { ("http", self.http.run(for_http).await.map_err(Into::into)) });
         let upkeep = self.upkeep;
@@ -274,6 +289,15 @@ impl<W: World> Daemon<W> {
             upkeep.run(for_upkeep).await;
             ("upkeep", Ok(()))
         });
+        if let Some(manager) = Manager::of_environment() {
+            let watchdog = Notices::<W::Clock>::watchdog_of_environment();
+            let notices = Notices::new(manager, clock.clone(), pulse, watchdog);
+            let for_notices = stop.clone();
+            services.spawn(async move {
+                notices.run(for_notices).await;
+                ("word to the service manager", Ok(()))
+            });
+        }
 
         let export = Export::begin(&self.world);
 

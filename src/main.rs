@@ -4,7 +4,6 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Component, Path};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -23,8 +22,7 @@ use scoreline::cli::{
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
 use scoreline::daemon::{
-    Daemon, RealWorld, Reload, Settings, check_online, log_to_stderr, looking_inbox,
-    request_response,
+    Daemon, Reload, check_online, log_to_stderr, looking_inbox, request_response,
 };
 use scoreline::demo::demo;
 use scoreline::dry_run::dry_run;
@@ -86,6 +84,10 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         }
         Command::Execute(args) => execute(&cli, args).await,
         Command::DryRun(args) => dry_run(&load(&cli)?, args, cli.json).await,
+        Command::Completions { shell } => {
+            tell(&cli::completions(*shell))?;
+            Ok(Exit::Done)
+        }
         Command::Config { command: ConfigCommand::Show } => {
             let config = load(&cli)?;
             if cli.json {
@@ -109,8 +111,7 @@ async fn serve(cli: &Cli) -> anyhow::Result<Exit> {
     let asked = futures::stream::unfold(signal(SignalKind::hangup())?, |mut signal| async {
         signal.recv().await.map(|()| ((), signal))
     });
-    let world = Arc::new(RealWorld::build(&config).await?);
-    let daemon = Daemon::start(world, Settings::from(&config)).await?;
+    let daemon = Daemon::begin(&config).await?;
     let file = cli.config.clone();
     let read = Box::new(move || Config::load(&file, &environment()));
     daemon.run_reloading(Reload { config, read, asked: Box::pin(asked), set_log }, stop).await?;

@@ -66,7 +66,10 @@ pub(super) fn read(credential: &mut Reader<'_>, name: &Name) -> Option<Settings>
         }
     });
     if kind == Some(Kind::ClientSecret) {
-        credential.demand("client_secret", "write { file = \"PATH\" } or { env = \"NAME\" }");
+        credential.demand(
+            "client_secret",
+            "write { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }",
+        );
     }
     let client_secret = credential.secret("client_secret");
     let token_file = token_file(credential, injected("AZURE_FEDERATED_TOKEN_FILE"));

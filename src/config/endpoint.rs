@@ -130,7 +130,10 @@ fn read_classic(endpoint: &mut Reader<'_>) -> Option<ClassicConfig> {
         // What was pasted may have a key in its query.
         endpoint.show("url", url.to_string());
     }
-    endpoint.demand("api_key", "write { file = \"PATH\" } or { env = \"NAME\" }");
+    endpoint.demand(
+        "api_key",
+        "write { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }",
+    );
     let api_key = endpoint.secret("api_key");
     let secondary_api_key = endpoint.secret("secondary_api_key");
     let subscription_key = endpoint.secret("subscription_key");

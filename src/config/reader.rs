@@ -7,12 +7,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use secrecy::SecretString;
 use toml::{Table, Value};
 
 use crate::feed::Name;
 use crate::name::distance;
 use crate::retry::Span;
+
+mod secret;
 
 /// What was found wrong, and what is merely unwise; shared by all tables of a document.
 #[derive(Debug, Default)]
@@ -309,79 +310,6 @@ impl<'a> Reader<'a> {
         Some(path)
     }
 
-    /// `{ env = "NAME" }`, `{ file = "PATH" }`, or plain text with a warning. Where a secret is kept is none, and is
-    /// shown.
-    pub(super) fn secret(&mut self, key: &'static str) -> Option<SecretString> {
-        self.asked.push(key);
-        self.secret_at(key)
-    }
-
-    /// Secrets under names that the user chose.
-    pub(super) fn secrets(&mut self, key: &'static str) -> Vec<(String, SecretString)> {
-        let Some(mut table) = self.table_if(key) else { return Vec::new() };
-        let names: Vec<_> = table.values.keys().cloned().collect();
-        let read = |name: String| table.secret_at(&name).map(|secret| (name, secret));
-        let secrets = names.into_iter().filter_map(read).collect();
-        self.include(key, table.finish());
-        secrets
-    }
-
-    fn secret_at(&mut self, key: &str) -> Option<SecretString> {
-        if !self.values.get(key).is_some_and(Value::is_table) {
-            self.take_as_text(key);
-        }
-        let value = self.values.remove(key)?;
-        let path = self.key(key);
-        let found = match &value {
-            Value::String(text) => {
-                // A variable is a fine place for a secret.
-                if !self.findings.given.contains_key(&path) {
-                    let warning = "is a secret in plain text: write { env = \"NAME\" } or { file = \"PATH\" }";
-                    self.findings.warn(&path, warning);
-                }
-                self.show(key, "***");
-                Ok(text.clone())
-            }
-            Value::Table(table) if table.len() == 1 => self.referred(key, table),
-            _ => Err(SECRET_FORMS.to_owned()),
-        };
-        let sent_in_headers = |c: char| c.is_ascii() && !c.is_ascii_control();
-        match found.as_ref().map(|text| text.trim()) {
-            Ok("") => self.findings.error(&path, "is empty"),
-            Ok(text) if !text.chars().all(sent_in_headers) => {
-                let message = "can't be a key: it has a line break or a character that keys don't have; is it the right one?";
-                self.findings.error(&path, message);
-            }
-            Ok(text) => return Some(SecretString::from(text)),
-            Err(message) => self.findings.error(&path, message.as_str()),
-        }
-        None
-    }
-
-    /// What a reference to a secret leads to.
-    fn referred(&mut self, key: &str, table: &Table) -> Result<String, String> {
-        match (table.get("env").and_then(Value::as_str), table.get("file").and_then(Value::as_str))
-        {
-            (Some(name), None) => {
-                // Somebody may have put the secret itself there.
-                if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                    return Err("env must be the name of a variable: letters, digits and _".into());
-                }
-                self.show(key, table.clone());
-                (self.env)(name)
-                    .ok_or_else(|| format!("the environment variable {name} is not set"))
-            }
-            (None, Some(file)) => {
-                let file = cleaned(&self.folder.join(file));
-                let shown = Value::from(file.display().to_string());
-                self.show(key, Table::from_iter([("file".to_owned(), shown)]));
-                std::fs::read_to_string(&file)
-                    .map_err(|error| format!("{} could not be read: {error}", file.display()))
-            }
-            _ => Err(SECRET_FORMS.to_owned()),
-        }
-    }
-
     /// A table inside this one; an empty one when it is missing.
     pub(super) fn table(&mut self, key: &'static str) -> Self {
         self.table_if(key).unwrap_or_else(|| self.inner(key, Table::new()))
@@ -474,8 +402,6 @@ impl<'a> Reader<'a> {
         self.effective
     }
 }
-
-const SECRET_FORMS: &str = "expected { env = \"NAME\" } or { file = \"PATH\" }";
 
 fn described(value: &Value) -> String {
     match value {

@@ -12,8 +12,8 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 use toml::{Table, Value};
 
-use super::RealWorld;
 use super::stderr::SetLog;
+use super::{RealWorld, systemd};
 use crate::config::{Config, ConfigErrors, Mistake, Token};
 use crate::engine::{Setting, Stop};
 use crate::ports::World as _;
@@ -48,6 +48,7 @@ impl Reload {
                     return stop.soft.cancelled().await;
                 },
             }
+            systemd::reloading().await;
             match self.reload(&in_force) {
                 Ok(changed) => {
                     let what = if changed.is_empty() {
@@ -68,6 +69,7 @@ impl Reload {
                     }
                 }
             }
+            systemd::ready().await;
         }
     }
 

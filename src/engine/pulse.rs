@@ -114,6 +114,12 @@ impl Pulse {
         self.picture.send_replace(Picture::default());
     }
 
+    /// Once there is an engine at work.
+    pub async fn begun(&self) {
+        // The first picture is painted after the first beat. The sender is ours, so the wait can't end without one.
+        let _ = self.picture.subscribe().wait_for(|_| self.at_work()).await;
+    }
+
     pub(super) fn store_is(&self, well: bool) {
         self.store_away.store(!well, Ordering::Relaxed);
     }

@@ -33,7 +33,7 @@ const ROW: &str = "Col2\nThis is a good day\n";
 const NOBODY: &str = "01890000-0000-7000-8000-000000000000";
 
 /// The program, in an environment without any of its variables.
-fn scoreline(args: &[&str]) -> Command {
+pub(crate) fn scoreline(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scoreline"));
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     for (variable, _) in std::env::vars_os() {
@@ -71,14 +71,14 @@ async fn run(args: &[&str]) -> Ended {
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// A program that runs until it is told to end; it is killed when this is dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     out: PathBuf,
     err: PathBuf,
 }
 
 impl Running {
-    fn start(mut command: Command, folder: &Path, label: &str) -> Self {
+    pub(crate) fn start(mut command: Command, folder: &Path, label: &str) -> Self {
         let (out, err) = (folder.join(format!("{label}.out")), folder.join(format!("{label}.err")));
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         Self { child: command.spawn().unwrap(), out, err }
@@ -93,7 +93,7 @@ impl Running {
         running
     }
 
-    async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub(crate) async fn until(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         for _ in 0..6000 {
             if holds(self) {
                 return;
@@ -105,7 +105,7 @@ impl Running {
         panic!("waited in vain until {what}: {}", self.log());
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.err).unwrap()
     }
 
@@ -117,32 +117,32 @@ impl Running {
         whole.lines().map(parsed).collect()
     }
 
-    fn said(&self, message: &str) -> Vec<Value> {
+    pub(crate) fn said(&self, message: &str) -> Vec<Value> {
         self.lines().into_iter().filter(|line| line["message"] == message).collect()
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.said("ready")[0]["listen"].as_str().unwrap())
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id().unwrap()).unwrap();
         kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
-    async fn end(&mut self) -> ExitStatus {
+    pub(crate) async fn end(&mut self) -> ExitStatus {
         let ended = SystemClock.timeout(LIMIT, self.child.wait()).await;
         ended.unwrap_or_else(|| panic!("it does not end: {}", self.log())).unwrap()
     }
 
-    async fn terminate(mut self) {
+    pub(crate) async fn terminate(mut self) {
         self.signal(Signal::TERM);
         assert_eq!(self.end().await.code(), Some(0), "{}", self.log());
     }
 }
 
 /// A rig whose config is in a file.
-async fn rig() -> Rig {
+pub(crate) async fn rig() -> Rig {
     rig_with(|text| text).await
 }
 
@@ -156,11 +156,11 @@ fn write_config(rig: &Rig, change: impl Fn(String) -> String) {
     std::fs::write(rig.path("scoreline.toml"), change(rig.config_text())).unwrap();
 }
 
-fn config(rig: &Rig) -> String {
+pub(crate) fn config(rig: &Rig) -> String {
     rig.path("scoreline.toml").to_str().unwrap().to_owned()
 }
 
-async fn answer(url: &str) -> (u16, String) {
+pub(crate) async fn answer(url: &str) -> (u16, String) {
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     match client.get(url).send().await {
         Ok(answer) => (answer.status().as_u16(), answer.text().await.unwrap_or_default()),
@@ -210,10 +210,23 @@ async fn it_tells_its_version_and_its_commands() {
         "execute",
         "dry-run",
         "config show",
+        "completions",
     ] {
         let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
         assert!(run(&words).await.out.contains("Usage: scoreline"), "{command}");
     }
+}
+
+#[tokio::test]
+async fn every_shell_can_complete_what_is_typed() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = run(&["completions", shell]).await;
+        assert_eq!((script.code, script.err.as_str()), (0, ""), "{shell}");
+        for word in ["dry-run", "release", "until"] {
+            assert!(script.out.contains(word), "{shell} knows no {word}");
+        }
+    }
+    assert_eq!(run(&["completions", "sh"]).await.code, 2);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use secrecy::ExposeSecret;
 use toml::{Table, Value};
 
 mod access;
+mod credentials;
 
 const SECRET: &str = "c2VjcmV0LW9mLXRoZS10ZXN0cw==";
 const CONNECTION: &str =

@@ -102,14 +102,14 @@ pub(crate) struct Desk {
     pub(crate) store: ModelStore,
     node: Node,
     world: Arc<DeskWorld>,
-    pulse: Arc<Pulse>,
+    pub(crate) pulse: Arc<Pulse>,
     stop: Stop,
 }
 
 /// The machine's clock, with a boot clock that a test can put ahead.
 #[derive(Clone, Default)]
 pub(crate) struct DeskClock {
-    ahead_secs: Arc<AtomicU64>,
+    pub(crate) ahead_secs: Arc<AtomicU64>,
 }
 
 impl Clock for DeskClock {
@@ -228,6 +228,10 @@ impl Desk {
     pub(crate) async fn wishes(&self) -> Vec<(JobId, Want)> {
         let wishes = self.store.wishes(&self.node).await.unwrap();
         wishes.into_iter().map(|(id, _, want)| (id, want)).collect()
+    }
+
+    pub(crate) fn clock(&self) -> DeskClock {
+        self.world.clock.clone()
     }
 
     /// An engine with an endpoint and a storage, which nobody lets run.

@@ -39,6 +39,7 @@ mod schedules;
 mod site;
 mod soak;
 mod store;
+mod systemd;
 mod traces;
 mod transfers;
 mod trouble;
