@@ -31,7 +31,7 @@ use crate::ports::{Clock, StoreError, Tokens, World};
 use crate::scoring::rrs::{self, Form};
 use crate::scoring::{self, BatchEndpoint, Bes, Rrs, Scoring, batch_endpoint};
 use crate::store::AnyStore;
-use crate::upkeep::{Sweeper, Upkeep};
+use crate::upkeep::{Forgetter, Keep, Sweeper, Upkeep};
 
 mod online;
 
@@ -136,6 +136,8 @@ pub struct Work<W: World> {
     pub term: Duration,
     /// The engine's signs of life.
     pub pulse: Arc<Pulse>,
+    /// How long what is over is kept.
+    pub keep: Keep,
 }
 
 /// What a daemon needs to know beside its world.
@@ -151,6 +153,8 @@ pub struct Settings {
     pub term: Duration,
     /// Where the store is, if it is on this machine.
     pub state_dir: std::path::PathBuf,
+    /// How long what is over is kept.
+    pub keep: Keep,
     /// Where the HTTP server listens.
     pub listen: SocketAddr,
     /// Who may ask.
@@ -167,6 +171,7 @@ impl From<&Config> for Settings {
             site: config.node.site.clone(),
             term: config.node.lease,
             state_dir: config.node.state_dir.clone(),
+            keep: config.keep,
             listen: config.http.listen,
             tokens: config.http.tokens.clone(),
             grace: config.node.stop_grace,
@@ -184,6 +189,7 @@ impl<W: World> Daemon<W> {
             site: settings.site,
             term: settings.term,
             pulse: Arc::new(Pulse::default()),
+            keep: settings.keep,
         };
         let first = work.join().await?;
         let site = Site { name: work.site.clone(), feeds: work.rules.feeds.clone() };
@@ -192,7 +198,8 @@ impl<W: World> Daemon<W> {
         let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, name = %work.name, site = %work.site, jobs = adopted.len(),
             listen = %http.address()?, feeds = work.rules.feeds.len(), "ready");
-        let upkeep = Upkeep::new(world.clone(), settings.state_dir);
+        let (state_dir, keep) = (settings.state_dir, settings.keep);
+        let upkeep = Upkeep::new(world.clone(), state_dir, work.site.clone(), keep);
         Ok(Self { world, work, first, http, upkeep, grace: settings.grace })
     }
 
@@ -317,6 +324,15 @@ impl<W: World> Work<W> {
                 sweeper.run(for_sweeper).await;
                 ("clean-up of blobs", Ok(Ended::Stopped))
             });
+            if let Some(keep) = self.keep.arrivals {
+                let (world, scanned) = (world.clone(), scanned.clone());
+                let forgetter = Forgetter::new(world, feed.clone(), tenure.clone(), scanned, keep);
+                let stop = stop.clone();
+                services.spawn(async move {
+                    forgetter.run(stop).await;
+                    ("forgetting of files", Ok(Ended::Stopped))
+                });
+            }
             let (scanned, sender) = (scanned.clone(), sender.clone());
             let intake = Intake::new(world.clone(), feed.clone(), tenure.clone(), scanned, sender);
             if let Some(intake) = intake {

@@ -175,6 +175,10 @@ pub(super) struct About<'a> {
     pub(super) job: Option<&'a Job>,
     /// When the oldest job of the folder's feeds was done that the store still has.
     pub(super) history_begins: Option<DateTime<Utc>>,
+    /// Up to when jobs that are done may be forgotten, by any clock.
+    pub(super) forgotten: Option<DateTime<Utc>>,
+    /// The forgotten job of a file that the store knows still.
+    pub(super) remembered: Option<JobId>,
     /// The latest time of writing, in nanoseconds, among the files that the feed took in while we looked.
     pub(super) taken_in_up_to: Option<i64>,
 }
@@ -186,14 +190,21 @@ pub(super) fn judge_file(
     root: &Root,
     about: &About<'_>,
     began: DateTime<Utc>,
-) -> Finding {
+) -> Option<Finding> {
     // Its last change of any kind, by the file system's clock: nobody can set that one.
     let touched = DateTime::from_timestamp_nanos(found.stamp.ctime_ns);
     let finding = |kind, detail: String| {
         let job = about.job.map(Job::id);
         Finding { kind, feed: root.feed(), job, path: Some(path.to_owned()), detail }
     };
-    match &root.use_of_it {
+    Some(match &root.use_of_it {
+        Use::Inbox(_) if about.remembered.is_some() => {
+            let ends = root.feeds.iter().flat_map(|f| [&f.source.on_success, &f.source.on_failure]);
+            if ends.into_iter().any(|end| *end == SourceEnd::Leave) {
+                return None;
+            }
+            finding(Kind::PutBack, "its job is no longer kept".to_owned())
+        }
         Use::Inbox(watch) => {
             let age = (began - touched).to_std().unwrap_or_default();
             let still = format!("it has been still for {}", span(age));
@@ -210,15 +221,16 @@ pub(super) fn judge_file(
         Use::Ends { archive, .. } => {
             let since = touched.format("%Y-%m-%d %H:%M:%S UTC");
             let detail = format!("put there or touched at {since}");
+            let forgotten = about.forgotten.is_some_and(|before| touched < before);
             match about.history_begins {
-                Some(begins) if touched >= begins => finding(
+                Some(begins) if touched >= begins && !forgotten => finding(
                     if *archive { Kind::UnknownInArchive } else { Kind::UnknownInFailed },
                     detail,
                 ),
                 _ => finding(Kind::PastHistory, detail),
             }
         }
-    }
+    })
 }
 
 fn judge_work(

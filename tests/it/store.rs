@@ -46,6 +46,7 @@ pub(crate) mod fires;
 mod nodes;
 mod postgres_alone;
 mod postgres_nodes;
+mod retention;
 mod runs;
 mod sqlite_alone;
 mod wishes;

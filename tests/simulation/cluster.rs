@@ -11,6 +11,7 @@ use scoreline::engine::{Limits, Pulse, Rules, Stop};
 use scoreline::feed::{OnConflict, SourceEnd};
 use scoreline::job::{Job, JobId, Phase, RemoteId, Want};
 use scoreline::ports::{Clock, JobQuery, Store, Wished, World};
+use scoreline::upkeep::Keep;
 use tokio::task::JoinHandle;
 
 use super::node::{Host, Life};
@@ -286,6 +287,7 @@ impl Running {
             site: SITE.into(),
             term: host.term,
             pulse: Arc::new(Pulse::default()),
+            keep: Keep::ALL,
         };
         let pulse = work.pulse.clone();
         let (for_work, clock) = (stop.clone(), host.clock.clone());

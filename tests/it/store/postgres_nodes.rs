@@ -390,7 +390,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
             "0005 schedules",
             "0006 content",
             "0007 services",
-            "0008 budgets"
+            "0008 budgets",
+            "0009 retention"
         ]
     );
     let store = connect(&database).await;

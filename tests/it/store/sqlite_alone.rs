@@ -21,7 +21,8 @@ async fn a_fresh_folder_is_made_and_migrated_once() {
             "0005 schedules",
             "0006 content",
             "0007 services",
-            "0008 budgets"
+            "0008 budgets",
+            "0009 retention"
         ]
     );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
@@ -251,7 +252,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
             "0005 schedules",
             "0006 content",
             "0007 services",
-            "0008 budgets"
+            "0008 budgets",
+            "0009 retention"
         ]
     );
     check(Migrate::Check).await.unwrap();
