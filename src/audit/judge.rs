@@ -434,6 +434,37 @@ mod tests {
     }
 
     #[test]
+    fn where_jobs_end_a_file_of_a_time_that_is_forgotten_is_in_order() {
+        let use_of_it = Use::Ends { archive: true, failed: false, outputs: false };
+        let root = Root { path: "/a".into(), use_of_it, feeds: Vec::new() };
+        let stamp = Stamp {
+            kind: rustix::fs::FileType::RegularFile,
+            device: 1,
+            inode: 2,
+            size_bytes: 3,
+            mtime_ns: 4,
+            ctime_ns: 5_000_000_000,
+            mode: 0,
+            owner: 0,
+            group: 0,
+        };
+        let at = |second| DateTime::from_timestamp(second, 0);
+        for (what, begins, forgotten, expected) in [
+            ("before all jobs", 6, None, Kind::PastHistory),
+            ("after the oldest", 4, None, Kind::UnknownInArchive),
+            ("the oldest was kept, and younger ones not", 4, Some(6), Kind::PastHistory),
+            ("since all are kept", 4, Some(5), Kind::UnknownInArchive),
+        ] {
+            let (history_begins, forgotten) = (at(begins), forgotten.and_then(at));
+            let about = About { history_begins, forgotten, ..About::default() };
+            let found = Found { root: 0, stamp };
+            let finding =
+                judge_file(Path::new("/a/x"), &found, &root, &about, at(9).unwrap()).unwrap();
+            assert_eq!(finding.kind, expected, "{what}");
+        }
+    }
+
+    #[test]
     fn times_are_told_in_the_unit_that_people_think_in() {
         for (seconds, text) in
             [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7200, "2 h"), (172_800, "2 days")]

@@ -43,6 +43,7 @@ mod against_the_model;
 mod budgets;
 mod duplicates;
 pub(crate) mod fires;
+mod long_history;
 mod nodes;
 mod postgres_alone;
 mod postgres_nodes;

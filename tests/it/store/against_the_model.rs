@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use scoreline::fire::{FeedPause, FireId, FireKind, FireRow, FireState, Reason};
-use scoreline::ports::{Firing, FolderId, Retention as _, Walk};
+use scoreline::ports::{Firing, FolderId, Walk};
 
 use super::*;
 

@@ -309,7 +309,7 @@ fn over(feed: &Name, second: i64) -> FireRow {
     due(feed, second).skipped(Reason::Paused)
 }
 
-async fn nominals(store: &impl Store, feed: &Name) -> Vec<chrono::DateTime<Utc>> {
+async fn nominals(store: &impl Store, feed: &Name) -> Vec<DateTime<Utc>> {
     let fires = store.fires("site", feed, None::<FireId>, 99).await.unwrap();
     fires.into_iter().map(|row| row.nominal).collect()
 }
