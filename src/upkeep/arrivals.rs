@@ -69,7 +69,7 @@ impl<W: World> Forgetter<W> {
             match done {
                 Ok(0) => {}
                 Ok(arrivals) => {
-                    tracing::info!(feed = %feed, arrivals, "forgot files that are long gone")
+                    tracing::info!(feed = %feed, arrivals, "forgot files that are long gone");
                 }
                 // Whoever looks into the folder says it louder.
                 Err(trouble) => {

@@ -11,8 +11,8 @@ fn keeping(feed: &str, lines: &str) -> String {
     format!("{}[retention]\n{lines}\n", with(FEED, &format!("{feed}\n{FEED}")))
 }
 
-fn days(days: u64) -> Option<Duration> {
-    Some(Duration::from_hours(days * 24))
+const fn days(days: u64) -> Duration {
+    Duration::from_hours(days * 24)
 }
 
 #[test]
@@ -20,14 +20,14 @@ fn what_is_left_out_is_kept_for_long_enough() {
     let keep = |feed: &str, lines: &str| good(&keeping(feed, lines), &[]).keep;
     assert_eq!(keep("", ""), Keep::default());
     let long = keep("keep_blobs = \"500d\"\nduplicates.within = \"1000d\"", "");
-    let (history, arrivals, contents) = (days(501), days(501), days(1000));
-    assert_eq!(long, Keep { history, arrivals, contents, ..Keep::default() });
+    let (history, contents) = (Some(days(501)), Some(days(1000)));
+    assert_eq!(long, Keep { history, arrivals: history, contents, ..Keep::default() });
     assert_eq!(keep("keep_blobs = \"always\"", ""), Keep::default());
     let ever =
         ["history", "arrivals", "contents", "fires"].map(|key| format!("{key} = \"forever\"\n"));
     assert_eq!(keep("", &ever.concat()), Keep::ALL);
     let short = "history = \"31d\"\narrivals = \"31d\"\ncontents = \"365d\"\nfires = \"30d\"";
-    let (history, contents, fires) = (days(31), days(365), days(30));
+    let (history, contents, fires) = (Some(days(31)), Some(days(365)), Some(days(30)));
     assert_eq!(keep("", short), Keep { history, arrivals: history, contents, fires });
 }
 

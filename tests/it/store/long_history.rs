@@ -1,6 +1,6 @@
 //! What forgetting costs in a store that is full: `make test-heavy`.
 
-use scoreline::ports::{Retention, Walk};
+use scoreline::ports::Walk;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
@@ -73,7 +73,7 @@ async fn a_server_forgets_half_of_a_long_history_while_others_write_and_scans_no
     assert_eq!(scans().await, before, "rows that were read by going through a whole table");
 }
 
-async fn measure(what: &str, store: &(impl Store + Retention), node: &Node) {
+async fn measure(what: &str, store: &impl Store, node: &Node) {
     let half = at(-JOBS * 60 / 2);
     let size = store.size().await.unwrap();
     let quiet = SystemClock.boot();
