@@ -268,8 +268,8 @@ async fn the_store_tells_how_much_there_is(database: &impl Database) {
     asked(&store, &node, "b").await;
     let feed = name("churn");
     store.enter(&node, &feed, &[over(&feed, 0)]).await.unwrap();
-    // What a server counts on shows after a moment.
-    for _ in 0..500 {
+    // What a session of a server counted shows ten seconds later, if it has nothing to do meanwhile.
+    for _ in 0..3000 {
         let size = store.size().await.unwrap();
         if size.rows == [1, 1, 9, 2, 1, 1] {
             return;
