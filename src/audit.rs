@@ -46,6 +46,7 @@ pub struct Audit<'a, S, C> {
     store: &'a S,
     clock: C,
     feeds: BTreeMap<Name, Arc<Feed>>,
+    site: String,
     only: Option<Name>,
     hash: bool,
 }
@@ -67,7 +68,15 @@ pub enum AuditError {
 impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
     /// Of all feeds of a config.
     pub fn new(store: &'a S, feeds: &BTreeMap<Name, Arc<Feed>>, clock: C) -> Self {
-        Self { store, clock, feeds: feeds.clone(), only: None, hash: false }
+        let site = "default".to_owned();
+        Self { store, clock, feeds: feeds.clone(), site, only: None, hash: false }
+    }
+
+    /// Of a site's folders; without it, of the one that a config has that names none.
+    #[must_use]
+    pub fn in_site(mut self, site: &str) -> Self {
+        site.clone_into(&mut self.site);
+        self
     }
 
     /// Only of one feed's folders and jobs.
@@ -89,6 +98,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
         let began = self.clock.now();
         let mut books = self.go_through_folders(began).await?;
         self.go_through_jobs(&mut books).await?;
+        books.forgotten = self.store.history_begins(&self.site).await?;
         let mut suspected = self.draw_up(&mut books).await?;
         let mut certain = HashSet::new();
         for _ in 0..LOOKS {
@@ -97,6 +107,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
             }
             self.clock.sleep(PAUSE).await;
             self.look_again(&mut books, &suspected).await?;
+            books.forgotten = self.store.history_begins(&self.site).await?;
             let before: HashMap<_, _> =
                 suspected.into_iter().map(|suspect| (suspect.key(), suspect.evidence)).collect();
             suspected = self.draw_up(&mut books).await?;
@@ -286,6 +297,7 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
         }
         // A report tells whose it is; its source may never have been there.
         books.files.retain(|path, _| !reports.get(path).is_some_and(|job| jobs.contains_key(job)));
+        let remembered = self.remembered(books).await?;
         for (path, found) in &books.files {
             let root = &books.roots[found.root];
             let (device, inode) = (found.stamp.device, found.stamp.inode);
@@ -300,17 +312,46 @@ impl<'a, S: Store, C: Clock> Audit<'a, S, C> {
                     .filter_map(|name| books.history_begins.get(name))
                     .min()
                     .copied(),
+                forgotten: books.forgotten.map(|before| before + CLOCKS_DIFFER),
+                remembered: remembered.get(path).copied(),
                 taken_in_up_to: feeds
                     .filter_map(|name| books.taken_in_up_to.get(name))
                     .max()
                     .copied(),
             };
             let finding = judge::judge_file(path, found, root, &about, books.began);
+            let Some(finding) = finding else { continue };
             let revision = about.job.map(Job::revision);
             let evidence = hash(&(revision, format!("{:?}", found.stamp)));
             suspects.push(Suspect { finding, evidence });
         }
         Ok(())
+    }
+
+    /// The files in drop folders whose jobs are forgotten, with those.
+    async fn remembered(&self, books: &Books) -> Result<HashMap<PathBuf, JobId>, AuditError> {
+        let mut remembered = HashMap::new();
+        for (n, root) in books.roots.iter().enumerate() {
+            let (Use::Inbox(_), Some(feed)) = (&root.use_of_it, root.feed()) else { continue };
+            let of_root = books.files.iter().filter(|(_, found)| found.root == n);
+            let files: Vec<_> = of_root
+                .filter_map(|(path, found)| {
+                    let inside = SourcePath::new(path.strip_prefix(&root.path).ok()?)?;
+                    Some((path, (inside, found.stamp.identity())))
+                })
+                .collect();
+            for files in files.chunks(PAGE) {
+                let asked: Vec<_> = files.iter().map(|(_, file)| file.clone()).collect();
+                let jobs = self.store.arrived(&self.site, &feed, &asked).await?;
+                let ids: Vec<_> = jobs.iter().flatten().copied().collect();
+                let known = self.store.load(&ids).await?;
+                let known: HashSet<_> = known.iter().map(|(job, _)| job.id()).collect();
+                let jobs = files.iter().zip(jobs).filter_map(|((path, _), job)| Some((path, job?)));
+                let forgotten = jobs.filter(|(_, job)| !known.contains(job));
+                remembered.extend(forgotten.map(|(path, job)| ((*path).clone(), job)));
+            }
+        }
+        Ok(remembered)
     }
 
     /// Looks again at everything that was suspected, was on its way, or has come since.
@@ -416,6 +457,8 @@ struct Books {
     settling: HashSet<(Name, u64, i64)>,
     /// When the oldest job was done that is kept.
     history_begins: HashMap<Name, DateTime<Utc>>,
+    /// Jobs that were done before this may be forgotten.
+    forgotten: Option<DateTime<Utc>>,
     taken_in_up_to: HashMap<Name, i64>,
     suspects: Vec<Suspect>,
     report: Report,

@@ -21,6 +21,7 @@ use crate::feed::{
 use crate::identity;
 use crate::retry::{Backoff, Policy, Span};
 use crate::store::{self, Migrate};
+use crate::upkeep::Keep;
 
 mod batch_endpoint;
 mod budget;
@@ -30,6 +31,7 @@ mod fast_lane;
 mod fixed;
 mod rates;
 mod reader;
+mod retention;
 mod schedule;
 mod source;
 mod storage;
@@ -66,6 +68,8 @@ pub struct Config {
     pub endpoints: BTreeMap<Name, EndpointConfig>,
     /// Feeds.
     pub feeds: BTreeMap<Name, Arc<Feed>>,
+    /// How long what is over is kept.
+    pub keep: Keep,
     /// What is unwise, each with its place.
     pub warnings: Vec<String>,
     /// Every key with its value in force, secrets masked.
@@ -314,6 +318,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     storage::warn_of_short_signatures(findings, &feeds, &storages);
     fixed::check(findings, feeds.values().map(AsRef::as_ref));
     batch_endpoint::check(findings, feeds.values().map(AsRef::as_ref), &endpoints);
+    let keep = retention::read(&mut document, &feeds);
 
     Some(Config {
         node: node_config,
@@ -327,6 +332,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
         storages: storages.into_iter().filter_map(|(name, s)| Some((name, s?))).collect(),
         endpoints: endpoints.into_iter().filter_map(|(name, e)| Some((name, e?.0))).collect(),
         feeds,
+        keep,
         warnings: Vec::new(),
         effective: document.finish(),
     })

@@ -33,7 +33,7 @@ use crate::scoring::rrs::{self, Form};
 use crate::scoring::{self, BatchEndpoint, Bes, Rrs, Scoring, batch_endpoint};
 use crate::store::AnyStore;
 use crate::traces;
-use crate::upkeep::Upkeep;
+use crate::upkeep::{Keep, Upkeep};
 
 mod feeds;
 mod online;
@@ -172,6 +172,7 @@ pub struct Daemon<W: World> {
     grace: Duration,
     settings: watch::Sender<Setting<W>>,
     tokens: watch::Sender<Arc<[Token]>>,
+    keep: watch::Sender<Keep>,
 }
 
 /// What the node does, under one id or, when it was silent for too long, under the next: all of the daemon but its
@@ -187,6 +188,8 @@ pub struct Work<W: World> {
     pub term: Duration,
     /// The engine's signs of life.
     pub pulse: Arc<Pulse>,
+    /// How long what is over is kept, as it is now.
+    pub keep: watch::Receiver<Keep>,
 }
 
 /// What runs beside each other, each with its name.
@@ -205,6 +208,8 @@ pub struct Settings {
     pub term: Duration,
     /// Where the store is, if it is on this machine.
     pub state_dir: std::path::PathBuf,
+    /// How long what is over is kept.
+    pub keep: Keep,
     /// Where the HTTP server listens.
     pub listen: SocketAddr,
     /// Who may ask.
@@ -221,6 +226,7 @@ impl From<&Config> for Settings {
             site: config.node.site.clone(),
             term: config.node.lease,
             state_dir: config.node.state_dir.clone(),
+            keep: config.keep,
             listen: config.http.listen,
             tokens: config.http.tokens.clone(),
             grace: config.node.stop_grace,
@@ -247,12 +253,14 @@ impl<W: World> Daemon<W> {
         let feeds = setting.rules.feeds.len();
         let (settings_in_force, in_force) = watch::channel(setting);
         let (tokens, tokens_in_force) = watch::channel(settings.tokens.into());
+        let (keep, keep_in_force) = watch::channel(settings.keep);
         let work = Work {
             settings: in_force.clone(),
             name: settings.name,
             site: settings.site,
             term: settings.term,
             pulse: Arc::new(Pulse::default()),
+            keep: keep_in_force.clone(),
         };
         let first = work.join().await?;
         let info = &world.metrics().node_info;
@@ -262,9 +270,10 @@ impl<W: World> Daemon<W> {
         let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.len(),
             listen = %http.address()?, feeds, "ready");
-        let upkeep = Upkeep::new(world.clone(), settings.state_dir);
+        let (state_dir, site) = (settings.state_dir, work.site.clone());
+        let upkeep = Upkeep::new(world.clone(), state_dir, site, keep_in_force);
         let (grace, settings) = (settings.grace, settings_in_force);
-        Ok(Self { world, work, first, http, upkeep, grace, settings, tokens })
+        Ok(Self { world, work, first, http, upkeep, grace, settings, tokens, keep })
     }
 
     /// Where the HTTP server listens.
@@ -349,7 +358,8 @@ impl<W: World> Daemon<W> {
 impl Daemon<RealWorld> {
     /// Runs, and goes by another config when it is asked to.
     pub async fn run_reloading(self, reload: Reload, stop: Stop) -> anyhow::Result<()> {
-        let in_force = InForce { settings: self.settings.clone(), tokens: self.tokens.clone() };
+        let (settings, tokens) = (self.settings.clone(), self.tokens.clone());
+        let in_force = InForce { settings, tokens, keep: self.keep.clone() };
         let mut services = JoinSet::new();
         let for_reload = stop.clone();
         services.spawn(async move {
@@ -458,6 +468,7 @@ impl<W: World> Work<W> {
         let feeds = Feeds {
             setting,
             settings: settings.clone(),
+            keep: self.keep.clone(),
             to_engine,
             tenure: tenure.clone(),
             scanned,

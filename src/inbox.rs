@@ -159,6 +159,11 @@ impl<C: Clock> Inbox for FolderInbox<C> {
         off_thread(Origin::Inbox, move || dropped.open(&permit)).await.map(Opened::Stream)
     }
 
+    async fn holds(&self, files: &[(SourcePath, FileIdentity)]) -> Result<Vec<bool>, Fault> {
+        let (scanner, files) = (Arc::clone(&self.scanner), files.to_vec());
+        off_thread(Origin::Inbox, move || scanner.holds(&files)).await
+    }
+
     async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
         let dropped = self.dropped_for(job);
         off_thread(Origin::Inbox, move || dropped.place()).await

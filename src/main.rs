@@ -265,7 +265,7 @@ async fn audit(cli: &Cli, args: &AuditArgs) -> anyhow::Result<Exit> {
     // Rows that can't be read are told there.
     let _ = log_to_stderr(&LogConfig { level: "error".into(), format: LogFormat::Auto })?;
     let store = config.store.open_read_only(SystemClock).await?;
-    let audit = Audit::new(&store, &config.feeds, SystemClock);
+    let audit = Audit::new(&store, &config.feeds, SystemClock).in_site(&config.node.site);
     let report = audit.only(args.feed.clone()).with_hashes(args.hash).run().await?;
     if cli.json {
         tell_json(&cli::audit::json(&report))?;

@@ -24,6 +24,7 @@ mod blobs;
 mod budget;
 mod outbox;
 mod paper;
+mod retention;
 mod scan;
 mod schedules;
 mod scorer;
@@ -37,6 +38,7 @@ pub use outbox::{
     Outbox, Part, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement, Whose,
 };
 pub use paper::{Answered, Noted, Paper};
+pub use retention::{Forgotten, OldArrival, Retention, StoreSize, Walk, Walked};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 pub use scorer::{
@@ -134,7 +136,7 @@ pub trait Permit: Clone + Send + Sync + 'static {
 /// Made for several nodes: a job belongs to one node at a time, every write names the node and the revision it follows
 /// on, and one that no longer fits changes nothing. Each write of a job and its event are one transaction. Calls are
 /// bounded in time by the adapter.
-pub trait Store: Schedules {
+pub trait Store: Schedules + Retention {
     /// Whether other nodes may work on it at the same time. One that is a single process's needs no beats.
     fn is_shared(&self) -> bool;
 
@@ -589,6 +591,15 @@ pub trait Inbox: Send + Sync + 'static {
         job: &Job,
         permit: &P,
     ) -> impl Future<Output = Result<Opened<Self::Source>, Fault>> + Send;
+
+    /// Of files that were accepted long ago, which may still be where they were dropped, as they were. By default, and
+    /// where that can't be told, all of them.
+    fn holds(
+        &self,
+        files: &[(SourcePath, FileIdentity)],
+    ) -> impl Future<Output = Result<Vec<bool>, Fault>> + Send {
+        std::future::ready(Ok(vec![true; files.len()]))
+    }
 
     /// Where the job's source is now: in the work folder or where it was dropped.
     fn source_path(&self, job: &Job) -> impl Future<Output = Result<SourcePlace, Fault>> + Send;

@@ -28,6 +28,7 @@ mod duplicates;
 mod model;
 mod postgres;
 mod quota;
+mod retention;
 mod row;
 mod sqlite;
 mod state_dir;

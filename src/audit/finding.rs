@@ -244,7 +244,7 @@ impl Kind {
             Self::PastHistory => (
                 Note,
                 "past_history",
-                "a file belongs to no job, and is older than the oldest job that is done",
+                "a file belongs to no job, and is from a time whose jobs are no longer kept",
                 "nothing: its job is no longer kept",
             ),
             Self::Leftover => (

@@ -175,6 +175,10 @@ pub(super) struct About<'a> {
     pub(super) job: Option<&'a Job>,
     /// When the oldest job of the folder's feeds was done that the store still has.
     pub(super) history_begins: Option<DateTime<Utc>>,
+    /// Up to when jobs that are done may be forgotten, by any clock.
+    pub(super) forgotten: Option<DateTime<Utc>>,
+    /// The forgotten job of a file that the store knows still.
+    pub(super) remembered: Option<JobId>,
     /// The latest time of writing, in nanoseconds, among the files that the feed took in while we looked.
     pub(super) taken_in_up_to: Option<i64>,
 }
@@ -186,14 +190,21 @@ pub(super) fn judge_file(
     root: &Root,
     about: &About<'_>,
     began: DateTime<Utc>,
-) -> Finding {
+) -> Option<Finding> {
     // Its last change of any kind, by the file system's clock: nobody can set that one.
     let touched = DateTime::from_timestamp_nanos(found.stamp.ctime_ns);
     let finding = |kind, detail: String| {
         let job = about.job.map(Job::id);
         Finding { kind, feed: root.feed(), job, path: Some(path.to_owned()), detail }
     };
-    match &root.use_of_it {
+    Some(match &root.use_of_it {
+        Use::Inbox(_) if about.remembered.is_some() => {
+            let ends = root.feeds.iter().flat_map(|f| [&f.source.on_success, &f.source.on_failure]);
+            if ends.into_iter().any(|end| *end == SourceEnd::Leave) {
+                return None;
+            }
+            finding(Kind::PutBack, "its job is no longer kept".to_owned())
+        }
         Use::Inbox(watch) => {
             let age = (began - touched).to_std().unwrap_or_default();
             let still = format!("it has been still for {}", span(age));
@@ -210,15 +221,16 @@ pub(super) fn judge_file(
         Use::Ends { archive, .. } => {
             let since = touched.format("%Y-%m-%d %H:%M:%S UTC");
             let detail = format!("put there or touched at {since}");
+            let forgotten = about.forgotten.is_some_and(|before| touched < before);
             match about.history_begins {
-                Some(begins) if touched >= begins => finding(
+                Some(begins) if touched >= begins && !forgotten => finding(
                     if *archive { Kind::UnknownInArchive } else { Kind::UnknownInFailed },
                     detail,
                 ),
                 _ => finding(Kind::PastHistory, detail),
             }
         }
-    }
+    })
 }
 
 fn judge_work(
@@ -418,6 +430,37 @@ mod tests {
             let (claim, noted) = one.meet(two, Path::new("/p"), &feed, OnConflict::Replace);
             assert_eq!((claim.job.uuid().as_u128(), noted), (winner, None));
             assert!(claim.wrong.is_none());
+        }
+    }
+
+    #[test]
+    fn where_jobs_end_a_file_of_a_time_that_is_forgotten_is_in_order() {
+        let use_of_it = Use::Ends { archive: true, failed: false, outputs: false };
+        let root = Root { path: "/a".into(), use_of_it, feeds: Vec::new() };
+        let stamp = Stamp {
+            kind: rustix::fs::FileType::RegularFile,
+            device: 1,
+            inode: 2,
+            size_bytes: 3,
+            mtime_ns: 4,
+            ctime_ns: 5_000_000_000,
+            mode: 0,
+            owner: 0,
+            group: 0,
+        };
+        let at = |second| DateTime::from_timestamp(second, 0);
+        for (what, begins, forgotten, expected) in [
+            ("before all jobs", 6, None, Kind::PastHistory),
+            ("after the oldest", 4, None, Kind::UnknownInArchive),
+            ("the oldest was kept, and younger ones not", 4, Some(6), Kind::PastHistory),
+            ("since all are kept", 4, Some(5), Kind::UnknownInArchive),
+        ] {
+            let (history_begins, forgotten) = (at(begins), forgotten.and_then(at));
+            let about = About { history_begins, forgotten, ..About::default() };
+            let found = Found { root: 0, stamp };
+            let finding =
+                judge_file(Path::new("/a/x"), &found, &root, &about, at(9).unwrap()).unwrap();
+            assert_eq!(finding.kind, expected, "{what}");
         }
     }
 

@@ -18,7 +18,7 @@ use crate::feed::{Feed, Name};
 use crate::fire::Scanned;
 use crate::intake::Intake;
 use crate::ports::{Clock, World};
-use crate::upkeep::Sweeper;
+use crate::upkeep::{Forgetter, Keep, Sweeper};
 
 /// All feeds of a node, under one of its ids.
 pub(super) struct Feeds<W: World> {
@@ -26,6 +26,8 @@ pub(super) struct Feeds<W: World> {
     pub(super) setting: Setting<W>,
     /// Those that come.
     pub(super) settings: watch::Receiver<Setting<W>>,
+    /// How long what is over is kept.
+    pub(super) keep: watch::Receiver<Keep>,
     /// Where the engine hears of them.
     pub(super) to_engine: watch::Sender<Setting<W>>,
     pub(super) tenure: Tenure<W::Clock>,
@@ -115,6 +117,11 @@ impl<W: World> Feeds<W> {
         let (world, tenure) = (self.setting.world.clone(), self.tenure.clone());
         let sweeper =
             Sweeper::new(world.clone(), feed.clone(), tenure.clone(), self.scanned.clone());
+        let keep = self.keep.borrow().arrivals;
+        let forgetter = keep.map(|keep| {
+            let scanned = self.scanned.clone();
+            Forgetter::new(world.clone(), feed.clone(), tenure.clone(), scanned, keep)
+        });
         let (scanned, sender) = (self.scanned.clone(), self.sender.clone());
         let intake = Intake::new(world, feed.clone(), tenure, scanned, sender);
         let after = |before: Option<CancellationToken>, stop: Stop| async move {
@@ -134,6 +141,16 @@ impl<W: World> Feeds<W> {
             sweeper.run(for_sweeper.clone()).await;
             ("clean-up of blobs", for_sweeper.soft.is_cancelled())
         });
+        if let Some(forgetter) = forgetter {
+            let (stop, guard) = (stop.clone(), guard.clone());
+            let first = after(before.clone(), stop.clone());
+            services.spawn(async move {
+                let _guard = guard;
+                first.await;
+                forgetter.run(stop.clone()).await;
+                ("forgetting of files", stop.soft.is_cancelled())
+            });
+        }
         let Some(intake) = intake else { return };
         let stop = stop.clone();
         let first = after(before, stop.clone());

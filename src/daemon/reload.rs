@@ -17,6 +17,7 @@ use super::{RealWorld, systemd};
 use crate::config::{Config, ConfigErrors, Mistake, Token};
 use crate::engine::{Setting, Stop};
 use crate::ports::World as _;
+use crate::upkeep::Keep;
 
 /// How the daemon comes to another config.
 pub struct Reload {
@@ -34,6 +35,7 @@ pub struct Reload {
 pub(super) struct InForce {
     pub(super) settings: watch::Sender<Setting<RealWorld>>,
     pub(super) tokens: watch::Sender<Arc<[Token]>>,
+    pub(super) keep: watch::Sender<Keep>,
 }
 
 impl Reload {
@@ -92,6 +94,7 @@ impl Reload {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
+        in_force.keep.send_replace(config.keep);
         in_force.tokens.send_replace(config.http.tokens.clone().into());
         let setting = Setting { world: Arc::new(world), rules: Arc::new(config.rules()) };
         in_force.settings.send_replace(setting);
@@ -127,5 +130,13 @@ fn changed(before: &Table, now: &Table) -> Vec<String> {
     changed
 }
 
-const MAY_CHANGE: [&str; 7] =
-    ["budgets", "credentials", "endpoints", "feeds", "http.tokens", "log.level", "storage"];
+const MAY_CHANGE: [&str; 8] = [
+    "budgets",
+    "credentials",
+    "endpoints",
+    "feeds",
+    "http.tokens",
+    "log.level",
+    "retention",
+    "storage",
+];

@@ -133,6 +133,14 @@ impl<C: Clock, B: Blobs> Inbox for AnyInbox<C, B> {
         }
     }
 
+    async fn holds(&self, files: &[(SourcePath, FileIdentity)]) -> Result<Vec<bool>, Fault> {
+        match self {
+            Self::Folder(folder) => folder.holds(files).await,
+            // Of one file there is hardly anything to forget, and blobs would have to be asked for one by one.
+            Self::File(_) | Self::Blobs(_) => Ok(vec![true; files.len()]),
+        }
+    }
+
     async fn source_path(&self, job: &Job) -> Result<SourcePlace, Fault> {
         match self {
             Self::Folder(folder) => folder.source_path(job).await,

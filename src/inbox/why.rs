@@ -15,7 +15,7 @@ use super::scan::{Scanner, facts, has_marker, parent};
 use super::writers::Writers;
 use crate::fault::Fault;
 use crate::feed::{OWN_FOLDER, SourcePath};
-use crate::job::JobId;
+use crate::job::{FileIdentity, JobId};
 use crate::ports::{Clock, FilteredOut, Why};
 
 impl<C: Clock> Scanner<C> {
@@ -81,6 +81,25 @@ impl<C: Clock> Scanner<C> {
                 _ => Why::Waiting,
             },
         })
+    }
+}
+
+impl<C: Clock> Scanner<C> {
+    /// Which of these files may still be there, as they were: all that can't be looked at count, and nothing is told of
+    /// a folder that isn't the feed's, at the end neither.
+    pub(super) fn holds(&self, files: &[(SourcePath, FileIdentity)]) -> Result<Vec<bool>, Fault> {
+        let root = self.root()?;
+        let there = files.iter().map(|(path, file)| {
+            let found = root.inside(parent(path)).and_then(|it| it.stamp(path.file_name()));
+            match found {
+                Ok(Some(stamp)) => stamp.identity() == *file,
+                Ok(None) | Err(Errno::NOENT | Errno::NOTDIR) => false,
+                Err(_) => true,
+            }
+        });
+        let there = there.collect();
+        self.root()?;
+        Ok(there)
     }
 }
 

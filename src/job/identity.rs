@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -30,6 +31,12 @@ impl JobId {
     /// restarts, and whoever has a line of the log finds the trace, and the other way round.
     pub fn trace_id(self) -> impl fmt::Display {
         self.0.simple()
+    }
+
+    /// When it was given, or later: ids of one process rise, whatever its clock does.
+    pub fn made_at(self) -> Option<DateTime<Utc>> {
+        let (seconds, nanos) = self.0.get_timestamp()?.to_unix();
+        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
     }
 
     /// Where the spread of this job's waits comes from.

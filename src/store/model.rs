@@ -26,6 +26,7 @@ use crate::ports::{
 };
 
 mod fires;
+mod retention;
 
 use fires::Entry;
 
@@ -43,7 +44,8 @@ struct Tables {
     last_node: i64,
     jobs: BTreeMap<JobId, Row>,
     last_job: u64,
-    arrivals: BTreeMap<ArrivalKey, JobId>,
+    /// With when they came.
+    arrivals: BTreeMap<ArrivalKey, (JobId, DateTime<Utc>)>,
     events: BTreeMap<JobId, Vec<(NodeId, Event)>>,
     names: BTreeMap<(JobId, String), PathBuf>,
     /// The endpoint whose run a job holds.
@@ -56,6 +58,8 @@ struct Tables {
     folders: BTreeMap<(String, Name), FolderId>,
     /// Who has what is to be scored once only, and since when.
     contents: HashMap<(String, Sha256), (JobId, DateTime<Utc>)>,
+    /// Of each site, until when jobs may be forgotten.
+    history_begins: BTreeMap<String, DateTime<Utc>>,
     pauses: BTreeMap<Name, Pause>,
     last_pause: u64,
     /// What was granted out of each budget.
@@ -292,7 +296,11 @@ impl Store for ModelStore {
                 arrival.file.size_bytes,
                 arrival.file.mtime_ns,
             );
-            let known = if is_once { once.get(&key) } else { tables.arrivals.get(&key) };
+            let known = if is_once {
+                once.get(&key)
+            } else {
+                tables.arrivals.get(&key).map(|(job, _)| job)
+            };
             if let Some(known) = known {
                 answers.push(Accepted::Known(*known));
                 continue;
@@ -303,7 +311,7 @@ impl Store for ModelStore {
             if is_once {
                 once.insert(key, job.id());
             } else {
-                tables.arrivals.insert(key, job.id());
+                tables.arrivals.insert(key, (job.id(), now));
             }
             tables.events.insert(job.id(), vec![(node.id, job.accepted_event())]);
             let owner = (ours > 0).then_some(node.id);

@@ -34,6 +34,7 @@ mod content;
 mod fires;
 mod names;
 mod nodes;
+mod retention;
 mod rows;
 mod runs;
 mod schema;

@@ -34,6 +34,7 @@ use crate::ports::{
 mod budget;
 mod content;
 mod fires;
+mod retention;
 mod rows;
 mod schema;
 mod write;

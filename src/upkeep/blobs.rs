@@ -5,7 +5,7 @@
 //! could want it again: a failed job may be retried from its input.
 //!
 //! A blob of a job that the store doesn't have is told of and left alone. It may be what a restored backup has forgotten,
-//! or another daemon's with the same names.
+//! or another daemon's with the same names. Where blobs are kept for ever and jobs are not, it is in order.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,8 +18,8 @@ use crate::engine::{Stop, Tenure};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, KeepBlobs};
 use crate::fire::Scanned;
-use crate::job::{Job, Phase};
-use crate::ports::{BlobSeen, Blobs, Clock, Permit, Store, World};
+use crate::job::{Job, JobId, Phase};
+use crate::ports::{BlobSeen, Blobs, Clock, Permit, Retention as _, Store, StoreError, World};
 
 /// Cleans up after the jobs of one feed.
 pub struct Sweeper<W: World> {
@@ -96,20 +96,23 @@ impl<W: World> Sweeper<W> {
         let Some(blobs) = world.blobs(&feed.storage) else { return Ok(Swept::default()) };
         let metrics = world.metrics();
         let name = feed.name.as_str();
+        let away =
+            |error: StoreError| Fault::unavailable(Origin::Outbox, "store_away", error.to_string());
+        let site = &self.tenure.node.site;
+        let forgotten = world.store().history_begins(site).await.map_err(away)?;
         let (mut swept, mut from) = (Swept::default(), None);
         loop {
             let page = blobs.list(&feed.blob_prefix(), from.as_deref(), PAGE).await?;
             let ids: BTreeSet<_> =
                 page.blobs.iter().filter_map(|blob| feed.job_of_blob(&blob.name)).collect();
             let ids: Vec<_> = ids.into_iter().collect();
-            let rows = world.store().load(&ids).await.map_err(|error| {
-                Fault::unavailable(Origin::Outbox, "store_away", error.to_string())
-            })?;
+            let rows = world.store().load(&ids).await.map_err(away)?;
             for blob in &page.blobs {
                 let Some(id) = feed.job_of_blob(&blob.name) else { continue };
                 let job = rows.iter().map(|(job, _)| job).find(|job| job.id() == id);
                 match judge(job, blob, &feed.keep_blobs, now) {
                     Verdict::Keep => {}
+                    Verdict::Orphan if outlives(&feed.keep_blobs, id, forgotten) => {}
                     Verdict::Orphan => swept.orphans += 1,
                     Verdict::Delete => {
                         // What was true before a long stop need not be now.
@@ -152,6 +155,12 @@ fn judge(job: Option<&Job>, blob: &BlobSeen, keep: &KeepBlobs, now: DateTime<Utc
         (true, Some(finished_at), Some(kept)) if since(finished_at) >= kept => Verdict::Delete,
         _ => Verdict::Keep,
     }
+}
+
+/// Whether a blob is kept for ever, perhaps, of a job that may be forgotten.
+fn outlives(keep: &KeepBlobs, job: JobId, forgotten: Option<DateTime<Utc>>) -> bool {
+    let for_ever = keep.succeeded.is_none() || keep.failed.is_none();
+    for_ever && forgotten.zip(job.made_at()).is_some_and(|(before, made_at)| made_at < before)
 }
 
 /// Between two looks at a feed's blobs: a list of 5,000 is one call.
@@ -197,6 +206,20 @@ mod tests {
                 None => assert_eq!(verdict(&keep, i64::from(u32::MAX)), Verdict::Keep, "{name}"),
             }
         }
+    }
+
+    #[test]
+    fn a_blob_that_is_kept_for_ever_may_outlive_its_job() {
+        let millis = |seconds| u128::from(at(seconds).timestamp_millis().cast_unsigned());
+        let v7 = 0x7000_8000_0000_0000_0000;
+        let id = |seconds| JobId::new(uuid::Uuid::from_u128(millis(seconds) << 80 | v7));
+        let (day, ever) = (Some(Duration::from_hours(24)), None);
+        let keep = |succeeded, failed| KeepBlobs { succeeded, failed };
+        assert!(outlives(&keep(ever, ever), id(9), Some(at(10))));
+        assert!(outlives(&keep(day, ever), id(9), Some(at(10))), "nobody knows how it ended");
+        assert!(!outlives(&keep(ever, ever), id(10), Some(at(10))), "its job is too young");
+        assert!(!outlives(&keep(ever, ever), id(9), None), "no job was ever forgotten");
+        assert!(!outlives(&keep(day, day), id(9), Some(at(10))), "it should be gone");
     }
 
     #[test]

@@ -28,9 +28,9 @@ use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
     Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, Invoked, JobPage, JobQuery, Node,
     NodeId, Opened, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved,
-    RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Settled, Settlement, SourcePlace,
-    StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned, Watching, Way,
-    Why, Wished, World,
+    Retention, RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Settled, Settlement,
+    SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned,
+    Watching, Way, Why, Wished, World,
 };
 use scoreline::sandbox;
 use scoreline::wire::BlobReference;
@@ -460,6 +460,9 @@ impl Store for MinedPart {
         self.real.store().ping().await
     }
 }
+
+/// Nothing is forgotten here.
+impl Retention for MinedPart {}
 
 impl Schedules for MinedPart {
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {

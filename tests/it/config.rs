@@ -18,6 +18,7 @@ use toml::{Table, Value};
 
 mod access;
 mod credentials;
+mod retention;
 
 const SECRET: &str = "c2VjcmV0LW9mLXRoZS10ZXN0cw==";
 const CONNECTION: &str =
@@ -724,7 +725,7 @@ fn a_mistake_in_a_variable_names_the_variable() {
     storage.main.connection_string: the connection string lacks AccountName: it needs AccountName and AccountKey, or BlobEndpoint and SharedAccessSignature, or UseDevelopmentStorage=true (set by SCORELINE__STORAGE__MAIN__CONNECTION_STRING)
     storage.main: expected a table, found text (set by SCORELINE__STORAGE__MAIN)
     feeds.churn.storage: [storage.main] is not in the config: there is none
-    unknown key; known here: node, database, http, log, traces, credentials, storage, budgets, endpoints, feeds (set by SCORELINE__)
+    unknown key; known here: node, database, http, log, traces, credentials, storage, budgets, endpoints, feeds, retention (set by SCORELINE__)
     "#);
 }
 

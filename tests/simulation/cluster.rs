@@ -11,6 +11,7 @@ use scoreline::engine::{Limits, Pulse, Rules, Setting, Stop};
 use scoreline::feed::{OnConflict, SourceEnd};
 use scoreline::job::{Job, JobId, Phase, RemoteId, Want};
 use scoreline::ports::{Clock, JobQuery, Store, Wished, World};
+use scoreline::upkeep::Keep;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -303,6 +304,7 @@ impl Running {
             site: SITE.into(),
             term: host.term,
             pulse: Arc::new(Pulse::default()),
+            keep: watch::channel(Keep::ALL).1,
         };
         let pulse = work.pulse.clone();
         let (for_work, clock) = (stop.clone(), host.clock.clone());

@@ -16,9 +16,9 @@ use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
     Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId,
-    Opened, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, RetryAnswer,
-    RetryWish, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store, StoreError,
-    Transition, Unowned, Watching, Why, Wished, World,
+    Opened, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, Retention,
+    RetryAnswer, RetryWish, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store,
+    StoreError, Transition, Unowned, Watching, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -460,6 +460,9 @@ impl Store for Life {
         self.on_store(self.land.store.ping()).await
     }
 }
+
+/// Nothing is forgotten here.
+impl Retention for Life {}
 
 impl Schedules for Life {
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {

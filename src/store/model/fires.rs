@@ -17,9 +17,9 @@ use crate::store::OPEN_MAX;
 /// A fire with whose it is.
 #[derive(Debug)]
 pub(super) struct Entry {
-    site: String,
-    feed: Name,
-    row: FireRow,
+    pub(super) site: String,
+    pub(super) feed: Name,
+    pub(super) row: FireRow,
 }
 
 impl ModelStore {
@@ -214,7 +214,7 @@ impl Schedules for ModelStore {
 
 impl Tables {
     /// A feed's fires by their nominal times.
-    fn of_feed(&self, site: &str, feed: &Name) -> Vec<&FireRow> {
+    pub(super) fn of_feed(&self, site: &str, feed: &Name) -> Vec<&FireRow> {
         let of_feed = |entry: &&Entry| entry.site == site && entry.feed == *feed;
         let mut rows: Vec<_> =
             self.fires.values().filter(of_feed).map(|entry| &entry.row).collect();

@@ -88,4 +88,5 @@ const MIGRATIONS: &Known = &[
     (6, "content", include_str!("../../../migrations/postgres/0006_content.sql")),
     (7, "services", include_str!("../../../migrations/postgres/0007_services.sql")),
     (8, "budgets", include_str!("../../../migrations/postgres/0008_budgets.sql")),
+    (9, "retention", include_str!("../../../migrations/postgres/0009_retention.sql")),
 ];

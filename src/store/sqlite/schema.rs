@@ -52,4 +52,5 @@ const MIGRATIONS: &Known = &[
     (6, "content", include_str!("../../../migrations/sqlite/0006_content.sql")),
     (7, "services", include_str!("../../../migrations/sqlite/0007_services.sql")),
     (8, "budgets", include_str!("../../../migrations/sqlite/0008_budgets.sql")),
+    (9, "retention", include_str!("../../../migrations/sqlite/0009_retention.sql")),
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use scoreline::fire::{FeedPause, FireId, FireKind, FireRow, FireState, Reason};
-use scoreline::ports::{Firing, FolderId};
+use scoreline::ports::{Firing, FolderId, Walk};
 
 use super::*;
 
@@ -93,6 +93,12 @@ enum Call {
         node: usize,
         rules: u8,
     },
+    /// Jobs, contents, fires, or arrivals that are gone.
+    Forget {
+        what: u8,
+        before: i64,
+        limit: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -146,6 +152,8 @@ fn call() -> impl Strategy<Value = Call> {
         1 => Just(Call::ResumeFeed),
         1 => node().prop_map(Call::AnswerResume),
         1 => (node(), 0..2_u8).prop_map(|(node, rules)| Call::Schedule { node, rules }),
+        6 => (0..4_u8, 1..6_i64, 1..6_usize)
+            .prop_map(|(what, before, limit)| Call::Forget { what, before, limit }),
     ]
 }
 
@@ -250,6 +258,23 @@ impl<S: Store> Side<S> {
             }
             Call::ResumeFeed => told(self.store.resume_feed("site", &name("churn")).await),
             Call::AnswerResume(n) => told(self.store.answer_resume(node(n), &name("churn")).await),
+            Call::Forget { what, before, limit } => {
+                let (store, walk) = (&self.store, Walk { after: None, limit: *limit });
+                let (before, feed) = (at(*before), name("churn"));
+                let walked = match what {
+                    0 => store.forget_jobs("site", before, walk).await,
+                    1 => store.forget_contents("site", before, walk).await,
+                    2 => store.forget_fires("site", before, walk).await,
+                    _ => {
+                        let old = store.old_arrivals("site", &feed, before, walk).await;
+                        let jobs: Vec<_> = old.unwrap().0.iter().map(|old| old.job).collect();
+                        return told(store.forget_arrivals("site", &feed, &jobs).await);
+                    }
+                };
+                let walked = walked.unwrap();
+                let begins = store.history_begins("site").await.unwrap();
+                format!("{:?} {} {begins:?}", walked.gone, walked.next.is_some())
+            }
             Call::Schedule { node: n, rules } => {
                 let rules = rules.to_string();
                 let shown = match self.store.schedule(node(n), &name("churn"), &rules).await {

@@ -30,7 +30,8 @@ async fn a_fresh_database_is_migrated_once_however_many_nodes_begin() {
             "0005 schedules",
             "0006 content",
             "0007 services",
-            "0008 budgets"
+            "0008 budgets",
+            "0009 retention"
         ]
     );
     let (a, b) = tokio::join!(connect(&database), connect(&database));

@@ -370,7 +370,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     store.close().await;
     database
         .by_hand(
-            "DROP TABLE budget, content, remote_run, waiting, scanner, pause; DROP INDEX job_want; \
+            "DROP TABLE forgotten, budget, content, remote_run, waiting, scanner, pause; DROP INDEX arrival_job, job_want; \
              ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms; \
              DROP TABLE fire, schedule, feed_pause; DROP INDEX job_fire; ALTER TABLE job DROP COLUMN fire; \
              ALTER TABLE job_history DROP COLUMN fire; ALTER TABLE job DROP COLUMN service; \
@@ -390,7 +390,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
             "0005 schedules",
             "0006 content",
             "0007 services",
-            "0008 budgets"
+            "0008 budgets",
+            "0009 retention"
         ]
     );
     let store = connect(&database).await;

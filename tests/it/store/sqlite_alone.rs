@@ -21,7 +21,8 @@ async fn a_fresh_folder_is_made_and_migrated_once() {
             "0005 schedules",
             "0006 content",
             "0007 services",
-            "0008 budgets"
+            "0008 budgets",
+            "0009 retention"
         ]
     );
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
@@ -225,7 +226,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     store.close().await;
     by_hand(
         dir.path(),
-        "DROP TABLE budget; DROP TABLE content; DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
+        "DROP TABLE forgotten; DROP INDEX arrival_job; DROP TABLE budget; DROP TABLE content; DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
          ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms;
          DROP TABLE fire; DROP TABLE schedule; DROP TABLE feed_pause; DROP INDEX job_fire;
          ALTER TABLE job DROP COLUMN fire; ALTER TABLE job_history DROP COLUMN fire;
@@ -251,7 +252,8 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
             "0005 schedules",
             "0006 content",
             "0007 services",
-            "0008 budgets"
+            "0008 budgets",
+            "0009 retention"
         ]
     );
     check(Migrate::Check).await.unwrap();
