@@ -258,11 +258,7 @@ impl<W: World> Daemon<W> {
 impl<W: World> Work<W> {
     /// Makes the node known, and takes over what earlier ones left.
     pub async fn join(&self) -> Result<Joined<W>, StoreError> {
-        membership::join(&*self.world, &self.name, &self.site, &self.feeds(), self.term).await
-    }
-
-    fn feeds(&self) -> Vec<Name> {
-        self.rules.feeds.keys().cloned().collect()
+        membership::join(&*self.world, &self.name, &self.site, &self.rules.feeds, self.term).await
     }
 
     /// Works until it is stopped, under as many ids as it takes.
