@@ -160,9 +160,9 @@ async fn a_job_that_got_its_run_after_the_backup_is_held(server: Option<Database
     let held = |jobs: &[JobBody]| named(jobs, "a.csv").held.is_some();
     let jobs = daemon.until("it is held", held).await;
     let job = named(&jobs, "a.csv");
-    let hold = job.held.as_ref().unwrap();
-    assert_eq!((hold.code.as_str(), job.phase), ("maybe_scored", Phase::Uploaded));
-    assert!(hold.message.contains(&format!("jobs retry {}", job.id)), "{}", hold.message);
+    let reason = job.held.as_ref().unwrap();
+    assert_eq!((reason.code.as_str(), job.phase), ("maybe_scored", Phase::Uploaded));
+    assert!(reason.message.contains(&format!("jobs retry {}", job.id)), "{}", reason.message);
     rig.sandbox.update(|settings| settings.slots = 40);
     // What comes later is not held up by it.
     rig.drop_file("new.csv", &input_of(&["after the restore"]));

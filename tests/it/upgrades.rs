@@ -208,6 +208,30 @@ fn a_migration_only_adds() {
     assert!(wrong.is_empty(), "{}\nCONTRIBUTING.md says what a migration may do", wrong.join("\n"));
 }
 
+#[tokio::test]
+async fn a_new_column_has_a_name_of_its_own_and_jobs_have_it_in_both_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut before = Vec::new();
+    for migration in migrations("sqlite") {
+        let count = usize::try_from(migration.version).unwrap();
+        let mut database = sqlite(dir.path()).await;
+        migrator("sqlite", count).run(&mut database).await.unwrap();
+        let after = sqlite_columns(&mut database).await;
+        let of = |wanted: &str| -> Vec<_> {
+            after.iter().filter(|(table, _)| table == wanted).map(|(_, column)| column).collect()
+        };
+        assert_eq!(of("job"), of("job_history"), "{}", migration.title());
+        // Where a statement of the version before joins the table, it could be meant by a name that is another's.
+        for (table, column) in after.iter().filter(|new| !before.contains(*new)) {
+            let is_old = before.iter().any(|(t, _)| t == table);
+            let is_taken = before.iter().any(|(_, known)| known == column);
+            let released = migration.version > FIRST_RELEASE;
+            assert!(!(released && is_old && is_taken), "{}: {table}.{column}", migration.title());
+        }
+        before = after;
+    }
+}
+
 #[test]
 fn what_would_break_the_version_before_is_found() {
     for sql in [

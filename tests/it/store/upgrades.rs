@@ -1,5 +1,7 @@
 //! Stores of other versions: those that an earlier one filled, and those that a later one has added to.
 
+use std::fmt::Write as _;
+
 use scoreline::fire::{FeedPause, FireKind, FireRow, FireState, Reason};
 use scoreline::job::{Event, Sha256};
 use scoreline::ports::{Firing, FolderId, Schedules as _};
@@ -46,7 +48,7 @@ fn widening(columns: &[(String, String)]) -> String {
     for table in tables {
         for name in names.iter().copied().chain(["later"]) {
             if columns.iter().all(|(t, column)| t != table || column != name) {
-                sql += &format!("ALTER TABLE {table} ADD COLUMN \"{name}\" text; ");
+                let _ = write!(sql, "ALTER TABLE {table} ADD COLUMN \"{name}\" text; ");
             }
         }
     }
