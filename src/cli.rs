@@ -73,6 +73,11 @@ pub enum Command {
     },
     /// Bring the store to this version
     Migrate,
+    /// Copy the embedded store into a file, whole and as of one moment; works beside a running daemon
+    Backup {
+        /// The file to make; it must not be there yet
+        file: PathBuf,
+    },
     /// Check that folders and store tell the same story: every file has one job, every job its files and its history
     Audit(AuditArgs),
     /// Ask a running daemon about its jobs

@@ -402,8 +402,8 @@ impl<W: World> Work<W> {
     }
 
     async fn join_with(&self, setting: &Setting<W>) -> Result<Joined<W>, StoreError> {
-        let feeds: Vec<_> = setting.rules.feeds.keys().cloned().collect();
-        membership::join(&*setting.world, &self.name, &self.site, &feeds, self.term).await
+        let Setting { world, rules } = setting;
+        membership::join(&**world, &self.name, &self.site, &rules.feeds, self.term).await
     }
 
     fn setting(&self) -> Setting<W> {

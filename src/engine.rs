@@ -44,6 +44,7 @@ use self::runs::{Admission, Runs};
 use self::steady::Steady;
 use self::traced::Step as TracedStep;
 use self::wishes::SWEEP;
+use self::witness::Witness;
 
 mod alone;
 mod budget;
@@ -66,6 +67,7 @@ mod sides;
 mod steady;
 mod traced;
 mod wishes;
+pub mod witness;
 
 pub use alone::act;
 pub use budget::{Budget, BudgetSeen};
@@ -173,6 +175,7 @@ pub struct Engine<W: World> {
     strangers: HashMap<JobId, u32>,
     steady: Steady,
     looks: Looks,
+    witness: Witness,
     rates: rate::Limits,
     swept: Duration,
     store_away: bool,
@@ -256,6 +259,7 @@ impl<W: World> Engine<W> {
             strangers: HashMap::new(),
             steady: Steady::new(world.clock()),
             looks: Looks::new(world.clock().boot()),
+            witness: Witness::default(),
             rates: rate::Limits::new(&rules),
             swept: world.clock().boot(),
             store_away: false,
@@ -293,6 +297,7 @@ impl<W: World> Engine<W> {
         self.show_lags(Duration::ZERO, Duration::ZERO);
         self.pulse.rest();
         if finished? {
+            self.note_last_steps().await;
             self.world.store().retire(&self.tenure.node).await?;
         }
         Ok(())
@@ -678,6 +683,7 @@ impl<W: World> Engine<W> {
     fn moved_on(&mut self, pending: Pending) {
         let Pending { transition: Transition { job, event, run, .. }, wait } = pending;
         let (id, now) = (job.id(), self.world.clock().boot());
+        self.witness.saw(&job);
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         let spent = now.saturating_sub(slot.entered);
         if event.from == event.to {

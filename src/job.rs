@@ -44,7 +44,7 @@ pub use state::{
     CancelReason, Delivered, Ended, Hold, Output, Redirect, ResultPlace, RunResult, Scored,
     Service, State, Submitted, Uploaded,
 };
-pub use want::{DUPLICATE, SOURCE_GONE, Want};
+pub use want::{DUPLICATE, MAYBE_SCORED, SOURCE_GONE, Want};
 
 /// One arrival's way through the phases.
 #[derive(Clone, Debug, PartialEq)]

@@ -28,7 +28,7 @@
 //!
 //! | floor | modules | |
 //! |---|---|---|
-//! | 5 roof | `main`, [`daemon`], [`demo`], [`dry_run`], [`fuzz`] | builds the adapters, starts the services, waits, drains |
+//! | 5 roof | `main`, [`daemon`], [`demo`], [`dry_run`], [`store_commands`], [`fuzz`] | builds the adapters, starts the services, waits, drains |
 //! | 4 edges | [`cli`], [`http`], [`config`] | what users type, ask and write |
 //! | 3 engine | [`engine`], [`intake`], [`membership`], [`upkeep`], [`audit`] | claim, act, apply, commit; check |
 //! | 2 adapters | [`store`], [`scoring`], [`blobs`], [`inbox`], [`outbox`], [`clock`], [`identity`], [`traces`], [`sandbox`] | one technology each |
@@ -79,6 +79,7 @@ pub mod sandbox;
 pub mod schedule;
 pub mod scoring;
 pub mod store;
+pub mod store_commands;
 pub mod table;
 pub mod traces;
 pub mod upkeep;

@@ -35,6 +35,7 @@ use scoreline::http::{
 use scoreline::job::{JobId, Want};
 use scoreline::ports::{Clock as _, Inbox as _, Scan, StoreError};
 use scoreline::sandbox::{self, Gateway, Sandbox};
+use scoreline::store_commands::{back_up, migrate};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -70,7 +71,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Serve => serve(&cli).await,
         Command::Sandbox(args) => run_sandbox(args).await,
         Command::Check { online } => check(&cli, *online).await,
-        Command::Migrate => migrate(&cli).await,
+        Command::Migrate => migrate(&load(&cli)?, cli.json).await,
+        Command::Backup { file } => back_up(&load(&cli)?, file, cli.json).await,
         Command::Audit(args) => audit(&cli, args).await,
         Command::Jobs { daemon, command } => jobs(&cli, daemon, command).await,
         Command::Endpoints { daemon, command } => {
@@ -234,30 +236,6 @@ fn clipped(text: &str) -> String {
     let skipped = text.chars().count().saturating_sub(KEPT);
     let end: String = text.chars().skip(skipped).collect();
     if skipped > 0 { format!("…{end}") } else { end }
-}
-
-async fn migrate(cli: &Cli) -> anyhow::Result<Exit> {
-    let config = load(cli)?;
-    let applied = config.store.migrate(SystemClock).await?;
-    if cli.json {
-        tell_json(&serde_json::json!({ "applied": applied }))?;
-    } else if applied.is_empty() {
-        tell(&format!(
-            "the {} is up to date
-",
-            config.store
-        ))?;
-    } else {
-        tell(&format!(
-            "applied {}
-",
-            applied.join(
-                "
-applied "
-            )
-        ))?;
-    }
-    Ok(Exit::Done)
 }
 
 async fn audit(cli: &Cli, args: &AuditArgs) -> anyhow::Result<Exit> {

@@ -6,14 +6,14 @@
 //! folders that nobody scans, and brings the engine what others wrote for it: operators' wishes, pauses, and now and
 //! then the list of what is ours.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::engine::{Came, Incoming, Lease, Setting, Stop, Tenure};
-use crate::feed::Name;
+use crate::feed::{Feed, Name};
 use crate::fire::Scanned;
 use crate::job::Job;
 use crate::log;
@@ -70,7 +70,7 @@ pub async fn join<W: World>(
     world: &W,
     label: &str,
     site: &str,
-    feeds: &[Name],
+    feeds: &BTreeMap<Name, Arc<Feed>>,
     term: Duration,
 ) -> Result<Joined<W>, StoreError> {
     let (store, clock) = (world.store(), world.clock().clone());

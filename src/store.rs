@@ -6,7 +6,7 @@
 //! and whether a row makes sense, is known to `job` alone: a store moves records.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -91,11 +91,7 @@ impl Settings {
     pub async fn open_read_only<C: Clock>(&self, clock: C) -> Result<AnyStore<C>, StoreError> {
         Ok(AnyStore(match &self.server {
             None if !SqliteStore::is_in(&self.state_dir) => {
-                return Err(StoreError::Unusable(format!(
-                    "there is none in {}: the first `scoreline serve` makes it; see that node.state_dir is the \
-                     daemon's and that this user may look into it",
-                    self.state_dir.display()
-                )));
+                return Err(none_in(&self.state_dir));
             }
             None => {
                 let store = SqliteStore::open_read_only(&self.state_dir, clock).await?;
@@ -114,6 +110,21 @@ impl Settings {
         match &self.server {
             None => SqliteStore::migrate(&self.state_dir).await,
             Some(server) => PostgresStore::migrate(&server.url, clock).await,
+        }
+    }
+
+    /// Copies the embedded store into a new file, beside a daemon that may be using it; answers its length in bytes.
+    pub async fn back_up(&self, file: &Path) -> Result<u64, StoreError> {
+        match &self.server {
+            None if SqliteStore::is_in(&self.state_dir) => {
+                SqliteStore::back_up(&self.state_dir, file).await
+            }
+            None => Err(none_in(&self.state_dir)),
+            Some(_) => {
+                let text = "it is a PostgreSQL server's: back it up with the server's own tools, like `pg_dump \
+                            --format=custom --schema=scoreline --file=FILE DATABASE`";
+                Err(StoreError::Unusable(text.to_owned()))
+            }
         }
     }
 
@@ -192,12 +203,11 @@ impl<C: Clock> Store for AnyStore<C> {
             }
         };
         let earlier = state_dir.nodes(store.id())?;
-        let mut gone = store.known(node).await?;
-        gone.retain(|id| earlier.contains(id));
+        let mut noted = store.known(&node.site).await?;
         // They stay on the list until they are retired: they may own jobs of a feed that comes back one day.
-        let noted: Vec<_> = gone.iter().copied().chain([node.id]).collect();
+        noted.retain(|known| known.id == node.id || earlier.contains(known));
         state_dir.note_nodes(store.id(), &noted)?;
-        Ok(gone)
+        Ok(noted.into_iter().map(|known| known.id).filter(|id| *id != node.id).collect())
     }
 
     async fn fence(&self, node: NodeId, beats: Option<u64>) -> Result<bool, StoreError> {
@@ -409,6 +419,14 @@ impl<C: Clock> Schedules for AnyStore<C> {
     ) -> Result<Vec<FireRow>, StoreError> {
         either!(self, store => store.fires(site, feed, before, limit))
     }
+}
+
+fn none_in(state_dir: &Path) -> StoreError {
+    StoreError::Unusable(format!(
+        "there is none in {}: the first `scoreline serve` makes it; see that node.state_dir is the daemon's and that this \
+         user may look into it",
+        state_dir.display()
+    ))
 }
 
 /// Why a node that is fenced off, or that the store doesn't know, gets nothing: others take its jobs, or what it owned

@@ -11,11 +11,13 @@ use chrono::{DateTime, Utc};
 use super::lease::{Lease, Tenure};
 use super::progress::{Moving, Passage};
 use super::remote::{self, Spare};
+use super::witness;
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, OnConflict, SourceEnd, Zero, candidate};
 use crate::folder::{MARKER, report_name};
 use crate::job::{
-    Action, Content, Job, Outcome, Output, Phase, ResultPlace, RunResult, SOURCE_GONE, Uploaded,
+    Action, Content, Job, MAYBE_SCORED, Outcome, Output, Phase, ResultPlace, RunResult,
+    SOURCE_GONE, Uploaded,
 };
 use crate::ports::{
     BlobPlace, BlobSeen, Blobs, Inbox, Node, Opened, Outbox, Part, Placed, Processed, Reservation,
@@ -56,12 +58,14 @@ pub(super) async fn perform<W: World>(
 ) -> Done {
     let lease = &tenure.lease;
     let mut refused = None;
+    if handed_on
+        && matches!(action, Action::Upload | Action::Submit | Action::Start)
+        && let Err(outcome) = may_begin(world, tenure, feed, job, action).await
+    {
+        return Done { outcome, refused };
+    }
     let outcome = match action {
         Action::Upload => upload(world, lease, feed, job, passage).await,
-        Action::Submit if handed_on => match has_source(world, feed, job).await {
-            Ok(()) => remote::submit(world, lease, feed, job, fast_lane).await,
-            Err(fault) => Err(fault),
-        },
         Action::Submit => remote::submit(world, lease, feed, job, fast_lane).await,
         Action::Start => remote::start(world, lease, feed, job, fast_lane, &mut refused).await,
         Action::Poll => remote::poll(world, feed, job).await,
@@ -115,6 +119,54 @@ async fn upload<W: World>(
         .with_label_values(&[feed.name.as_str()])
         .inc_by(content.size_bytes);
     Ok(Outcome::Uploaded { blob, content })
+}
+
+/// Whether what begins a run may be done for a job that another owner had, or what comes of it: of a job that was there
+/// before the store was found to be an older one, nobody knows whether it has been done already.
+async fn may_begin<W: World>(
+    world: &W,
+    tenure: &Tenure<W::Clock>,
+    feed: &Feed,
+    job: &Job,
+    action: Action,
+) -> Result<(), Outcome> {
+    let doubted = witness::doubts(world, &tenure.node.site, feed, job).await;
+    let doubted = doubted.map_err(Outcome::Fault)?;
+    if action == Action::Submit || (action == Action::Upload && doubted) {
+        has_source(world, feed, job).await.map_err(Outcome::Fault)?;
+    }
+    let way = match action {
+        Action::Start => remote::scorer_of(world, feed, job).map_err(Outcome::Fault)?.way(),
+        _ => Way::AtOnce,
+    };
+    let id = job.id();
+    let text = format!(
+        "the store was restored from a backup, and this job may have been scored since: look for its output in {}; if there          is none, ",
+        feed.deliver.folder.display()
+    );
+    match (way, action) {
+        _ if !doubted => Ok(()),
+        // The service starts no run twice.
+        (Way::TwoSteps, _) => Ok(()),
+        // It is looked for.
+        (Way::OneCall, _) => {
+            let fault =
+                Fault::unavailable(Origin::Endpoint, "start_unclear", text + "it is looked for");
+            Err(Outcome::StartUnclear(fault))
+        }
+        (Way::AtOnce, Action::Start) => {
+            let text = format!(
+                "{text}`scoreline jobs release {id} --not-started` scores it, else `jobs cancel {id}` ends it"
+            );
+            Err(Outcome::Fault(Fault::permanent(Origin::Endpoint, MAYBE_SCORED, text)))
+        }
+        (Way::AtOnce, _) => {
+            let text = format!(
+                "{text}`scoreline jobs retry {id}` scores it, else `jobs cancel {id}` ends it"
+            );
+            Err(Outcome::Fault(Fault::permanent(Origin::Inbox, MAYBE_SCORED, text)))
+        }
+    }
 }
 
 /// A job that another owner had waits beside its source, unless the store is older than the folders: after a backup was

@@ -96,6 +96,7 @@ impl<W: World> Engine<W> {
 
     /// Writes down how long jobs have waited already where nothing can be done for long: no crash takes it back.
     pub(super) fn sweep(&mut self, now: Duration) {
+        self.note_steps(now);
         if now < self.swept + SWEEP || self.draining {
             return;
         }

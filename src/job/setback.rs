@@ -1,6 +1,8 @@
 //! What becomes of a job when something goes wrong: it waits, it is held for a person, or it ends.
 
-use super::{CancelReason, Hold, Job, State, Step, Submitted, Turn, Wait, moved, unchanged};
+use super::{
+    CancelReason, Hold, Job, MAYBE_SCORED, State, Step, Submitted, Turn, Wait, moved, unchanged,
+};
 use crate::fault::{Blame, Class, Fault, FaultRecord, Origin};
 use crate::retry::Policy;
 
@@ -23,6 +25,13 @@ pub(super) fn faulted(
         Class::Throttled(after) => {
             let wait = after.map_or_else(|| backoff(turn.tries), Wait::After);
             unchanged(job, state, wait)
+        }
+        // Whether there was a run, only a person can find out.
+        Class::Permanent
+            if fault.code == MAYBE_SCORED
+                && matches!(state, State::Queued | State::Uploaded(_) | State::Submitted(_)) =>
+        {
+            held(job, state, MAYBE_SCORED, fault.message.clone(), turn)
         }
         Class::Permanent => match &state {
             State::Queued | State::Uploaded(_) | State::Scored(_) => {

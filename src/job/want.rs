@@ -136,6 +136,11 @@ pub(super) fn answered(
     }
     let name = want.name();
     let lifted = job.held.take().map(|hold| hold.code);
+    // From its second generation on it is asked for, whatever it had before.
+    let without_run = matches!(state, State::Queued | State::Uploaded(_));
+    if want == Want::Retry && without_run && lifted.as_deref() == Some(MAYBE_SCORED) {
+        job.generation = job.generation.saturating_add(1);
+    }
     let (state, detail) = match want {
         Want::Cancel => cancelled(&mut job, state),
         Want::Retry => (retried(&mut job, state, turn, policy), None),
@@ -232,6 +237,9 @@ pub const DUPLICATE: &str = "duplicate";
 
 /// The code of the fault of a job whose source is not where it has to be, as in a store that is older than the folders.
 pub const SOURCE_GONE: &str = "source_gone";
+
+/// The code of the hold of a job that may have been scored since the backup that the store was restored from.
+pub const MAYBE_SCORED: &str = "maybe_scored";
 
 /// A person has found out what became of the run.
 fn released(

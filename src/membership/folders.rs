@@ -6,14 +6,15 @@
 //! in every round: a share that comes back is taken up by itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::rest;
-use crate::engine::{Lease, Setting};
-use crate::feed::Name;
+use crate::engine::{Lease, Setting, witness};
+use crate::feed::{Feed, Name};
 use crate::ports::{Clock, Inbox, Store, StoreError, World};
 
 /// The feeds, each with how its folder was found.
@@ -24,8 +25,11 @@ pub struct Folders {
 }
 
 /// How a feed's folder was found, and when, by the boot clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
+    feed: Arc<Feed>,
+    /// The store has been held against what is noted beside the outputs.
+    compared: bool,
     found: Option<Found>,
     looked: Duration,
     told: Option<Duration>,
@@ -42,8 +46,9 @@ enum Found {
 }
 
 impl Folders {
-    pub(super) fn new(site: &str, feeds: &[Name]) -> Self {
-        let feeds = feeds.iter().map(|feed| (feed.clone(), Seen::default())).collect();
+    pub(super) fn new(site: &str, feeds: &BTreeMap<Name, Arc<Feed>>) -> Self {
+        let unseen = |feed: &Arc<Feed>| Seen::not_yet(feed.clone());
+        let feeds = feeds.iter().map(|(name, feed)| (name.clone(), unseen(feed))).collect();
         Self { site: site.to_owned(), feeds }
     }
 
@@ -70,7 +75,7 @@ impl Folders {
             };
             let setting = settings.borrow_and_update().clone();
             if changed {
-                self.work_on(setting.rules.feeds.keys());
+                self.work_on(&setting.rules.feeds);
             }
             if let Err(error) = self.look(&*setting.world).await {
                 tracing::debug!(%error, "could not look which folders are the site's");
@@ -86,22 +91,39 @@ impl Folders {
     }
 
     /// The feeds are these from here on. A folder may be another one under the same name.
-    fn work_on<'a>(&mut self, feeds: impl Iterator<Item = &'a Name>) {
+    fn work_on(&mut self, feeds: &BTreeMap<Name, Arc<Feed>>) {
         let mut before = std::mem::take(&mut self.feeds);
-        self.feeds = feeds
-            .map(|feed| {
-                let seen = before.remove(feed).unwrap_or_default();
-                (feed.clone(), Seen { looked: Duration::ZERO, ..seen })
-            })
-            .collect();
+        let again = |(name, feed): (&Name, &Arc<Feed>)| {
+            let seen = before.remove(name).map_or_else(
+                || Seen::not_yet(feed.clone()),
+                |seen| Seen {
+                    compared: seen.compared && seen.feed.deliver.folder == feed.deliver.folder,
+                    feed: feed.clone(),
+                    looked: Duration::ZERO,
+                    ..seen
+                },
+            );
+            (name.clone(), seen)
+        };
+        self.feeds = feeds.iter().map(again).collect();
     }
 
     /// Looks at those folders that it is time for. After an error nothing has changed.
     pub(super) async fn look<W: World>(&mut self, world: &W) -> Result<(), StoreError> {
         let now = world.clock().boot();
-        let due = self.feeds.iter().filter(|(_, seen)| seen.is_due(now)).map(|(feed, _)| feed);
+        let due = self.feeds.iter().filter(|(_, seen)| seen.is_due(now));
         let site = &self.site;
-        let found = due.map(async |feed| Ok((feed.clone(), look_at(world, site, feed).await?)));
+        let found = due.map(async |(name, seen)| {
+            let mut found = look_at(world, site, name).await?;
+            let right = matches!(found, Found::Right | Found::Unmarked);
+            if right
+                && !seen.compared
+                && let Err(why) = witness::compare(world, site, &seen.feed).await?
+            {
+                found = Found::Wrong(why);
+            }
+            Ok((name.clone(), found))
+        });
         let found: Result<Vec<_>, StoreError> = join_all(found).await.into_iter().collect();
         for (feed, found) in found? {
             if let Some(seen) = self.feeds.get_mut(&feed) {
@@ -113,6 +135,10 @@ impl Folders {
 }
 
 impl Seen {
+    fn not_yet(feed: Arc<Feed>) -> Self {
+        Self { feed, compared: false, found: None, looked: Duration::ZERO, told: None }
+    }
+
     fn is_due(&self, now: Duration) -> bool {
         match self.found {
             Some(Found::Right | Found::Unmarked) => now >= self.looked + RIGHT_EVERY,
@@ -122,6 +148,7 @@ impl Seen {
 
     /// Takes note, and tells what a person should know: once, and then now and then.
     fn note(&mut self, feed: &Name, found: Found, now: Duration) {
+        self.compared |= matches!(found, Found::Right | Found::Unmarked);
         match &found {
             Found::Right => {
                 if self.told.take().is_some() {

@@ -20,6 +20,7 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Postgres, QueryBuilder, Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
+use super::state_dir::Registration;
 use super::{Ids, Migrate, arrival_key, row, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
@@ -76,7 +77,11 @@ impl<C: Clock> PostgresStore<C> {
         let options = options(&url, CALLS)?;
         let id = within(&clock, CALL_LIMIT, "be opened", async {
             let mut connection = open(&options).await?;
-            schema::check(&mut connection, Migrate::Check).await?;
+            match migrate {
+                // It was told by the migration.
+                Migrate::Yes => schema::check(&mut connection, Migrate::Check).await?,
+                Migrate::Check => schema::check_and_tell(&mut connection).await?,
+            }
             let id = query_scalar("SELECT id FROM store").fetch_one(&mut connection).await?;
             close(connection).await;
             Ok(id)
@@ -97,7 +102,7 @@ impl<C: Clock> PostgresStore<C> {
         let options = options(url, CALLS)?.options([("statement_timeout", 0), ("lock_timeout", 0)]);
         within(&clock, MIGRATION_LIMIT, "be migrated", async {
             let mut connection = open(&options).await?;
-            let ran = schema::migrate(&mut connection).await?;
+            let ran = schema::migrate(&mut connection, &clock).await?;
             close(connection).await;
             Ok(ran)
         })
@@ -121,15 +126,19 @@ impl<C: Clock> PostgresStore<C> {
         self.id
     }
 
-    /// The other nodes of the site that the server knows, alive or not.
-    pub(super) async fn known(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
-        self.bounded("read the other nodes", 1, async {
+    /// The nodes of a site that the server knows, alive or not.
+    pub(super) async fn known(&self, site: &str) -> Result<Vec<Registration>, StoreError> {
+        self.bounded("read the nodes", 1, async {
             let mut session = self.session().await?;
-            let sql = "SELECT id FROM node WHERE site = $1 AND id <> $2 ORDER BY id";
-            let ids = query_scalar(sql).bind(text(&node.site)).bind(node.id.0);
-            let ids = ids.fetch_all(session.on()).await?;
+            let sql = "SELECT id, started_at FROM node WHERE site = $1 ORDER BY id";
+            let rows: Vec<(i64, DateTime<Utc>)> =
+                query_as(sql).bind(text(site)).fetch_all(session.on()).await?;
             session.done();
-            Ok(ids.into_iter().map(NodeId).collect())
+            let known = |(id, at): (i64, DateTime<Utc>)| Registration {
+                id: NodeId(id),
+                at: at.timestamp_micros(),
+            };
+            Ok(rows.into_iter().map(known).collect())
         })
         .await
     }

@@ -31,6 +31,7 @@ use crate::ports::{
     Transition, Unowned, Wished,
 };
 
+mod backup;
 mod budget;
 mod content;
 mod fires;
@@ -66,7 +67,7 @@ impl<C: Clock> SqliteStore<C> {
             Migrate::Yes => {
                 schema::migrate(&mut connection).await?;
             }
-            Migrate::Check => schema::check(&mut connection, migrate).await?,
+            Migrate::Check => schema::check_and_tell(&mut connection).await?,
         }
         let readers = readers(state_dir);
         Ok(Self {
@@ -153,6 +154,12 @@ impl SqliteStore<()> {
         let ran = schema::migrate(&mut connection).await?;
         close(connection).await;
         Ok(ran)
+    }
+
+    /// Copies the database in the state folder into a new file, beside a daemon that may be using it; answers its length
+    /// in bytes.
+    pub async fn back_up(state_dir: &Path, to: &Path) -> Result<u64, StoreError> {
+        backup::back_up(state_dir, to).await
     }
 
     /// Whether a daemon that starts with `migrate` could work with the database in the state folder. Changes nothing,

@@ -19,6 +19,14 @@ pub(super) struct StateDir {
     _lock: File,
 }
 
+/// A node as it was made known: a store that was restored from a backup gives its ids once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Registration {
+    pub(super) id: NodeId,
+    /// When, in microseconds since 1970.
+    pub(super) at: i64,
+}
+
 impl StateDir {
     /// Keeps the folder, made if need be.
     pub(super) fn lock(path: &Path) -> Result<Self, StoreError> {
@@ -40,9 +48,9 @@ impl StateDir {
         }
     }
 
-    /// The ids that daemons of this folder had in a store. What was noted of another store says nothing about this one,
+    /// The nodes that daemons of this folder were in a store. What was noted of another store says nothing about this one,
     /// which gives the same numbers to others.
-    pub(super) fn nodes(&self, store: Uuid) -> Result<Vec<NodeId>, StoreError> {
+    pub(super) fn nodes(&self, store: Uuid) -> Result<Vec<Registration>, StoreError> {
         let text = match std::fs::read_to_string(self.path.join(NODES_FILE)) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -54,13 +62,17 @@ impl StateDir {
         }
         // Half a number could be another node's: the line ends with a full stop.
         let words: Vec<_> = words.collect();
-        let Some((&".", ids)) = words.split_last() else { return Ok(Vec::new()) };
-        Ok(ids.iter().filter_map(|id| id.parse().ok().map(NodeId)).collect())
+        let Some((&".", nodes)) = words.split_last() else { return Ok(Vec::new()) };
+        let parse = |word: &&str| {
+            let (id, at) = word.split_once('@')?;
+            Some(Registration { id: NodeId(id.parse().ok()?), at: at.parse().ok()? })
+        };
+        Ok(nodes.iter().filter_map(parse).collect())
     }
 
-    /// Notes the ids, durably, instead of what was noted before.
-    pub(super) fn note_nodes(&self, store: Uuid, nodes: &[NodeId]) -> Result<(), StoreError> {
-        let words: Vec<_> = nodes.iter().map(|node| node.0.to_string()).collect();
+    /// Notes the nodes, durably, instead of what was noted before.
+    pub(super) fn note_nodes(&self, store: Uuid, nodes: &[Registration]) -> Result<(), StoreError> {
+        let words: Vec<_> = nodes.iter().map(|node| format!("{}@{}", node.id.0, node.at)).collect();
         let text = format!("{store} {} .\n", words.join(" "));
         let (new, file) = (self.path.join(NODES_FILE_NEW), self.path.join(NODES_FILE));
         let write = || {
@@ -95,12 +107,13 @@ mod tests {
         let (here, elsewhere) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let dir = StateDir::lock(folder.path()).unwrap();
         assert_eq!(dir.nodes(here).unwrap(), []);
-        dir.note_nodes(here, &[NodeId(7), NodeId(12)]).unwrap();
-        assert_eq!(dir.nodes(here).unwrap(), [NodeId(7), NodeId(12)]);
+        let nodes = [7, 12].map(|id| Registration { id: NodeId(id), at: id * 100 });
+        dir.note_nodes(here, &nodes).unwrap();
+        assert_eq!(dir.nodes(here).unwrap(), nodes);
         assert_eq!(dir.nodes(elsewhere).unwrap(), []);
         drop(dir);
         let dir = StateDir::lock(folder.path()).unwrap();
-        assert_eq!(dir.nodes(here).unwrap(), [NodeId(7), NodeId(12)]);
+        assert_eq!(dir.nodes(here).unwrap(), nodes);
         dir.note_nodes(here, &[]).unwrap();
         assert_eq!(dir.nodes(here).unwrap(), []);
     }
@@ -110,9 +123,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Uuid::from_u128(1);
         let dir = StateDir::lock(folder.path()).unwrap();
-        for text in
-            ["", "00000000-0000-0000-0000-000000000001", "00000000-0000-0000-0000-000000000001 7 1"]
-        {
+        for text in [
+            "",
+            "00000000-0000-0000-0000-000000000001",
+            "00000000-0000-0000-0000-000000000001 7@5 1@7",
+        ] {
             std::fs::write(folder.path().join(NODES_FILE), text).unwrap();
             assert_eq!(dir.nodes(store).unwrap(), [], "{text}");
         }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use scoreline::clock::SystemClock;
 use scoreline::config::Role;
 use scoreline::job::{Job, RemoteId, Want};
-use scoreline::ports::{Clock, Store};
+use scoreline::ports::{Clock, JobQuery, Store};
 use scoreline::sandbox;
 use scoreline::store::{Migrate, SqliteStore};
 use serde_json::Value;
@@ -190,6 +190,7 @@ async fn it_tells_its_version_and_its_commands() {
         "sandbox",
         "check",
         "migrate",
+        "backup",
         "audit",
         "jobs list",
         "jobs cancel",
@@ -485,6 +486,35 @@ async fn migrate_brings_the_store_to_its_version_once() {
     let json = run(&["migrate", "--json", "--config", &config(&rig)]).await;
     assert_eq!(json.out, "{\"applied\":[]}\n");
     Running::serve(&rig, "serve").await.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backup_copies_the_embedded_store_beside_a_running_daemon() {
+    let rig = rig().await;
+    let to = rig.path("backup.db").display().to_string();
+    let backup = ["backup", &to, "--config", &config(&rig)];
+    let early = run(&backup).await;
+    assert_eq!((early.code, early.err.contains("the first `scoreline serve` makes it")), (1, true));
+    let serve = Running::serve(&rig, "serve").await;
+    rig.drop_file("a.csv", ROW);
+    eventually("it is scored", || async { rig.files("archive").len() == 1 }).await;
+    let made = run(&backup).await;
+    assert_eq!(made.code, 0, "{made:?}");
+    let bytes = std::fs::metadata(&to).unwrap().len();
+    assert_eq!(made.out, format!("wrote {to} ({bytes} bytes)\n"));
+    let again = run(&backup).await;
+    assert!(again.code == 1 && again.err.contains("is there already"), "{again:?}");
+    serve.terminate().await;
+    let copy = rig.path("copy");
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::rename(&to, copy.join("scoreline.db")).unwrap();
+    let store = SqliteStore::open_read_only(&copy, SystemClock).await.unwrap();
+    let jobs = store.list(&JobQuery { limit: 9, ..JobQuery::default() }).await.unwrap().jobs;
+    assert_eq!(jobs.len(), 1);
+
+    let elsewhere = rig_with(|text| format!("{text}\n[database]\nurl = 'postgres://h/db'\n")).await;
+    let refused = run(&["backup", &to, "--config", &config(&elsewhere)]).await;
+    assert!(refused.code == 1 && refused.err.contains("pg_dump"), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

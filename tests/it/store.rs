@@ -36,6 +36,15 @@ macro_rules! every_store {
             use super::{Database, Postgres};
             $(#[tokio::test] async fn $test() { super::$test(&Postgres::fresh()).await; })*
         }
+        // A node that is not updated yet, or had to go back, beside one of a later version.
+        mod sqlite_of_a_later_version {
+            use super::Sqlite;
+            $(#[tokio::test] async fn $test() { super::$test(&Sqlite::widened()).await; })*
+        }
+        mod postgres_of_a_later_version {
+            use super::Postgres;
+            $(#[tokio::test] async fn $test() { super::$test(&Postgres::widened()).await; })*
+        }
     };
 }
 
@@ -50,6 +59,7 @@ mod postgres_nodes;
 mod retention;
 mod runs;
 mod sqlite_alone;
+mod upgrades;
 mod wishes;
 
 /// A database that can be opened again as another process would, once the one before it is gone.
@@ -74,31 +84,44 @@ impl Database for Memory {
     }
 }
 
-struct Sqlite(tempfile::TempDir);
+/// With `true` a later version has added to it.
+struct Sqlite(tempfile::TempDir, bool);
 
 impl Database for Sqlite {
     type Store = SqliteStore<SystemClock>;
 
     fn fresh() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(tempfile::tempdir().unwrap(), false)
     }
 
     async fn open(&self) -> Self::Store {
-        open(self.0.path()).await.unwrap()
+        let store = open(self.0.path()).await.unwrap();
+        if !self.1 {
+            return store;
+        }
+        upgrades::widen(self).await;
+        store
     }
 }
 
-struct Postgres(crate::postgres::Database);
+/// With `true` a later version has added to it.
+struct Postgres(crate::postgres::Database, bool);
 
 impl Database for Postgres {
     type Store = PostgresStore<SystemClock>;
 
     fn fresh() -> Self {
-        Self(crate::postgres::Database::fresh())
+        Self(crate::postgres::Database::fresh(), false)
     }
 
     async fn open(&self) -> Self::Store {
-        connect(&self.0).await
+        let store = connect(&self.0).await;
+        if self.1 {
+            upgrades::widen(self).await;
+            // What it has prepared is as old as it is.
+            return connect(&self.0).await;
+        }
+        store
     }
 }
 

@@ -468,7 +468,9 @@ pub(crate) async fn check(land: &Arc<Land>, dropped: &[OnDisk]) -> Result<Vec<Jo
         }
     }
     // Nothing was ever seen there but whole outputs, and none twice; one that failed afterwards may have left some.
-    let mut outputs = state.disk.iter().filter(|(path, _)| path.starts_with("/out"));
+    let of_outputs =
+        |path: &PathBuf| path.starts_with("/out") && !path.starts_with("/out/.scoreline");
+    let mut outputs = state.disk.iter().filter(|(path, _)| of_outputs(path));
     let whole = |content: &Vec<u8>| {
         dropped.iter().any(|file| {
             ["output1", "extra"].iter().any(|name| scores_of(name, &file.content) == *content)

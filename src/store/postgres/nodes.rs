@@ -79,9 +79,9 @@ impl Session {
             "WITH found AS ( \
                SELECT id, phase, held_code FROM job WHERE node = $1 ORDER BY id LIMIT $2 FOR UPDATE \
              ), freed AS ( \
-               DELETE FROM remote_run USING found WHERE job_id = found.id AND NOT ",
+               DELETE FROM remote_run WHERE job_id = ANY(ARRAY(SELECT id FROM found WHERE NOT ",
             holds_run!(),
-            ") UPDATE job SET node = NULL FROM found WHERE job.id = found.id",
+            "))) UPDATE job SET node = NULL FROM found WHERE job.id = found.id",
         );
         let given_back = query(sql).bind(node.id.0).bind(limit).execute(self.on()).await?;
         Ok(given_back.rows_affected())
@@ -131,9 +131,9 @@ pub(super) const ADOPT: &str = concat!(
        INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome) \
        SELECT id, revision, $5, $1, generation, phase, phase, 'adopted' FROM adopted ON CONFLICT DO NOTHING \
      ), freed AS ( \
-       DELETE FROM remote_run USING adopted WHERE job_id = adopted.id AND NOT ",
+       DELETE FROM remote_run WHERE job_id = ANY(ARRAY(SELECT id FROM adopted WHERE NOT ",
     holds_run!(),
-    ") SELECT left_by, ",
+    "))) SELECT left_by, ",
     columns!(),
     " FROM adopted"
 );

@@ -121,8 +121,21 @@ pub(super) use state;
 
 /// What a transition's event has beside the job, the node and the revision.
 macro_rules! event_columns {
-    () => {
-        "at, event_generation, from_phase, to_phase, outcome, detail"
+    ($prefix:literal) => {
+        concat!(
+            $prefix,
+            "at, ",
+            $prefix,
+            "event_generation, ",
+            $prefix,
+            "from_phase, ",
+            $prefix,
+            "to_phase, ",
+            $prefix,
+            "outcome, ",
+            $prefix,
+            "detail"
+        )
     };
 }
 
@@ -149,7 +162,7 @@ pub(super) const WRITE: &str = concat!(
        AS i (id, ",
     state!(""),
     ", done, ",
-    event_columns!(),
+    event_columns!(""),
     ", run, answers), \
        LATERAL (SELECT want FROM job WHERE id = i.id AND node = $1 AND job.revision = i.revision - 1 LIMIT 1 FOR UPDATE) \
          AS job \
@@ -161,7 +174,7 @@ pub(super) const WRITE: &str = concat!(
     ", i.want, CASE WHEN NOT i.done THEN $1 END) FROM ours i \
        WHERE NOT i.leaves AND job.id = i.id \
        RETURNING job.id, job.revision, ",
-    event_columns!(),
+    event_columns!("i."),
     " \
      ), done AS ( \
        DELETE FROM job USING ours i \
@@ -171,7 +184,7 @@ pub(super) const WRITE: &str = concat!(
     ", ",
     state!("i."),
     ", ",
-    event_columns!(),
+    event_columns!("i."),
     " \
      ), kept AS ( \
        INSERT INTO job_history (node, ",
@@ -195,12 +208,12 @@ pub(super) const WRITE: &str = concat!(
        DELETE FROM reservation WHERE job_id = ANY(ARRAY(SELECT id FROM ours WHERE done AND NOT leaves)) \
      ), written AS ( \
        SELECT * FROM moved_on UNION ALL SELECT id, revision, ",
-    event_columns!(),
+    event_columns!(""),
     " FROM done \
      ), noted AS ( \
        INSERT INTO job_event (job_id, revision, node, at, generation, from_phase, to_phase, outcome, detail) \
        SELECT id, revision, $1, ",
-    event_columns!(),
+    event_columns!(""),
     " FROM written ON CONFLICT DO NOTHING \
      ) SELECT id FROM written"
 );

@@ -126,6 +126,12 @@ pub(super) fn failed(attempted: &'static str, error: &sqlx::Error) -> StoreError
     }
 }
 
+/// Whether something was not had because somebody else keeps it locked.
+pub(super) fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.as_deref() == Some("55P03")
+}
+
 /// Why the server will never take a row, if this is what it said: its data is none (class 22), or breaks a rule of the
 /// schema (class 23).
 pub(super) fn refusal(error: &sqlx::Error) -> Option<String> {

@@ -1,17 +1,17 @@
 //! The schema's version: which migrations there are, and which the database has seen.
 
 use sqlx::migrate::MigrateError;
-use sqlx::{SqliteConnection, query, query_scalar};
+use sqlx::{SqliteConnection, query, query_as};
 
 use super::failed;
 use crate::ports::StoreError;
 use crate::store::Migrate;
-use crate::store::versions::{self, Known};
+use crate::store::versions::{self, Applied, Known};
 
 /// Returns what ran.
 pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<Vec<String>, StoreError> {
     let before = applied(connection).await.map_err(|error| failed("read its version", &error))?;
-    versions::refuse_newer(MIGRATIONS, &before)?;
+    versions::refuse_broken(MIGRATIONS, &before)?;
     let migrator = versions::migrator(MIGRATIONS);
     migrator.run(&mut *connection).await.map_err(|error| match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
@@ -19,28 +19,38 @@ pub(super) async fn migrate(connection: &mut SqliteConnection) -> Result<Vec<Str
         }
         error => versions::refused(&error),
     })?;
+    versions::tell_newer(MIGRATIONS, &before);
     Ok(versions::names_of_new(MIGRATIONS, &before))
 }
 
-/// Refuses a schema that isn't this program's; one that is older or missing only if nobody is going to migrate it.
+/// Refuses a schema that this program can't work with; one that is older or missing only if nobody is going to migrate
+/// it.
 pub(super) async fn check(
     connection: &mut SqliteConnection,
     migrate: Migrate,
 ) -> Result<(), StoreError> {
     let there = applied(connection).await.map_err(|error| failed("read its version", &error))?;
     match migrate {
-        Migrate::Yes => versions::refuse_newer(MIGRATIONS, &there),
+        Migrate::Yes => versions::refuse_broken(MIGRATIONS, &there),
         Migrate::Check => versions::check(MIGRATIONS, &there),
     }
 }
 
-/// The versions of the migrations that the database has seen.
-async fn applied(connection: &mut SqliteConnection) -> Result<Vec<i64>, sqlx::Error> {
+/// As [`check`], for somebody who is going to work with it.
+pub(super) async fn check_and_tell(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    check(connection, Migrate::Check).await?;
+    let there = applied(connection).await.map_err(|error| failed("read its version", &error))?;
+    versions::tell_newer(MIGRATIONS, &there);
+    Ok(())
+}
+
+/// The migrations that the database has seen.
+async fn applied(connection: &mut SqliteConnection) -> Result<Vec<Applied>, sqlx::Error> {
     let sql = "SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations'";
     if query(sql).fetch_optional(&mut *connection).await?.is_none() {
         return Ok(Vec::new());
     }
-    query_scalar("SELECT version FROM _sqlx_migrations").fetch_all(connection).await
+    query_as("SELECT version, description FROM _sqlx_migrations").fetch_all(connection).await
 }
 
 const MIGRATIONS: &Known = &[

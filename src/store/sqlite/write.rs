@@ -105,8 +105,8 @@ impl<'s> Write<'s> {
         );
         let rows = query(sql).bind(node.id.0).bind(now).bind(&ids).fetch_all(self.on()).await?;
         // A row changed by hand may have an event of that revision already; the others must not wait for it.
-        let sql = "INSERT INTO job_event SELECT id, revision, ?1, node, generation, phase, phase, 'adopted', NULL \
-                   FROM job WHERE id IN (SELECT value FROM json_each(?2)) ON CONFLICT DO NOTHING";
+        let sql = "INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome) \
+                   SELECT id, revision, ?1, node, generation, phase, phase, 'adopted' FROM job WHERE id IN (SELECT value FROM json_each(?2)) ON CONFLICT DO NOTHING";
         query(sql).bind(now).bind(&ids).execute(self.on()).await?;
         let sql = concat!(
             "DELETE FROM remote_run WHERE job_id IN \

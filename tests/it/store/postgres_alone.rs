@@ -53,22 +53,64 @@ async fn a_schema_that_is_missing_is_refused_when_asked_to_check() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused() {
+async fn a_schema_that_a_later_version_added_to_is_worked_with_and_one_that_it_broke_is_refused() {
     let database = Database::fresh();
     let store = connect(&database).await;
+    let later = async |version: u32, name: &str| {
+        let sql = format!(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES ({version}, '{name}', true, '', 0)"
+        );
+        database.by_hand(&sql).await;
+    };
+    later(98, "later").await;
+    store.ping().await.unwrap();
+    for migrate in [Migrate::Yes, Migrate::Check] {
+        PostgresStore::connect(database.url(), 1, migrate, SystemClock).await.unwrap();
+        PostgresStore::check(&database.url(), migrate, SystemClock).await.unwrap();
+    }
+    later(99, "breaking_jobs").await;
+    let refused =
+        |text: String| assert!(text.contains("has 0099 breaking_jobs, with which"), "{text}");
+    refused(unusable(store.ping().await));
+    for migrate in [Migrate::Yes, Migrate::Check] {
+        let store = PostgresStore::connect(database.url(), 1, migrate, SystemClock).await;
+        refused(unusable(store));
+        refused(unusable(PostgresStore::check(&database.url(), migrate, SystemClock).await));
+    }
+}
+
+#[tokio::test]
+async fn a_migration_keeps_nobody_waiting_behind_a_backup() {
+    let database = Database::fresh();
+    let store = connect(&database).await;
+    let node = store.register("a", "site", TERM).await.unwrap();
     database
         .by_hand(
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-             VALUES (99, 'later', true, '', 0)",
+            "DELETE FROM _sqlx_migrations WHERE version = 7; ALTER TABLE job DROP COLUMN service; \
+             ALTER TABLE job_history DROP COLUMN service",
         )
         .await;
-    assert!(unusable(store.ping().await).contains("version 99"));
-    for migrate in [Migrate::Yes, Migrate::Check] {
-        let refused = PostgresStore::connect(database.url(), 1, migrate, SystemClock).await;
-        assert!(unusable(refused).contains("version 99"));
-        let refused = PostgresStore::check(&database.url(), migrate, SystemClock).await;
-        assert!(unusable(refused).contains("version 99"));
-    }
+    let mut backup = database.connection().await;
+    sqlx::raw_sql("BEGIN; LOCK TABLE job IN ACCESS SHARE MODE").execute(&mut backup).await.unwrap();
+    let url = database.url();
+    let migrating = PostgresStore::migrate(&url, SystemClock);
+    let meanwhile = async {
+        eventually("it wants the table", || async {
+            let sql = "SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'";
+            sqlx::query(sql)
+                .fetch_optional(&mut database.connection().await)
+                .await
+                .unwrap()
+                .is_some()
+        })
+        .await;
+        // It stands behind the migration, which gives way before this gives up.
+        store.waiting(&node, &name("churn")).await.unwrap();
+        sqlx::raw_sql("COMMIT").execute(&mut backup).await.unwrap();
+    };
+    let (ran, ()) = tokio::join!(migrating, meanwhile);
+    assert_eq!(ran.unwrap(), ["0007 services"]);
 }
 
 #[tokio::test]
@@ -705,6 +747,29 @@ async fn a_long_history_is_never_walked_through() {
     let mut connection = alone_in(&database).await;
     let after: Vec<String> = query_scalar(sql).fetch_all(&mut connection).await.unwrap();
     assert_eq!(after, before);
+}
+
+#[tokio::test]
+async fn a_restored_store_that_gives_ids_once_more_takes_no_living_node_for_a_dead_one() {
+    let database = Database::fresh();
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let open = async |dir: &tempfile::TempDir| {
+        let server = Some(ServerSettings { url: database.url(), max_connections: 2 });
+        let state_dir = dir.path().to_owned();
+        Settings { state_dir, server, migrate: Migrate::Yes }.open(SystemClock).await.unwrap()
+    };
+    let store = open(&here).await;
+    let before = store.register("here", "site", TERM).await.unwrap();
+    store.gone(&before).await.unwrap();
+    drop(store);
+    // The backup was made before.
+    database.by_hand("DELETE FROM node; ALTER TABLE node ALTER id RESTART").await;
+    let elsewhere = open(&there).await;
+    let other = elsewhere.register("there", "site", TERM).await.unwrap();
+    assert_eq!(other.id, before.id);
+    let store = open(&here).await;
+    let node = store.register("here", "site", TERM).await.unwrap();
+    assert_eq!(store.gone(&node).await.unwrap(), [], "it lives");
 }
 
 #[tokio::test]

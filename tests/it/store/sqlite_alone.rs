@@ -39,22 +39,35 @@ async fn a_schema_that_is_missing_is_refused_when_asked_to_check() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused() {
+async fn a_schema_that_a_later_version_added_to_is_worked_with_and_one_that_it_broke_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).await.unwrap();
-    by_hand(
-        dir.path(),
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
-         VALUES (99, 'later', true, x'00', 0)",
-    )
-    .await;
-    assert!(store.ping().await.unwrap_err().to_string().contains("version 99"));
+    let later = async |version: u32, name: &str| {
+        let sql = format!(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+             VALUES ({version}, '{name}', true, x'00', 0)"
+        );
+        by_hand(dir.path(), &sql).await;
+    };
+    later(98, "later").await;
+    store.ping().await.unwrap();
     store.close().await;
-    assert!(unusable(open(dir.path()).await).contains("version 99"));
-    let read_only = SqliteStore::open_read_only(dir.path(), SystemClock).await;
-    assert!(unusable(read_only).contains("version 99"));
-    let checked = SqliteStore::check(dir.path(), Migrate::Yes).await;
-    assert!(unusable(checked).contains("version 99"));
+    assert_eq!(SqliteStore::migrate(dir.path()).await.unwrap(), Vec::<String>::new());
+    open(dir.path()).await.unwrap();
+    SqliteStore::open_read_only(dir.path(), SystemClock).await.unwrap();
+    for migrate in [Migrate::Yes, Migrate::Check] {
+        SqliteStore::check(dir.path(), migrate).await.unwrap();
+    }
+    let store = open(dir.path()).await.unwrap();
+    later(99, "breaking_jobs").await;
+    let refused =
+        |text: String| assert!(text.contains("has 0099 breaking_jobs, with which"), "{text}");
+    refused(store.ping().await.unwrap_err().to_string());
+    store.close().await;
+    refused(unusable(open(dir.path()).await));
+    refused(unusable(SqliteStore::open_read_only(dir.path(), SystemClock).await));
+    refused(unusable(SqliteStore::migrate(dir.path()).await));
+    refused(unusable(SqliteStore::check(dir.path(), Migrate::Yes).await));
 }
 
 #[tokio::test]
