@@ -304,7 +304,6 @@ impl<W: World> Engine<W> {
         }
         self.pulse.rest();
         if finished? {
-            self.note_last_steps().await;
             self.world.store().retire(&self.tenure.node).await?;
         }
         Ok(())
