@@ -297,7 +297,6 @@ impl<W: World> Engine<W> {
         self.show_lags(Duration::ZERO, Duration::ZERO);
         self.pulse.rest();
         if finished? {
-            self.note_last_steps().await;
             self.world.store().retire(&self.tenure.node).await?;
         }
         Ok(())

@@ -59,7 +59,7 @@ pub(super) async fn perform<W: World>(
     let lease = &tenure.lease;
     let mut refused = None;
     if handed_on
-        && matches!(action, Action::Upload | Action::Submit | Action::Start)
+        && matches!(action, Action::Upload | Action::Submit)
         && let Err(outcome) = may_begin(world, tenure, feed, job, action).await
     {
         return Done { outcome, refused };
@@ -135,38 +135,16 @@ async fn may_begin<W: World>(
     if action == Action::Submit || (action == Action::Upload && doubted) {
         has_source(world, feed, job).await.map_err(Outcome::Fault)?;
     }
-    let way = match action {
-        Action::Start => remote::scorer_of(world, feed, job).map_err(Outcome::Fault)?.way(),
-        _ => Way::AtOnce,
-    };
+    if !doubted {
+        return Ok(());
+    }
     let id = job.id();
     let text = format!(
-        "the store was restored from a backup, and this job may have been scored since: look for its output in {}; if there          is none, ",
+        "the store was restored from a backup, and this job may have been scored since: look for its output in {}; if there \
+         is none, `scoreline jobs retry {id}` scores it, else `jobs cancel {id}` ends it",
         feed.deliver.folder.display()
     );
-    match (way, action) {
-        _ if !doubted => Ok(()),
-        // The service starts no run twice.
-        (Way::TwoSteps, _) => Ok(()),
-        // It is looked for.
-        (Way::OneCall, _) => {
-            let fault =
-                Fault::unavailable(Origin::Endpoint, "start_unclear", text + "it is looked for");
-            Err(Outcome::StartUnclear(fault))
-        }
-        (Way::AtOnce, Action::Start) => {
-            let text = format!(
-                "{text}`scoreline jobs release {id} --not-started` scores it, else `jobs cancel {id}` ends it"
-            );
-            Err(Outcome::Fault(Fault::permanent(Origin::Endpoint, MAYBE_SCORED, text)))
-        }
-        (Way::AtOnce, _) => {
-            let text = format!(
-                "{text}`scoreline jobs retry {id}` scores it, else `jobs cancel {id}` ends it"
-            );
-            Err(Outcome::Fault(Fault::permanent(Origin::Inbox, MAYBE_SCORED, text)))
-        }
-    }
+    Err(Outcome::Fault(Fault::permanent(Origin::Inbox, MAYBE_SCORED, text)))
 }
 
 /// A job that another owner had waits beside its source, unless the store is older than the folders: after a backup was

@@ -64,14 +64,6 @@ impl<W: World> Engine<W> {
         self.tellings.spawn(notes);
     }
 
-    /// Notes all that is left to be noted, before the node retires.
-    pub(super) async fn note_last_steps(&mut self) {
-        let notes = self.notes();
-        // One that was begun would write less than this one.
-        while self.tellings.join_next().await.is_some() {}
-        notes.await;
-    }
-
     /// A folder that is away keeps no note, and nobody waits for it.
     fn notes(&mut self) -> impl Future<Output = ()> + Send + 'static {
         let (world, rules, tenure) = (self.world.clone(), self.rules.clone(), self.tenure.clone());

@@ -29,7 +29,7 @@ pub(super) fn faulted(
         // Whether there was a run, only a person can find out.
         Class::Permanent
             if fault.code == MAYBE_SCORED
-                && matches!(state, State::Queued | State::Uploaded(_) | State::Submitted(_)) =>
+                && matches!(state, State::Queued | State::Uploaded(_)) =>
         {
             held(job, state, MAYBE_SCORED, fault.message.clone(), turn)
         }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use scoreline::http::JobBody;
 use scoreline::job::Phase;
-use scoreline::ports::{Schedules as _, World as _};
+use scoreline::ports::{Schedules as _, Store as _, World as _};
 use secrecy::ExposeSecret as _;
 
 use crate::audit::{audited, found};
@@ -252,7 +252,8 @@ async fn run_since_the_backup(kept: &Kept) {
     daemon.until("it waits", |jobs| is(jobs, "a.csv", Phase::Uploaded)).await;
     kept.back_up().await;
     cancel(&daemon, &jobs[0]).await;
-    daemon.until("it has a run", |jobs| is(jobs, "a.csv", Phase::Running)).await;
+    let jobs = daemon.until("it has a run", |jobs| is(jobs, "a.csv", Phase::Running)).await;
+    noted(rig, &daemon, named(&jobs, "a.csv")).await;
     daemon.stop().await;
     assert_eq!(rig.starts_of("/a.csv"), 1);
 }
@@ -274,9 +275,21 @@ async fn left_since_the_backup(kept: &Kept) {
     daemon.until_ended(1).await;
     kept.back_up().await;
     rig.drop_file("later.csv", &input_of(&["after it"]));
-    daemon.until_ended(2).await;
+    let jobs = daemon.until_ended(2).await;
+    noted(rig, &daemon, named(&jobs, "later.csv")).await;
     daemon.stop().await;
     rig.started_once_each(2);
+}
+
+/// Waits until it is noted beside the outputs how the job stands.
+async fn noted(rig: &Rig, daemon: &Running, job: &JobBody) {
+    eventually("it is noted", || async {
+        let rows = daemon.world.store().load(&[job.id]).await.unwrap();
+        let wanted = format!("\"revision\":{},", rows[0].0.revision());
+        let notes = rig.files("out/.scoreline/last");
+        notes.values().any(|note| note.contains(&job.id.to_string()) && note.contains(&wanted))
+    })
+    .await;
 }
 
 fn named<'a>(jobs: &'a [JobBody], name: &str) -> &'a JobBody {
