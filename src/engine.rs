@@ -289,6 +289,9 @@ impl<W: World> Engine<W> {
     /// could be finished.
     pub async fn run(mut self, stop: Stop) -> Result<(), StoreError> {
         let finished = self.work(stop).await;
+        let submitted = |slot: &&Slot| slot.job.phase() == Phase::Submitted;
+        let knows: Vec<_> =
+            self.jobs.values().filter(submitted).map(|slot| slot.job.id()).collect();
         // Whatever it still has is nobody's in this process from here on.
         let ids: Vec<_> = self.jobs.keys().copied().collect();
         for id in ids {
@@ -297,7 +300,7 @@ impl<W: World> Engine<W> {
         self.show_lags(Duration::ZERO, Duration::ZERO);
         self.pulse.rest();
         if finished? {
-            self.world.store().retire(&self.tenure.node).await?;
+            self.world.store().retire(&self.tenure.node, &knows).await?;
         }
         Ok(())
     }

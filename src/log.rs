@@ -34,7 +34,7 @@
 //! | `why`, `until` | why a feed is paused, and until when |
 //! | `now`, `ends_at` | a time that is the matter of the line |
 //! | `blob`, `folder`, `path` | where something is |
-//! | `feeds`, `fires`, `jobs`, `rows`, `deleted`, `orphans`, `dropped` | how many |
+//! | `feeds`, `fires`, `jobs`, `history`, `events`, `arrivals`, `contents`, `rows`, `deleted`, `orphans`, `dropped` | how many |
 //! | `seen`, `new`, `settling`, `denied`, `known`, `ignored`, `backlog` | how many files a look at a folder found |
 //!
 //! What happens to a job is one line each, [`transition`]: at level `info` with the target `scoreline::job`, so that

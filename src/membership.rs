@@ -86,7 +86,7 @@ pub async fn join<W: World>(
         Ok(adopted) => Ok(Joined { tenure, adopted, folders }),
         Err(error) => {
             // Nobody will beat under this id. If it can't be said now either, its silence will.
-            if let Err(error) = store.retire(&tenure.node).await {
+            if let Err(error) = store.retire(&tenure.node, &[]).await {
                 tracing::debug!(node = tenure.node.id.0, %error, "a node that could not join is still known");
             }
             Err(error)

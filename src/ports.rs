@@ -170,7 +170,15 @@ pub trait Store: Schedules + Retention {
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
     /// Forgets the node and gives its jobs back; returns how many.
-    fn retire(&self, node: &Node) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    ///
+    /// A job in phase `submitted` is given back only if it is among those that the node `knows`. Another one it adopted
+    /// and never heard of, so that what its owner before had under way for it is as unclear as it was: it stays with
+    /// the node, which is fenced off then, and whoever adopts it is told so.
+    fn retire(
+        &self,
+        node: &Node,
+        knows: &[JobId],
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// How many jobs of the node's site have no owner that lives.
     fn unowned(

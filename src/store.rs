@@ -281,8 +281,8 @@ impl<C: Clock> Store for AnyStore<C> {
         either!(self, store => store.draw(budget, limits, draw, now))
     }
 
-    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
-        either!(self, store => store.retire(node))
+    async fn retire(&self, node: &Node, knows: &[JobId]) -> Result<u64, StoreError> {
+        either!(self, store => store.retire(node, knows))
     }
 
     async fn adopt(

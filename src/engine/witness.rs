@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::DateTime;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,9 @@ use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OWN_FOLDER, SourceEnd};
 use crate::fire::{FeedPause, FireId};
 use crate::job::{Job, JobId};
-use crate::ports::{Clock, JobQuery, Outbox, Permit, Schedules, Store, StoreError, World};
+use crate::ports::{
+    Clock, JobQuery, Outbox, Permit, Retention, Schedules, Store, StoreError, World,
+};
 
 /// The last steps that the store is known to have.
 #[derive(Debug, Default)]
@@ -76,7 +78,7 @@ impl<W: World> Engine<W> {
                     match world.clock().timeout(ANSWER_LIMIT, noted).await {
                         Some(Ok(())) => {}
                         Some(Err(fault)) => {
-                            tracing::debug!(feed = %name, %fault, "what the store knows could not be noted beside the outputs");
+                            tracing::debug!(feed = %name, error = %fault, "what the store knows could not be noted beside the outputs");
                         }
                         None => tracing::debug!(feed = %name, "the delivery folder does not answer"),
                     }
@@ -116,7 +118,7 @@ pub async fn compare<W: World>(
     let Some(note) = note else { return Ok(Ok(())) };
     let newest = JobQuery { feed: Some(feed.name.clone()), limit: 1, ..JobQuery::default() };
     let newest = world.store().list(&newest).await?.jobs.first().map(Job::id);
-    if !is_older(world, &note, newest).await? {
+    if !is_older(world, site, &note, newest).await? {
         return Ok(Ok(()));
     }
     let name = &feed.name;
@@ -164,6 +166,7 @@ pub(super) async fn doubts<W: World>(
 
 async fn is_older<W: World>(
     world: &W,
+    site: &str,
     note: &Note,
     newest: Option<JobId>,
 ) -> Result<bool, StoreError> {
@@ -171,9 +174,10 @@ async fn is_older<W: World>(
     if let Some((job, _)) = world.store().load(&[noted]).await?.first() {
         return Ok(job.revision() < note.revision);
     }
-    // The history of a long time ago is not kept, and what came later is.
-    let age = made_at(noted).map(|made| world.clock().now() - made);
-    Ok(newest.is_none_or(|newest| newest < noted) && age.is_none_or(|age| age < HISTORY_AGE))
+    // What was done long ago may have been forgotten since, and what came later is known.
+    let begins = world.store().history_begins(site).await?;
+    let forgotten = begins.zip(noted.made_at()).is_some_and(|(begins, made)| made < begins);
+    Ok(newest.is_none_or(|newest| newest < noted) && !forgotten)
 }
 
 /// Whether what the feed has taken stays where it would be taken again.
@@ -207,20 +211,11 @@ fn place(site: &str, feed: &Feed) -> PathBuf {
     feed.deliver.folder.join(OWN_FOLDER).join("last").join(id.to_string())
 }
 
-/// When a job was accepted, as its id has it.
-fn made_at(job: JobId) -> Option<DateTime<Utc>> {
-    let (seconds, nanos) = job.uuid().get_timestamp()?.to_unix();
-    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
-}
-
 /// How often what moved on is noted: one small file a feed. What a backup misses of less than that may be done twice
 /// after it was restored.
 const NOTE_EVERY: Duration = Duration::from_secs(5);
 /// A share that went away may never answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
-/// A job that is not there, and that nothing followed on, is missed for so long: after that its history may have aged
-/// out, and no backup is that old.
-const HISTORY_AGE: TimeDelta = TimeDelta::days(30);
 
 #[cfg(test)]
 mod tests {
@@ -236,12 +231,5 @@ mod tests {
         ] {
             assert_eq!(serde_json::from_str::<Note>(&text(&note)).unwrap(), note);
         }
-    }
-
-    #[test]
-    fn a_job_is_as_old_as_its_id_says() {
-        let id = JobId::parse("019aa3c1-7d2e-7000-8000-000000000001").unwrap();
-        assert_eq!(made_at(id).unwrap().timestamp_millis(), 0x019a_a3c1_7d2e);
-        assert_eq!(made_at(JobId::new(uuid::Uuid::nil())), None);
     }
 }

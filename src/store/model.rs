@@ -167,20 +167,25 @@ impl Store for ModelStore {
         Ok(fenced)
     }
 
-    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
+    async fn retire(&self, node: &Node, knows: &[JobId]) -> Result<u64, StoreError> {
         let mut tables = self.tables();
-        tables.nodes.remove(&node.id);
         tables.scanners.retain(|_, scanner| *scanner != node.id);
         tables.waiting.retain(|(_, waits), _| *waits != node.id);
         let mut given_back = 0;
         let Tables { jobs, runs, .. } = &mut *tables;
-        for row in jobs.values_mut().filter(|row| row.node == Some(node.id)) {
+        let stays =
+            |row: &Row| row.job.phase() == Phase::Submitted && !knows.contains(&row.job.id());
+        for row in jobs.values_mut().filter(|row| row.node == Some(node.id) && !stays(row)) {
             row.node = None;
             given_back += 1;
             if !row.job.holds_run() {
                 runs.remove(&row.job.id());
             }
         }
+        if let Some(there) = tables.nodes.get_mut(&node.id) {
+            there.fenced = true;
+        }
+        tables.forget_the_dead();
         Ok(given_back)
     }
 

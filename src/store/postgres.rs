@@ -249,14 +249,15 @@ impl<C: Clock> Store for PostgresStore<C> {
         .await
     }
 
-    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
+    async fn retire(&self, node: &Node, knows: &[JobId]) -> Result<u64, StoreError> {
+        let knows: Vec<_> = knows.iter().map(|id| id.uuid()).collect();
         const ATTEMPTED: &str = "give the node's jobs back";
         let mut all = 0;
         loop {
             // Most of them in bites that the server's time limit leaves enough time for.
             let some = self.bounded(ATTEMPTED, RETIRE_BATCH, async {
                 let mut session = self.session().await?;
-                let some = session.give_back(node, Some(signed(RETIRE_BATCH))).await?;
+                let some = session.give_back(node, &knows, Some(signed(RETIRE_BATCH))).await?;
                 session.done();
                 Ok(some)
             });
@@ -269,7 +270,7 @@ impl<C: Clock> Store for PostgresStore<C> {
         let rest = self.bounded(ATTEMPTED, RETIRE_BATCH, async {
             let mut session = self.session().await?;
             session.begin().await?;
-            let rest = session.forget(node).await?;
+            let rest = session.forget(node, &knows).await?;
             session.commit().await?;
             Ok(rest)
         });

@@ -237,7 +237,7 @@ impl<C: Clock> Store for SqliteStore<C> {
         .await
     }
 
-    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
+    async fn retire(&self, node: &Node, knows: &[JobId]) -> Result<u64, StoreError> {
         self.bounded("give the node's jobs back", 1000, async {
             let mut write = self.begin().await?;
             let sql = concat!(
@@ -246,10 +246,18 @@ impl<C: Clock> Store for SqliteStore<C> {
                 ")",
             );
             query(sql).bind(node.id.0).execute(write.on()).await?;
-            let sql = "UPDATE job SET node = NULL WHERE node = ?1";
-            let given_back = query(sql).bind(node.id.0).execute(write.on()).await?;
-            let sql = "DELETE FROM node WHERE id = ?1";
-            query(sql).bind(node.id.0).execute(write.on()).await?;
+            let sql = "UPDATE job SET node = NULL WHERE node = ?1 \
+                       AND (phase <> 'submitted' OR id IN (SELECT value FROM json_each(?2)))";
+            let given_back = query(sql).bind(node.id.0).bind(json(knows));
+            let given_back = given_back.execute(write.on()).await?;
+            for sql in [
+                "DELETE FROM node WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM job WHERE node = ?1)",
+                "DELETE FROM scanner WHERE node = ?1",
+                "DELETE FROM waiting WHERE node = ?1",
+                "UPDATE node SET fenced = 1 WHERE id = ?1",
+            ] {
+                query(sql).bind(node.id.0).execute(write.on()).await?;
+            }
             write.commit().await?;
             Ok(given_back.rows_affected())
         })

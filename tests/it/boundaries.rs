@@ -351,8 +351,8 @@ impl Store for MinedPart {
     async fn gone(&self, node: &Node) -> Result<Vec<NodeId>, StoreError> {
         self.real.store().gone(node).await
     }
-    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
-        self.bomb.around("retire", self.real.store().retire(node)).await
+    async fn retire(&self, node: &Node, knows: &[JobId]) -> Result<u64, StoreError> {
+        self.bomb.around("retire", self.real.store().retire(node, knows)).await
     }
     async fn adopt(
         &self,

@@ -19,13 +19,15 @@ use crate::rig::{Rig, eventually};
 
 /// What a line may have beside `timestamp`, `level`, `target` and `message`. Those who read the log go by these names:
 /// one more is an addition, one less breaks what they have.
-const NAMES: [&str; 56] = [
+const NAMES: [&str; 60] = [
+    "arrivals",
     "attempts",
     "audience",
     "backlog",
     "blob",
     "budget",
     "credential",
+    "contents",
     "deleted",
     "denied",
     "detail",
@@ -35,6 +37,7 @@ const NAMES: [&str; 56] = [
     "error",
     "error_class",
     "error_code",
+    "events",
     "expected_by",
     "feed",
     "feeds",
@@ -43,6 +46,7 @@ const NAMES: [&str; 56] = [
     "folder",
     "from",
     "generation",
+    "history",
     "host",
     "ignored",
     "job",

@@ -21,6 +21,19 @@ use crate::samples::{
     submitted, try_step, uploaded, ways,
 };
 
+/// All there are.
+pub(crate) const MIGRATIONS: [&str; 9] = [
+    "0001 jobs",
+    "0002 nodes",
+    "0003 folders",
+    "0004 pauses",
+    "0005 schedules",
+    "0006 content",
+    "0007 services",
+    "0008 budgets",
+    "0009 retention",
+];
+
 /// Asks the tests of each store.
 macro_rules! every_store {
     ($($test:ident)*) => {
@@ -269,7 +282,7 @@ async fn those_count_as_waiting_that_are_queued_or_uploaded_and_not_held(databas
     job(&store, &elsewhere, "in another site").await;
     accept(&store, &node, &[arrival_in("other", "of another feed")]).await;
     assert_eq!((waiting(&other).await, waiting(&elsewhere).await), (expected, 1));
-    store.retire(&node).await.unwrap();
+    store.retire(&node, &[]).await.unwrap();
     assert_eq!(waiting(&other).await, expected, "whoever has them");
 }
 

@@ -245,7 +245,7 @@ async fn arrives_at_the_second(land: &Land, n: usize) {
     // By a node that is gone by now: its jobs are there for anybody.
     let node = land.store.register("x", SITE, Duration::from_mins(1)).await.unwrap();
     let accepted = land.store.accept(&node, &[arrival], 0, land.clock.now(), None).await.unwrap();
-    land.store.retire(&node).await.unwrap();
+    land.store.retire(&node, &[]).await.unwrap();
     let Some(Accepted::Free(job)) = accepted.first() else { panic!("{accepted:?}") };
     let work = Feed::work_path(land.feed.watch.as_ref().unwrap(), job.id(), &path);
     land.state().disk.insert(work, file);

@@ -304,8 +304,8 @@ impl Store for Life {
         let beats = beats.filter(|_| !self.made(Mistake::BeatsAreNotSeen));
         self.on_store(self.land.store.fence(node, beats)).await
     }
-    async fn retire(&self, node: &Node) -> Result<u64, StoreError> {
-        self.on_store(self.land.store.retire(node)).await
+    async fn retire(&self, node: &Node, knows: &[JobId]) -> Result<u64, StoreError> {
+        self.on_store(self.land.store.retire(node, knows)).await
     }
     async fn unowned(&self, node: &Node, feeds: &[Name]) -> Result<Unowned, StoreError> {
         if self.made(Mistake::TheLivingAreRobbed) {

@@ -73,27 +73,41 @@ impl Session {
     pub(super) async fn give_back(
         &mut self,
         node: &Node,
+        knows: &[uuid::Uuid],
         limit: Option<i64>,
     ) -> Result<u64, sqlx::Error> {
         let sql = concat!(
             "WITH found AS ( \
-               SELECT id, phase, held_code FROM job WHERE node = $1 ORDER BY id LIMIT $2 FOR UPDATE \
+               SELECT id, phase, held_code FROM job WHERE node = $1 \
+                 AND (phase <> 'submitted' OR id = ANY($3)) ORDER BY id LIMIT $2 FOR UPDATE \
              ), freed AS ( \
                DELETE FROM remote_run WHERE job_id = ANY(ARRAY(SELECT id FROM found WHERE NOT ",
             holds_run!(),
             "))) UPDATE job SET node = NULL FROM found WHERE job.id = found.id",
         );
-        let given_back = query(sql).bind(node.id.0).bind(limit).execute(self.on()).await?;
+        let given_back = query(sql).bind(node.id.0).bind(limit).bind(knows);
+        let given_back = given_back.execute(self.on()).await?;
         Ok(given_back.rows_affected())
     }
 
-    /// Gives the node's last jobs back and forgets it, in the transaction that is begun; answers how many they were.
-    pub(super) async fn forget(&mut self, node: &Node) -> Result<u64, sqlx::Error> {
+    /// Gives the node's last jobs back and forgets it, or fences it off if any stay, in the transaction that is begun; answers how many they were.
+    pub(super) async fn forget(
+        &mut self,
+        node: &Node,
+        knows: &[uuid::Uuid],
+    ) -> Result<u64, sqlx::Error> {
         // Nobody accepts or adopts for it any more, once this is ours.
         let sql = "SELECT 1 FROM node WHERE id = $1 FOR UPDATE";
         query(sql).bind(node.id.0).execute(self.on()).await?;
-        let given_back = self.give_back(node, None).await?;
-        query("DELETE FROM node WHERE id = $1").bind(node.id.0).execute(self.on()).await?;
+        let given_back = self.give_back(node, knows, None).await?;
+        for sql in [
+            "DELETE FROM node WHERE id = $1 AND NOT EXISTS (SELECT FROM job WHERE node = $1)",
+            "DELETE FROM scanner WHERE node = $1",
+            "DELETE FROM waiting WHERE node = $1",
+            "UPDATE node SET fenced = true WHERE id = $1",
+        ] {
+            query(sql).bind(node.id.0).execute(self.on()).await?;
+        }
         Ok(given_back)
     }
 }

@@ -81,8 +81,8 @@ impl<C: Clock> Retention for SqliteStore<C> {
     ) -> Result<(Vec<OldArrival>, Option<Uuid>), StoreError> {
         self.bounded("look for old arrivals", walk.limit, async {
             let sql = "SELECT job_id, path, inode, size_bytes, mtime_ns, \
-                         NOT EXISTS (SELECT 1 FROM job WHERE id = job_id) \
-                         AND NOT EXISTS (SELECT 1 FROM job_history WHERE id = job_id) AS forgotten \
+                         NOT EXISTS (SELECT 1 FROM job j WHERE j.id = arrival.job_id) \
+                         AND NOT EXISTS (SELECT 1 FROM job_history h WHERE h.id = arrival.job_id) AS forgotten \
                        FROM arrival WHERE site = ?1 AND feed = ?2 AND job_id > ?3 AND job_id < ?4 \
                        ORDER BY job_id LIMIT ?5";
             let rows = query(sql).bind(site).bind(feed.as_str()).bind(after(walk));
@@ -108,8 +108,8 @@ impl<C: Clock> Retention for SqliteStore<C> {
             }
             let sql = "DELETE FROM arrival WHERE site = ?1 AND feed = ?2 \
                          AND job_id IN (SELECT value FROM json_each(?3)) \
-                         AND NOT EXISTS (SELECT 1 FROM job WHERE id = job_id) \
-                         AND NOT EXISTS (SELECT 1 FROM job_history WHERE id = job_id)";
+                         AND NOT EXISTS (SELECT 1 FROM job j WHERE j.id = arrival.job_id) \
+                         AND NOT EXISTS (SELECT 1 FROM job_history h WHERE h.id = arrival.job_id)";
             let mut write = self.begin().await?;
             let gone = query(sql).bind(site).bind(feed.as_str()).bind(json(jobs));
             let gone = gone.execute(write.on()).await?.rows_affected();

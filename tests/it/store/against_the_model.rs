@@ -187,7 +187,7 @@ impl<S: Store> Side<S> {
                 self.nodes.push(node.clone());
                 format!("{node:?}")
             }
-            Call::Retire(n) => format!("{:?}", self.store.retire(node(n)).await.unwrap()),
+            Call::Retire(n) => format!("{:?}", self.store.retire(node(n), &[]).await.unwrap()),
             Call::Beat(n) => format!("{:?}", self.store.beat(node(n)).await.unwrap()),
             Call::Fence { node: n, beats } => {
                 format!("{:?}", self.store.fence(node(n).id, *beats).await.unwrap())

@@ -45,7 +45,7 @@ async fn what_is_granted_survives_whoever_it_was_granted_to(database: &impl Data
     let store = database.open().await;
     let node = store.register("a", "site", TERM).await.unwrap();
     assert_eq!(draw(&store, "b", MINUTE, up_to(4)).await.granted, 4);
-    store.retire(&node).await.unwrap();
+    store.retire(&node, &[]).await.unwrap();
     drop(store);
     let store = database.open().await;
     assert_eq!(draw(&store, "b", MINUTE, up_to(4)).await.granted, 1);

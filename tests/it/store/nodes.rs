@@ -26,6 +26,7 @@ every_store! {
     a_fenced_nodes_jobs_are_adopted_with_its_name
     what_a_fenced_node_wrote_before_adoption_counts
     a_fenced_node_may_still_retire
+    what_a_node_took_over_and_never_heard_of_stays_as_unclear_as_it_was
     jobs_without_a_living_owner_are_counted
     the_rest_of_a_call_is_free_for_others
     one_node_scans_a_feed_at_a_time
@@ -41,7 +42,7 @@ async fn adoption_takes_what_is_free_or_of_the_dead(database: &impl Database) {
     let free = job(&store, &gone, "free").await;
     let of_dead = job(&store, &dead, "dead").await;
     let of_alive = job(&store, &alive, "alive").await;
-    store.retire(&gone).await.unwrap();
+    store.retire(&gone, &[]).await.unwrap();
 
     let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 10).await, [free.id()]);
@@ -57,7 +58,7 @@ async fn adoption_takes_only_given_feeds_and_its_own_site(database: &impl Databa
     let (store, node) = begin(database).await;
     let arrivals = [arrival_in("churn", "a"), arrival_in("other", "a"), arrival_in("third", "a")];
     let [a, _, c] = accept(&store, &node, &arrivals).await.map(id_of);
-    store.retire(&node).await.unwrap();
+    store.retire(&node, &[]).await.unwrap();
     let elsewhere = store.register("x", "elsewhere", TERM).await.unwrap();
     assert_eq!(adopt(&store, &elsewhere, 10).await, []);
     let me = store.register("me", "site", TERM).await.unwrap();
@@ -75,7 +76,7 @@ async fn adoption_takes_the_oldest_first_up_to_its_limit(database: &impl Databas
         let owner = if n % 2 == 0 { &dead } else { &gone };
         ids.push(job(&store, owner, &n.to_string()).await.id());
     }
-    store.retire(&gone).await.unwrap();
+    store.retire(&gone, &[]).await.unwrap();
     fence(&store, &dead).await;
     let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 0).await, []);
@@ -90,7 +91,7 @@ async fn adoption_leaves_what_is_done(database: &impl Database) {
     let [done, unsettled] = jobs(&store, &node, ["done", "unsettled"]).await;
     walk(&store, &node, &done, [permanent(), settled()]).await;
     walk(&store, &node, &unsettled, [permanent()]).await;
-    assert_eq!(store.retire(&node).await.unwrap(), 1);
+    assert_eq!(store.retire(&node, &[]).await.unwrap(), 1);
     let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(adopt(&store, &me, 10).await, [unsettled.id()]);
 }
@@ -148,8 +149,8 @@ async fn adoption_is_written_down(database: &impl Database) {
 async fn a_retired_node_gives_its_jobs_back(database: &impl Database) {
     let (store, node) = begin(database).await;
     let [a, b] = jobs(&store, &node, ["a", "b"]).await;
-    assert_eq!(store.retire(&node).await.unwrap(), 2);
-    assert_eq!(store.retire(&node).await.unwrap(), 0);
+    assert_eq!(store.retire(&node, &[]).await.unwrap(), 2);
+    assert_eq!(store.retire(&node, &[]).await.unwrap(), 0);
     assert!(!store.beat(&node).await.unwrap());
     assert_eq!(load(&store, a.id()).await, Some((a.clone(), None)));
     assert_eq!(store.commit(&node, &[step(&a, uploaded())]).await.unwrap(), [Committed::Stale]);
@@ -161,7 +162,7 @@ async fn a_retired_node_gives_its_jobs_back(database: &impl Database) {
 async fn a_forgotten_node_gets_no_jobs(database: &impl Database) {
     let (store, node) = begin(database).await;
     let free = job(&store, &node, "a").await;
-    store.retire(&node).await.unwrap();
+    store.retire(&node, &[]).await.unwrap();
     let late = store.accept(&node, &[arrival("b")], 1, at(0), None).await;
     assert!(matches!(late, Err(StoreError::Unavailable { .. })), "{late:?}");
     let late = store.adopt(&node, &[name("churn")], 1).await;
@@ -178,7 +179,7 @@ async fn a_nodes_id_is_never_used_again(database: &impl Database) {
         for _ in 0..3 {
             let node = store.register("host", "site", TERM).await.unwrap();
             assert!(used.insert(node.id), "{:?} was given twice", node.id);
-            store.retire(&node).await.unwrap();
+            store.retire(&node, &[]).await.unwrap();
         }
     }
 }
@@ -215,7 +216,7 @@ async fn a_fenced_node_neither_beats_nor_accepts_nor_adopts(database: &impl Data
     let other = store.register("b", "site", TERM).await.unwrap();
     let [old] = jobs(&store, &node, ["old"]).await;
     job(&store, &other, "free").await;
-    store.retire(&other).await.unwrap();
+    store.retire(&other, &[]).await.unwrap();
     for _ in 0..2 {
         assert!(store.fence(node.id, None).await.unwrap());
     }
@@ -254,7 +255,7 @@ async fn a_fence_fails_if_the_node_has_beaten_since(database: &impl Database) {
 
 async fn a_node_that_is_gone_is_fenced_off(database: &impl Database) {
     let (store, node) = begin(database).await;
-    store.retire(&node).await.unwrap();
+    store.retire(&node, &[]).await.unwrap();
     assert!(store.fence(node.id, Some(0)).await.unwrap());
     assert!(store.fence(NodeId(999), None).await.unwrap());
 }
@@ -276,7 +277,7 @@ async fn a_fenced_nodes_jobs_are_adopted_with_its_name(database: &impl Database)
     let gone = store.register("gone", "site", TERM).await.unwrap();
     let [a, b] = jobs(&store, &dead, ["a", "b"]).await;
     let c = job(&store, &gone, "c").await;
-    store.retire(&gone).await.unwrap();
+    store.retire(&gone, &[]).await.unwrap();
     fence(&store, &dead).await;
     let me = store.register("me", "site", TERM).await.unwrap();
     let mut last = Vec::new();
@@ -311,11 +312,34 @@ async fn a_fenced_node_may_still_retire(database: &impl Database) {
     let (store, node) = begin(database).await;
     jobs(&store, &node, ["a", "b"]).await;
     fence(&store, &node).await;
-    assert_eq!(store.retire(&node).await.unwrap(), 2);
+    assert_eq!(store.retire(&node, &[]).await.unwrap(), 2);
     let me = store.register("me", "site", TERM).await.unwrap();
     let adopted = store.adopt(&me, &[name("churn")], 9).await.unwrap().jobs;
     let last: Vec<_> = adopted.iter().map(|(_, left_by)| *left_by).collect();
     assert_eq!(last, [None, None], "it gave them back");
+}
+
+async fn what_a_node_took_over_and_never_heard_of_stays_as_unclear_as_it_was(
+    database: &impl Database,
+) {
+    let (store, dead) = begin(database).await;
+    let [a, b] = jobs(&store, &dead, ["a", "b"]).await;
+    let a = walk(&store, &dead, &a, [uploaded(), submitted()]).await;
+    let b = walk(&store, &dead, &b, [uploaded(), submitted()]).await;
+    fence(&store, &dead).await;
+    let node = store.register("node", "site", TERM).await.unwrap();
+    let feeds = [name("churn")];
+    assert_eq!(store.adopt(&node, &feeds, 9).await.unwrap().jobs.len(), 2);
+    // The answer about the second was lost.
+    assert_eq!(store.retire(&node, &[a.id()]).await.unwrap(), 1);
+    let late = store.commit(&node, &[step(&b, Outcome::Started)]).await;
+    assert!(late.is_err() || late.unwrap() == [Committed::Stale], "it works no more");
+    let next = store.register("next", "site", TERM).await.unwrap();
+    let adopted = store.adopt(&next, &feeds, 9).await.unwrap().jobs;
+    let left_by: BTreeMap<_, _> =
+        adopted.iter().map(|(job, left_by)| (job.id(), *left_by)).collect();
+    assert_eq!(left_by, [(a.id(), None), (b.id(), Some(node.id))].into());
+    assert_eq!(store.retire(&next, &[a.id(), b.id()]).await.unwrap(), 2);
 }
 
 async fn jobs_without_a_living_owner_are_counted(database: &impl Database) {
@@ -337,7 +361,7 @@ async fn jobs_without_a_living_owner_are_counted(database: &impl Database) {
     fence(&store, &dead).await;
     fence(&store, &elsewhere).await;
     assert_eq!(unowned(&["churn", "other"]).await, (3, 2));
-    store.retire(&gone).await.unwrap();
+    store.retire(&gone, &[]).await.unwrap();
     assert_eq!(unowned(&["churn", "other", "nobody"]).await, (6, 4));
     assert_eq!(unowned(&[]).await, (6, 0));
     assert_eq!(adopt(&store, &node, 1).await.len(), 1);
@@ -413,7 +437,7 @@ async fn scans_pass_on_when_a_node_is_fenced_or_retires(database: &impl Database
     assert_eq!(claim(&store, &me, &all).await, std::slice::from_ref(&one));
     fence(&store, &nodes[1]).await;
     assert_eq!(claim(&store, &me, &all).await, [one.clone(), two.clone()]);
-    store.retire(&nodes[2]).await.unwrap();
+    store.retire(&nodes[2], &[]).await.unwrap();
     assert_eq!(claim(&store, &me, &all).await, [one.clone(), two.clone(), three.clone()]);
 }
 

@@ -20,20 +20,7 @@ async fn a_fresh_database_is_migrated_once_however_many_nodes_begin() {
     let begin = || PostgresStore::migrate(&url, SystemClock);
     let ran = tokio::join!(begin(), begin(), begin(), begin(), begin());
     let ran = [ran.0, ran.1, ran.2, ran.3, ran.4].map(Result::unwrap);
-    assert_eq!(
-        ran.concat(),
-        [
-            "0001 jobs",
-            "0002 nodes",
-            "0003 folders",
-            "0004 pauses",
-            "0005 schedules",
-            "0006 content",
-            "0007 services",
-            "0008 budgets",
-            "0009 retention"
-        ]
-    );
+    assert_eq!(ran.concat(), MIGRATIONS);
     let (a, b) = tokio::join!(connect(&database), connect(&database));
     let (a, b) = tokio::join!(a.register("a", "site", TERM), b.register("b", "site", TERM));
     assert_ne!(a.unwrap().id, b.unwrap().id);
@@ -328,7 +315,7 @@ async fn two_processes_never_adopt_the_same_job() {
         let arrivals: Vec<_> = (0..JOBS / 2).map(|i| arrival(format!("{n}-{i}"))).collect();
         one.accept(owner, &arrivals, usize::MAX, at(0), None).await.unwrap();
     }
-    one.retire(&free).await.unwrap();
+    one.retire(&free, &[]).await.unwrap();
     fence(&one, &dead).await;
     let me = one.register("me", "site", TERM).await.unwrap();
     let too = two.register("too", "site", TERM).await.unwrap();
@@ -462,8 +449,10 @@ async fn what_is_accepted_while_its_node_retires_is_lost_to_nobody() {
     for round in 0..20 {
         let node = one.register("a", "site", TERM).await.unwrap();
         let arrivals: Vec<_> = (0..20).map(|n| arrival(format!("{round}-{n}"))).collect();
-        let (accepted, retired) =
-            tokio::join!(one.accept(&node, &arrivals, usize::MAX, at(0), None), two.retire(&node));
+        let (accepted, retired) = tokio::join!(
+            one.accept(&node, &arrivals, usize::MAX, at(0), None),
+            two.retire(&node, &[])
+        );
         retired.unwrap();
         match accepted {
             Ok(accepted) => {
@@ -721,7 +710,7 @@ async fn a_long_history_is_never_walked_through() {
         }
         let other = store.register("b", "site", TERM).await.unwrap();
         adopt(&store, &other, 1000).await;
-        store.retire(&other).await.unwrap();
+        store.retire(&other, &[]).await.unwrap();
         store.events(done.id()).await.unwrap();
         // A schedule with as long a past.
         let row = due(i64::try_from(round).unwrap());
@@ -800,7 +789,7 @@ async fn of_a_servers_nodes_those_of_our_state_folder_are_gone_and_no_others() {
     let fenced = Node { id: earlier[1], site: "site".into() };
     job(&store, &fenced, "a").await;
     fence(&store, &fenced).await;
-    store.retire(&Node { id: earlier.remove(0), site: "site".into() }).await.unwrap();
+    store.retire(&Node { id: earlier.remove(0), site: "site".into() }, &[]).await.unwrap();
     assert_eq!(store.gone(&node).await.unwrap(), earlier);
     drop(store);
     // The same numbers in another database are somebody else's.

@@ -79,7 +79,7 @@ async fn a_job_that_was_given_back_holds_no_run_that_it_has_not_begun(database: 
     let me = store.register("me", "site", TERM).await.unwrap();
     let mine = job(&store, &me, "mine").await;
     assert_eq!(admit(&store, &me, &[&mine], 2).await, []);
-    store.retire(&node).await.unwrap();
+    store.retire(&node, &[]).await.unwrap();
     // Nobody has adopted them.
     assert_eq!(admit(&store, &me, &[&mine], 1).await, [mine.id()]);
 }
@@ -121,7 +121,7 @@ async fn a_run_goes_along_with_its_job(database: &impl Database) {
         let owner = load(&store, a.id()).await.unwrap().1.unwrap();
         let owner = Node { id: owner, site: node.site.clone() };
         if given_back {
-            store.retire(&owner).await.unwrap();
+            store.retire(&owner, &[]).await.unwrap();
         } else {
             fence(&store, &owner).await;
         }
@@ -224,7 +224,7 @@ async fn the_dead_and_the_retired_wait_for_nothing(database: &impl Database) {
     let (dead, retired) = (waits("dead").await, waits("retired").await);
     assert_eq!(admit(&store, &a, &[&a2], 3).await, [], "two wait for what is left");
     fence(&store, &dead).await;
-    store.retire(&retired).await.unwrap();
+    store.retire(&retired, &[]).await.unwrap();
     assert_eq!(admit(&store, &a, &[&a2, &a3], 3).await, [a2.id(), a3.id()]);
 }
 

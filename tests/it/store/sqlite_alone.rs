@@ -11,20 +11,7 @@ use super::*;
 async fn a_fresh_folder_is_made_and_migrated_once() {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("deep/state");
-    assert_eq!(
-        SqliteStore::migrate(&dir).await.unwrap(),
-        [
-            "0001 jobs",
-            "0002 nodes",
-            "0003 folders",
-            "0004 pauses",
-            "0005 schedules",
-            "0006 content",
-            "0007 services",
-            "0008 budgets",
-            "0009 retention"
-        ]
-    );
+    assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), MIGRATIONS);
     assert_eq!(SqliteStore::migrate(&dir).await.unwrap(), Vec::<String>::new());
     let store = SqliteStore::open(&dir, Migrate::Check, SystemClock).await.unwrap();
     store.ping().await.unwrap();
@@ -256,19 +243,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     check(Migrate::Yes).await.expect("a daemon would migrate it by itself");
     assert!(unusable(check(Migrate::Check).await).contains("scoreline migrate"));
     let ran = SqliteStore::migrate(dir.path()).await.unwrap();
-    assert_eq!(
-        ran,
-        [
-            "0002 nodes",
-            "0003 folders",
-            "0004 pauses",
-            "0005 schedules",
-            "0006 content",
-            "0007 services",
-            "0008 budgets",
-            "0009 retention"
-        ]
-    );
+    assert_eq!(ran, MIGRATIONS[1..]);
     check(Migrate::Check).await.unwrap();
     let store = open(dir.path()).await.unwrap();
     assert_eq!(everything(&store).await, [done.clone(), live.clone()]);

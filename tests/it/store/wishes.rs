@@ -107,7 +107,7 @@ async fn a_wish_changes_nothing_that_a_write_follows_on(database: &impl Database
 async fn a_wish_goes_along_with_its_job(database: &impl Database) {
     let (store, node) = begin(database).await;
     let job = job(&store, &node, "a").await;
-    store.retire(&node).await.unwrap();
+    store.retire(&node, &[]).await.unwrap();
     store.wish(job.id(), &Want::Cancel, None).await.unwrap();
     let me = store.register("me", "site", TERM).await.unwrap();
     assert_eq!(all_wanted(&store, &me).await, []);
