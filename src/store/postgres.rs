@@ -250,8 +250,8 @@ impl<C: Clock> Store for PostgresStore<C> {
     }
 
     async fn retire(&self, node: &Node, knows: &[JobId]) -> Result<u64, StoreError> {
-        let knows: Vec<_> = knows.iter().map(|id| id.uuid()).collect();
         const ATTEMPTED: &str = "give the node's jobs back";
+        let knows: Vec<_> = knows.iter().map(|id| id.uuid()).collect();
         let mut all = 0;
         loop {
             // Most of them in bites that the server's time limit leaves enough time for.
