@@ -85,7 +85,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
             cli::health(&client(&cli, daemon)?, *ready, cli.json).await
         }
         Command::Execute(args) => execute(&cli, args).await,
-        Command::DryRun(args) => dry_run(&load(&cli)?, args, cli.json).await,
+        Command::DryRun(args) => Box::pin(dry_run(&load(&cli)?, args, cli.json)).await,
         Command::Completions { shell } => {
             tell(&cli::completions(*shell))?;
             Ok(Exit::Done)

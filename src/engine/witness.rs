@@ -10,7 +10,7 @@
 //!   nodes and for good, and whoever comes to such a job's next step holds it. From its second generation on a job is
 //!   asked for.
 //!
-//! What happened between two notes, or is noted while a backup is being made, is not seen: see [`NOTE_EVERY`].
+//! What happened between two notes, or is noted while a backup is being made, is not seen: see `NOTE_EVERY`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
