@@ -12,7 +12,7 @@ use super::fair::Fair;
 use super::{After, Engine, STORE_RETRY, Stage};
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OnDuplicate};
-use crate::job::{DUPLICATE, Job, JobId, Outcome, Wait};
+use crate::job::{Action, DUPLICATE, Job, JobId, Outcome, Wait, next_action};
 use crate::ports::{Admitted, Ask, Clock, Earlier, FeedLimit, Same, Store, StoreError, World};
 
 /// Who waits for a run at one endpoint.
@@ -185,10 +185,21 @@ impl<W: World> Engine<W> {
         for id in admitted {
             let Some(slot) = self.jobs.get_mut(&id) else { continue };
             // One that is to be scored elsewhere meanwhile takes its run along when it has one there.
-            if slot.stage == Stage::Queued && slot.feed.endpoint == endpoint {
-                slot.holds_run = true;
-                self.has_its_run(id);
-                self.dispatch(id, now, now, After::Time);
+            if slot.feed.endpoint != endpoint {
+                continue;
+            }
+            match slot.stage {
+                Stage::Queued => {
+                    slot.holds_run = true;
+                    self.has_its_run(id);
+                    self.dispatch(id, now, now, After::Time);
+                }
+                // It was called off meanwhile and comes back: if it had to ask again then, behind those who wait for the
+                // very run that it has, none of them would ever get it.
+                Stage::Waiting(_) if next_action(&slot.job) == Some(Action::Submit) => {
+                    slot.holds_run = true;
+                }
+                _ => {}
             }
         }
         for (id, earlier) in duplicates {
