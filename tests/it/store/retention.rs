@@ -268,10 +268,12 @@ async fn the_store_tells_how_much_there_is(database: &impl Database) {
     asked(&store, &node, "b").await;
     let feed = name("churn");
     store.enter(&node, &feed, &[over(&feed, 0)]).await.unwrap();
-    // What a session of a server counted shows ten seconds later, if it has nothing to do meanwhile.
+    // What a session of a server counted shows ten seconds later, if it has nothing to do meanwhile; and a row that was
+    // written again may count as two until the table is cleaned.
+    let about = |(is, rows): (&u64, u64)| *is > 0 && is.abs_diff(rows) <= 1;
     for _ in 0..3000 {
         let size = store.size().await.unwrap();
-        if size.rows == [1, 1, 9, 2, 1, 1] {
+        if size.rows.iter().zip([1, 1, 9, 2, 1, 1]).all(about) {
             return;
         }
         SystemClock.sleep(std::time::Duration::from_millis(20)).await;
