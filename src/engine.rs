@@ -621,7 +621,7 @@ impl<W: World> Engine<W> {
             permits.used -= 1;
         }
         self.tell_step(
-            &step,
+            step,
             (action, &lane),
             &outcome,
             refused.as_ref(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -115,53 +115,35 @@ impl<W: World> Feeds<W> {
         stop: &Stop,
     ) {
         let (world, tenure) = (self.setting.world.clone(), self.tenure.clone());
-        let sweeper =
-            Sweeper::new(world.clone(), feed.clone(), tenure.clone(), self.scanned.clone());
-        let keep = self.keep.borrow().arrivals;
-        let forgetter = keep.map(|keep| {
-            let scanned = self.scanned.clone();
-            Forgetter::new(world.clone(), feed.clone(), tenure.clone(), scanned, keep)
-        });
-        let (scanned, sender) = (self.scanned.clone(), self.sender.clone());
-        let intake = Intake::new(world, feed.clone(), tenure, scanned, sender);
-        let after = |before: Option<CancellationToken>, stop: Stop| async move {
-            if let Some(before) = before {
-                tokio::select! {
-                    biased;
-                    () = stop.soft.cancelled() => {}
-                    () = before.cancelled() => {}
-                }
-            }
-        };
-        let (for_sweeper, its_guard) = (stop.clone(), guard.clone());
-        let first = after(before.clone(), stop.clone());
-        services.spawn(async move {
-            let _guard = its_guard;
-            first.await;
-            sweeper.run(for_sweeper.clone()).await;
-            ("clean-up of blobs", for_sweeper.soft.is_cancelled())
-        });
-        if let Some(forgetter) = forgetter {
-            let (stop, guard) = (stop.clone(), guard.clone());
-            let first = after(before.clone(), stop.clone());
+        let scanned = || self.scanned.clone();
+        let mut begin = |what: &'static str, service: BoxFuture<'static, ()>| {
+            let (before, guard, stop) = (before.clone(), guard.clone(), stop.clone());
             services.spawn(async move {
                 let _guard = guard;
-                first.await;
-                forgetter.run(stop.clone()).await;
-                ("forgetting of files", stop.soft.is_cancelled())
+                if let Some(before) = before {
+                    tokio::select! {
+                        biased;
+                        () = stop.soft.cancelled() => {}
+                        () = before.cancelled() => {}
+                    }
+                }
+                if !stop.soft.is_cancelled() {
+                    service.await;
+                }
+                (what, stop.soft.is_cancelled())
             });
+        };
+        let sweeper = Sweeper::new(world.clone(), feed.clone(), tenure.clone(), scanned());
+        begin("clean-up of blobs", Box::pin(sweeper.run(stop.clone())));
+        if let Some(keep) = self.keep.borrow().arrivals {
+            let (world, tenure) = (world.clone(), tenure.clone());
+            let forgetter = Forgetter::new(world, feed.clone(), tenure, scanned(), keep);
+            begin("forgetting of files", Box::pin(forgetter.run(stop.clone())));
         }
-        let Some(intake) = intake else { return };
-        let stop = stop.clone();
-        let first = after(before, stop.clone());
-        services.spawn(async move {
-            let _guard = guard;
-            first.await;
-            if !stop.soft.is_cancelled() {
-                intake.run(stop.clone()).await;
-            }
-            ("intake", stop.soft.is_cancelled())
-        });
+        let sender = self.sender.clone();
+        if let Some(intake) = Intake::new(world, feed.clone(), tenure, scanned(), sender) {
+            begin("intake", Box::pin(intake.run(stop.clone())));
+        }
     }
 }
 

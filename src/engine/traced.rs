@@ -45,7 +45,7 @@ impl<W: World> Engine<W> {
     /// A step is over.
     pub(super) fn tell_step(
         &self,
-        step: &Step,
+        step: Step,
         (action, lane): (Action, &Lane),
         outcome: &Outcome,
         refused: Option<&Outcome>,
@@ -56,7 +56,7 @@ impl<W: World> Engine<W> {
             return;
         }
         let fault = fault_of(outcome).or_else(|| refused.and_then(fault_of));
-        let mut fields = step.fields.clone();
+        let mut fields = step.fields;
         match lane.side() {
             Some(Side::Endpoint(name)) => fields.push(("endpoint", text(&name))),
             Some(Side::Storage(name)) => fields.push(("storage", text(&name))),

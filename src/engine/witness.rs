@@ -160,7 +160,16 @@ pub(super) async fn doubts<W: World>(
     if job.generation() > 1 {
         return Ok(false);
     }
-    let note = read(world, site, feed).await?;
+    let Some(note) = world.clock().timeout(ANSWER_LIMIT, read(world, site, feed)).await else {
+        let text = format!(
+            "{} does not answer, and what the store knew last is noted there; it is tried again",
+            feed.deliver.folder.display()
+        );
+        return Err(Fault::unavailable(Origin::Outbox, "folder_silent", text));
+    };
+    // Nothing is wrong with the job, whatever keeps the note from being read.
+    let note =
+        note.map_err(|fault| Fault::unavailable(Origin::Outbox, fault.code, fault.message))?;
     Ok(note.and_then(|note| note.doubtful_up_to).is_some_and(|last| job.id() <= last))
 }
 
