@@ -105,14 +105,18 @@ impl From<Span> for String {
     }
 }
 
-/// A number in 0..1 from a seed (`SplitMix64`).
-fn unit(seed: u64) -> f64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+/// A number in 0..1 from a seed.
+pub fn unit(seed: u64) -> f64 {
+    // 32 bits are exact in an f64, and enough to spread waits.
+    f64::from(u32::try_from(mix(seed) >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+}
+
+/// The last step of `SplitMix64`: each bit of the number has a say in each bit of the answer.
+pub fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^= z >> 31;
-    // 32 bits are exact in an f64, and enough to spread waits.
-    f64::from(u32::try_from(z >> 32).unwrap_or_default()) / f64::from(u32::MAX)
+    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl JobId {
         DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
     }
 
-    /// Where the spread of this job's waits comes from.
+    /// Where the spread of this job's waits comes from, and its place among jobs that are sampled.
     pub fn seed(self) -> u64 {
         let (high, low) = self.0.as_u64_pair();
         high ^ low

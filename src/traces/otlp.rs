@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use super::Settings;
 use crate::job::JobId;
 use crate::ports::Clock;
-use crate::ports::trace::{Field, Span, Spans, spread};
+use crate::ports::trace::{Field, Span, Spans};
+use crate::retry::unit;
 
 /// An exporter of spans.
 pub(super) struct Traces<C> {
@@ -182,9 +183,7 @@ impl<C: Clock> Traces<C> {
 
 impl<C: Clock> Spans for Traces<C> {
     fn samples(&self, job: JobId) -> bool {
-        #[expect(clippy::cast_precision_loss, reason = "a part of all jobs need not be exact")]
-        let place = spread(job) as f64 / u64::MAX as f64;
-        place < self.settings.sample || self.settings.sample >= 1.0
+        self.settings.sample >= 1.0 || unit(job.seed()) < self.settings.sample
     }
 
     fn tell(&self, span: Span) {
