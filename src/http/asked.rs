@@ -5,10 +5,11 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Problem, job_id};
+use super::Problem;
 use crate::feed::Name;
 use crate::job::JobId;
 
@@ -76,3 +77,28 @@ fn is_json(headers: &HeaderMap) -> Option<bool> {
     let essence = kind.split(';').next().unwrap_or_default().trim();
     Some(essence.eq_ignore_ascii_case("application/json"))
 }
+
+pub(super) fn job_id(text: &str) -> Result<JobId, Problem> {
+    JobId::parse(text).ok_or_else(|| {
+        Problem::bad(format!("{text:?} is no job id: `scoreline jobs list` shows them"))
+    })
+}
+
+/// How many are asked for.
+pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(PAGE_DEFAULT);
+    if (1..=PAGE_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::bad(format!("limit must be from 1 to {PAGE_MAX}")))
+}
+
+pub(super) fn instant(text: &str) -> Result<DateTime<Utc>, Problem> {
+    DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|_| {
+        Problem::bad(format!("{text:?} is no time: write it like 2026-11-23T02:00:00Z"))
+    })
+}
+
+const PAGE_DEFAULT: usize = 50;
+/// As many as one page may have.
+pub(super) const PAGE_MAX: usize = 1000;

@@ -15,7 +15,8 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{Api, PAGE_MAX, Problem, rfc3339};
+use super::asked::PAGE_MAX;
+use super::{Api, Problem, rfc3339};
 use crate::feed::{Feed, Refusal, SourceEnd, SourcePath};
 use crate::folder::source_of_report;
 use crate::job::{Job, JobId};

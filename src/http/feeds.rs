@@ -14,8 +14,8 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::asked::{Asked, At, Nothing};
-use super::{Api, FireBody, Problem, instant, page_limit, rfc3339};
+use super::asked::{Asked, At, Nothing, instant, page_limit};
+use super::{Api, FireBody, Problem, rfc3339};
 use crate::feed::{Feed, Name};
 use crate::fire::{FeedPause, FeedState, FireId, FireRow, Reason};
 use crate::metrics::INBOX_STATES;

@@ -12,7 +12,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::asked::{Asked, At, Nothing};
-use super::{Api, JobBody, Problem, unknown_job};
+use super::jobs::unknown_job;
+use super::{Api, JobBody, Problem};
 use crate::job::{JobId, RemoteId, Want};
 use crate::ports::{Store, Wished, World};
 
