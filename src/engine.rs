@@ -41,6 +41,7 @@ use self::perform::{Done, Moment, perform};
 use self::progress::Passage;
 use self::remote::{LaneSeen, Spare};
 use self::runs::{Admission, Runs};
+use self::standing::Question;
 use self::steady::Steady;
 use self::traced::Step as TracedStep;
 use self::wishes::SWEEP;
@@ -64,6 +65,7 @@ mod runs;
 mod setting;
 mod shown;
 mod sides;
+mod standing;
 mod steady;
 mod traced;
 mod wishes;
@@ -75,6 +77,7 @@ pub use lease::{Lease, Tenure};
 pub use limits::Side;
 pub use pulse::{EndpointSeen, Late, Picture, Pulse, StorageSeen};
 pub use setting::Setting;
+pub use standing::{Doing, Standing};
 
 /// What the engine goes by, from the config.
 #[derive(Clone, Debug)]
@@ -155,6 +158,7 @@ pub struct Engine<W: World> {
     incoming: mpsc::Receiver<Incoming>,
     pulse: Arc<Pulse>,
     resumes: broadcast::Receiver<Side>,
+    questions: broadcast::Receiver<Question>,
     settings: Option<watch::Receiver<Setting<W>>>,
 
     jobs: HashMap<JobId, Slot>,
@@ -269,6 +273,7 @@ impl<W: World> Engine<W> {
             tenure,
             incoming,
             resumes: pulse.listen(),
+            questions: pulse.questions(),
             settings: None,
             pulse,
         };
@@ -334,6 +339,7 @@ impl<W: World> Engine<W> {
                 Some(_) = self.tellings.join_next() => {}
                 Some(probed) = self.probes.join_next() => self.probed(joined(probed)),
                 Ok(side) = self.resumes.recv() => self.resume(&side),
+                Ok(question) = self.questions.recv() => self.answer(&question),
                 setting = setting::next(&mut self.settings), if !self.draining => self.go_by(setting),
                 Some(incoming) = self.incoming.recv(), if !self.draining => self.came_in(incoming),
                 () = clock.sleep(nap) => {}

@@ -8,12 +8,15 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 
 use super::budget::BudgetSeen;
 use super::health::Trouble;
 use super::limits::Side;
+use super::standing::{Question, Standing};
 use crate::feed::Name;
+use crate::job::JobId;
+use crate::ports::Clock;
 
 /// The engine's signs of life, and its ear.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Pulse {
     store_away: AtomicBool,
     picture: watch::Sender<Picture>,
     resumes: broadcast::Sender<Side>,
+    questions: broadcast::Sender<Question>,
 }
 
 /// How things stand, as the engine last saw them.
@@ -94,6 +98,7 @@ impl Default for Pulse {
             store_away: AtomicBool::default(),
             picture: watch::Sender::default(),
             resumes: broadcast::Sender::new(RESUMES_MAX),
+            questions: broadcast::Sender::new(QUESTIONS_MAX),
         }
     }
 }
@@ -181,6 +186,19 @@ impl Pulse {
         // Without an engine there is nothing to resume: the next one begins with every side open.
         let _ = self.resumes.send(side);
     }
+
+    pub(super) fn questions(&self) -> broadcast::Receiver<Question> {
+        self.questions.subscribe()
+    }
+
+    /// What these jobs are doing; those that this node's engine doesn't have, and those that are held or done, are left
+    /// out. One that doesn't come round to answer has nothing to say either.
+    pub async fn standings(&self, clock: &impl Clock, jobs: &[JobId]) -> Vec<(JobId, Standing)> {
+        let (answer, mut answers) = mpsc::channel(1);
+        // Without an engine nobody keeps the question, and the channel closes.
+        let _ = self.questions.send(Question { jobs: jobs.into(), answer });
+        clock.timeout(ANSWER_MAX, answers.recv()).await.flatten().unwrap_or_default()
+    }
 }
 
 impl fmt::Display for Late {
@@ -193,6 +211,10 @@ impl fmt::Display for Late {
 const ROUND_MAX: Duration = Duration::from_mins(1);
 /// Requests to resume that an engine may not have heard yet; more than that say the same.
 const RESUMES_MAX: usize = 64;
+/// Questions that an engine may not have heard yet; whoever asked an earlier one gets no answer.
+const QUESTIONS_MAX: usize = 64;
+/// An engine goes round at once when it is asked, unless it is late.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
