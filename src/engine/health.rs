@@ -5,11 +5,11 @@
 //! none met success) and a *suspension* (a fatal fault) end when a probe succeeds. While any of them lasts, no fault
 //! is a job's own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use crate::fault::{Class, Fault, FaultRecord};
-use crate::job::JobId;
+use crate::job::{Action, JobId};
 use crate::retry::Backoff;
 
 /// The health of one endpoint or storage.
@@ -20,7 +20,24 @@ pub struct Health {
     failing: BTreeSet<JobId>,
     /// Outages and suspensions in a row: a probe that succeeds ends one, only a job's success ends the row.
     relapses: u32,
+    /// The last faults, oldest first.
+    met: VecDeque<Met>,
     seed: u64,
+}
+
+/// A fault that a job's action met, and how often in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Met {
+    /// Boot-clock time of the last.
+    pub at: Duration,
+    /// Whose action it was, the last time.
+    pub job: JobId,
+    /// What was attempted, the last time.
+    pub action: Action,
+    /// What came back, the last time.
+    pub fault: FaultRecord,
+    /// How often the same came back with nothing else between.
+    pub times: u32,
 }
 
 /// Why no call goes out.
@@ -75,7 +92,7 @@ pub enum Gate {
 impl Health {
     /// In good health; `seed` spreads the probes of several.
     pub fn new(seed: u64) -> Self {
-        Self { trouble: None, failing: BTreeSet::new(), relapses: 0, seed }
+        Self { trouble: None, failing: BTreeSet::new(), relapses: 0, met: VecDeque::new(), seed }
     }
 
     /// Whether a call may go out.
@@ -140,6 +157,26 @@ impl Health {
                 outage
             }
         }
+    }
+
+    /// Remembers a fault for those who look. Many that are alike fill no list.
+    pub fn remember(&mut self, job: JobId, action: Action, fault: &Fault, now: Duration) {
+        let fault = fault.record();
+        let alike = self.met.back().filter(|met| met.fault.code == fault.code).map(|met| met.times);
+        if alike.is_some() || self.met.len() == MET_MAX {
+            if alike.is_some() {
+                self.met.pop_back()
+            } else {
+                self.met.pop_front()
+            };
+        }
+        let times = alike.unwrap_or_default().saturating_add(1);
+        self.met.push_back(Met { at: now, job, action, fault, times });
+    }
+
+    /// The last faults that jobs met here, oldest first.
+    pub fn met(&self) -> impl Iterator<Item = &Met> {
+        self.met.iter()
     }
 
     /// Whether a probe is due; once it answers yes, the probe's result must follow.
@@ -235,6 +272,8 @@ impl Health {
 
 /// So many jobs in trouble, with no success between, are no coincidence.
 const OUTAGE_JOBS: usize = 3;
+/// More than a screen of them tells nobody more.
+const MET_MAX: usize = 20;
 /// How far apart the answers are that ask for one and the same pause.
 const TOGETHER: Duration = Duration::from_secs(5);
 /// For a pause without a length.
@@ -255,6 +294,22 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn faults_that_are_alike_count_as_one_and_the_oldest_is_forgotten() {
+        let mut health = Health::new(0);
+        for second in 0..5 {
+            health.remember(job(second.into()), Action::Poll, &transient(), at(second));
+        }
+        let met: Vec<_> = health.met().cloned().collect();
+        assert_eq!((met.len(), met[0].times, met[0].at, met[0].job), (1, 5, at(4), job(4)));
+        for n in 0..30 {
+            let fault = Fault::permanent(Origin::Endpoint, format!("code{n}"), "no");
+            health.remember(job(n), Action::Start, &fault, at(9));
+        }
+        let codes: Vec<_> = health.met().map(|met| met.fault.code.as_str()).collect();
+        assert_eq!((codes.len(), codes[0], codes[MET_MAX - 1]), (MET_MAX, "code10", "code29"));
     }
 
     fn transient() -> Fault {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::budget::BudgetSeen;
-use super::health::Trouble;
+use super::health::{Met, Trouble};
 use super::limits::Side;
 use super::standing::{Question, Standing};
 use crate::feed::Name;
@@ -72,6 +72,8 @@ pub struct EndpointSeen {
     pub max_concurrency: usize,
     /// What it has of its budget of calls, if it has one.
     pub budget: Option<BudgetSeen>,
+    /// The last faults that jobs met there, oldest first.
+    pub met: Vec<Met>,
 }
 
 /// A storage, as this node sees it.
@@ -85,6 +87,8 @@ pub struct StorageSeen {
     pub uploads: usize,
     /// Deliveries under way.
     pub deliveries: usize,
+    /// The last faults that jobs met there, oldest first.
+    pub met: Vec<Met>,
 }
 
 impl Default for Pulse {

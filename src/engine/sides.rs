@@ -53,6 +53,7 @@ impl<W: World> Engine<W> {
         }
         let Some(health) = self.health.get_mut(&side) else { return false };
         let was_closed = health.closed().map(|closed| closed.suspended);
+        health.remember(id, action, fault, now);
         let larger = health.faulted(id, fault, now);
         let is_closed = health.closed().map(|closed| closed.suspended);
         if is_closed.is_some() && is_closed != was_closed {
@@ -169,6 +170,10 @@ impl<W: World> Engine<W> {
             let health = self.health.get(&side);
             health.and_then(|health| health.trouble(now)).cloned()
         };
+        let met = |side: Side| {
+            let health = self.health.get(&side);
+            health.map(|health| health.met().cloned().collect()).unwrap_or_default()
+        };
         let mut in_flight = BTreeMap::<&Name, usize>::new();
         for slot in self.jobs.values().filter(|slot| slot.job.phase().is_in_flight()) {
             *in_flight.entry(endpoint_of(&self.rules, &slot.feed, &slot.job)).or_default() += 1;
@@ -185,6 +190,7 @@ impl<W: World> Engine<W> {
                 concurrency: calls.map_or(0, |permits: &Permits| permits.pace.limit()),
                 max_concurrency: calls.map_or(0, |permits| permits.pace.max()),
                 budget: self.budget_seen(name),
+                met: met(Side::Endpoint(name.clone())),
             }
         });
         let storages = self.rules.storages.keys().map(|name| StorageSeen {
@@ -192,6 +198,7 @@ impl<W: World> Engine<W> {
             trouble: trouble(Side::Storage(name.clone())),
             uploads: used(Lane::Uploads(name.clone())),
             deliveries: used(Lane::Deliveries(name.clone())),
+            met: met(Side::Storage(name.clone())),
         });
         (endpoints.collect(), storages.collect())
     }
