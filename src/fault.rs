@@ -163,13 +163,13 @@ impl fmt::Display for Origin {
 }
 
 /// A job's last fault, as it is stored and shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct FaultRecord {
-    /// [`Class::name`]
+    /// What follows from it, in a word.
     pub class: String,
-    /// [`Fault::code`]
+    /// A short name to search for; the remote's own where it gave one.
     pub code: String,
-    /// [`Fault::message`]
+    /// What happened, in the remote's own words where it said something.
     pub message: String,
 }
 

@@ -14,10 +14,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
 use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::config::Token;
 use crate::engine::{Pulse, Setting, Stop};
@@ -29,6 +30,7 @@ mod feeds;
 mod gate;
 mod health;
 mod jobs;
+mod openapi;
 mod problem;
 mod sides;
 mod wishes;
@@ -37,7 +39,7 @@ pub use explain::ExplainBody;
 pub use feeds::{
     FeedBody, FeedFireBody, FeedsBody, FiresBody, InboxBody, PauseBody, ScheduleBody, UpcomingBody,
 };
-pub use jobs::{EventBody, FireBody, JobBody, JobsBody};
+pub use jobs::{EventBody, EventsBody, FireBody, JobBody, JobsBody};
 pub use sides::{BudgetBody, EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
 
 use problem::Problem;
@@ -96,38 +98,7 @@ impl<W: World> Http<W> {
     pub async fn run(self, stop: Stop) -> Result<(), std::io::Error> {
         let api = self.api;
         let clock = api.world.clock().clone();
-        let guarded = Router::new()
-            .route("/api/v1/jobs", get(jobs::list::<W>))
-            .route("/api/v1/jobs/{id}", get(jobs::show::<W>))
-            .route("/api/v1/jobs/{id}/events", get(jobs::events::<W>))
-            .route("/api/v1/jobs/{id}/cancel", post(wishes::cancel::<W>))
-            .route("/api/v1/jobs/{id}/retry", post(wishes::retry::<W>))
-            .route("/api/v1/jobs/{id}/release", post(wishes::release::<W>))
-            .route("/api/v1/feeds", get(feeds::feeds::<W>))
-            .route("/api/v1/feeds/{feed}/pause", post(feeds::pause::<W>))
-            .route("/api/v1/feeds/{feed}/resume", post(feeds::resume::<W>))
-            .route("/api/v1/feeds/{feed}/run", post(feeds::run::<W>))
-            .route("/api/v1/feeds/{feed}/fires", get(feeds::fires::<W>))
-            .route("/api/v1/explain", get(explain::explain::<W>))
-            .route("/api/v1/endpoints", get(sides::endpoints::<W>))
-            .route("/api/v1/endpoints/{name}/resume", post(sides::resume_endpoint::<W>))
-            .route("/api/v1/storages", get(sides::storages::<W>))
-            .route("/api/v1/storages/{name}/resume", post(sides::resume_storage::<W>))
-            .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
-                let text = format!("{} can't be asked with {method}", uri.path());
-                Problem::new(StatusCode::METHOD_NOT_ALLOWED, text)
-            })
-            .fallback(|uri: Uri| async move {
-                Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", uri.path()))
-            })
-            .layer(middleware::from_fn_with_state(api.clone(), gate::authorized::<W>));
-        let router = Router::new()
-            .route("/healthz", get(health::healthz::<W>))
-            .route("/readyz", get(health::readyz::<W>))
-            .route("/metrics", get(health::metrics::<W>))
-            .merge(guarded)
-            .layer(middleware::from_fn_with_state(api.clone(), gate::same_site::<W>))
-            .with_state(api);
+        let router = router(&api);
         let hard = stop.hard.clone();
         let serving = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { hard.cancelled().await })
@@ -138,6 +109,45 @@ impl<W: World> Http<W> {
             () = async { stop.hard.cancelled().await; clock.sleep(LAST_ANSWERS).await } => Ok(()),
         }
     }
+}
+
+/// Every route. Those of the API bring their entries in its document with them, so each `routes!` is all that one needs.
+fn router<W: World>(api: &Arc<Api<W>>) -> Router {
+    let (open, mut document) = OpenApiRouter::with_openapi(openapi::about())
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::metrics))
+        .split_for_parts();
+    let (guarded, entries) = OpenApiRouter::<Arc<Api<W>>>::new()
+        .routes(routes!(jobs::list))
+        .routes(routes!(jobs::show))
+        .routes(routes!(jobs::events))
+        .routes(routes!(wishes::cancel))
+        .routes(routes!(wishes::retry))
+        .routes(routes!(wishes::release))
+        .routes(routes!(feeds::feeds))
+        .routes(routes!(feeds::pause))
+        .routes(routes!(feeds::resume))
+        .routes(routes!(feeds::run))
+        .routes(routes!(feeds::fires))
+        .routes(routes!(explain::explain))
+        .routes(routes!(sides::endpoints))
+        .routes(routes!(sides::resume_endpoint))
+        .routes(routes!(sides::storages))
+        .routes(routes!(sides::resume_storage))
+        .split_for_parts();
+    document.merge(entries);
+    let guarded = guarded
+        .method_not_allowed_fallback(|method: Method, uri: Uri| async move {
+            let text = format!("{} can't be asked with {method}", uri.path());
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, text)
+        })
+        .fallback(openapi::nothing)
+        .layer(middleware::from_fn_with_state(api.clone(), gate::authorized::<W>));
+    open.merge(openapi::routes(&openapi::completed(document)))
+        .merge(guarded)
+        .layer(middleware::from_fn_with_state(api.clone(), gate::same_site::<W>))
+        .with_state(api.clone())
 }
 
 fn rfc3339(time: DateTime<Utc>) -> String {

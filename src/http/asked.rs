@@ -48,7 +48,7 @@ impl<T: Named, S: Send + Sync> FromRequestParts<S> for At<T> {
 pub(super) struct Asked<T>(pub(super) T);
 
 /// The body of a request that says all in its path.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
 

@@ -14,16 +14,18 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::asked::PAGE_MAX;
+use super::problem::BadRequest;
 use super::{Api, Problem, rfc3339};
 use crate::feed::{Feed, Refusal, SourceEnd, SourcePath};
 use crate::folder::source_of_report;
 use crate::job::{Job, JobId};
 use crate::ports::{FilteredOut, Inbox, JobQuery, Node, NodeId, Schedules, Store, Why, World};
 
-/// `GET /api/v1/explain`
-#[derive(Debug, Serialize, Deserialize)]
+/// Why a file is where it is.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ExplainBody {
     /// The feed whose folder it is in.
     pub feed: Option<String>,
@@ -39,9 +41,12 @@ pub struct ExplainBody {
     pub until_seconds: Option<u64>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ExplainParams {
+    /// The file's absolute path on this node.
+    #[param(example = "/srv/churn/in/a.csv")]
     path: String,
 }
 
@@ -63,6 +68,9 @@ struct Standing {
     left: Option<Duration>,
 }
 
+/// Why a file is not, or not yet, picked up, or which job it has.
+#[utoipa::path(get, path = "/api/v1/explain", operation_id = "explain", tag = "feeds", params(ExplainParams),
+    responses((status = OK, description = "How the file stands", body = ExplainBody), BadRequest))]
 pub(super) async fn explain<W: World>(
     State(api): State<Arc<Api<W>>>,
     query: Result<Query<ExplainParams>, QueryRejection>,

@@ -13,8 +13,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::asked::{Asked, At, Nothing, instant, page_limit};
+use super::problem::{BadRequest, ContentTooLarge, NotFound, UnsupportedMediaType};
 use super::{Api, FireBody, Problem, rfc3339};
 use crate::feed::{Feed, Name};
 use crate::fire::{FeedPause, FeedState, FireId, FireRow, Reason};
@@ -22,15 +24,15 @@ use crate::metrics::INBOX_STATES;
 use crate::ports::{Inbox, Schedules, WatchMode, World};
 use crate::schedule::Schedule;
 
-/// `GET /api/v1/feeds`
-#[derive(Debug, Serialize, Deserialize)]
+/// All feeds of the config.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct FeedsBody {
     /// By name.
     pub feeds: Vec<FeedBody>,
 }
 
 /// A feed of the config, and how it stands.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct FeedBody {
     /// Its name in the config.
     pub name: String,
@@ -55,7 +57,7 @@ pub struct FeedBody {
 }
 
 /// What is in a drop folder.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct InboxBody {
     /// Files that wait for their turn.
     pub ready: u64,
@@ -74,20 +76,22 @@ pub struct InboxBody {
 }
 
 /// A feed's pause.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct PauseBody {
     /// Who paused it.
     pub by: String,
     /// Why.
     pub why: String,
     /// Since when.
+    #[schema(format = DateTime)]
     pub since: String,
     /// Until when; until somebody resumes it if there is none.
+    #[schema(format = DateTime)]
     pub until: Option<String>,
 }
 
 /// A feed's schedule.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ScheduleBody {
     /// Its cron expression.
     pub cron: String,
@@ -96,20 +100,23 @@ pub struct ScheduleBody {
     /// The fires that come next.
     pub next: Vec<UpcomingBody>,
     /// By when something must have come next, if the config says so.
+    #[schema(format = DateTime)]
     pub expect_by: Option<String>,
 }
 
 /// A fire that is to come.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct UpcomingBody {
     /// The time that it stands for.
+    #[schema(format = DateTime)]
     pub nominal: String,
     /// When it runs: the jitter later.
+    #[schema(format = DateTime)]
     pub due: String,
 }
 
-/// `GET /api/v1/feeds/{feed}/fires`
-#[derive(Debug, Serialize, Deserialize)]
+/// A page of a feed's fires.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct FiresBody {
     /// Newest first.
     pub fires: Vec<FeedFireBody>,
@@ -118,7 +125,7 @@ pub struct FiresBody {
 }
 
 /// A fire, and what became of it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct FeedFireBody {
     /// Which one.
     #[serde(flatten)]
@@ -136,10 +143,13 @@ pub struct FeedFireBody {
     /// Who wanted it, and why.
     pub note: Option<String>,
     /// When it was entered.
+    #[schema(format = DateTime)]
     pub created_at: String,
     /// When it first took inputs, or looked for some.
+    #[schema(format = DateTime)]
     pub started_at: Option<String>,
     /// When it ran to its end, or was skipped.
+    #[schema(format = DateTime)]
     pub ended_at: Option<String>,
 }
 
@@ -160,6 +170,9 @@ impl From<&FireRow> for FeedFireBody {
     }
 }
 
+/// The feeds of the config, and how they stand.
+#[utoipa::path(get, path = "/api/v1/feeds", operation_id = "list_feeds", tag = "feeds",
+    responses((status = OK, description = "All of them", body = FeedsBody)))]
 pub(super) async fn feeds<W: World>(State(api): State<Arc<Api<W>>>) -> Result<Response, Problem> {
     let store = api.world.store();
     let (now, states) = (store.now().await?, store.feeds(&api.site.name).await?);
@@ -172,14 +185,22 @@ pub(super) async fn feeds<W: World>(State(api): State<Arc<Api<W>>>) -> Result<Re
 }
 
 /// The body of a pause.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PauseAsked {
+    /// A line for others to read.
     #[serde(default)]
+    #[schema(max_length = 200)]
     why: String,
+    /// When it ends by itself.
+    #[schema(format = DateTime)]
     until: Option<String>,
 }
 
+/// Pauses a feed: it takes nothing more, and jobs that it made go on.
+#[utoipa::path(post, path = "/api/v1/feeds/{feed}/pause", operation_id = "pause_feed", tag = "feeds",
+    params(("feed" = Name, Path, description = "Its name in the config")), request_body = Option<PauseAsked>,
+    responses((status = ACCEPTED, description = "It is noted; the feed as it stands", body = FeedBody), BadRequest, NotFound, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn pause<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(name): At<Name>,
@@ -199,6 +220,11 @@ pub(super) async fn pause<W: World>(
     answer(&api, &feed, StatusCode::ACCEPTED).await
 }
 
+/// Ends a feed's pause.
+#[utoipa::path(post, path = "/api/v1/feeds/{feed}/resume", operation_id = "resume_feed", tag = "feeds",
+    params(("feed" = Name, Path, description = "Its name in the config")), request_body(content = Option<Nothing>, content_type = "application/json", description = "Nothing, or an empty object"),
+    responses((status = OK, description = "It was not paused", body = FeedBody),
+        (status = ACCEPTED, description = "It is noted; the feed as it stands", body = FeedBody), BadRequest, NotFound, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn resume<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(name): At<Name>,
@@ -212,6 +238,11 @@ pub(super) async fn resume<W: World>(
     answer(&api, &feed, StatusCode::ACCEPTED).await
 }
 
+/// Has a feed take now what it would take at its next fire.
+#[utoipa::path(post, path = "/api/v1/feeds/{feed}/run", operation_id = "run_feed", tag = "feeds",
+    params(("feed" = Name, Path, description = "Its name in the config"), IdempotencyKey), request_body(content = Option<Nothing>, content_type = "application/json", description = "Nothing, or an empty object"),
+    responses((status = OK, description = "The fire that there is for this key", body = FeedFireBody),
+        (status = ACCEPTED, description = "A new fire", body = FeedFireBody), BadRequest, NotFound, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn run<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(name): At<Name>,
@@ -230,13 +261,32 @@ pub(super) async fn run<W: World>(
 }
 
 /// The page that is asked for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FiresParams {
+    /// The `next_cursor` of the page before.
+    #[param(format = Uuid)]
     cursor: Option<String>,
+    /// At most so many fires.
+    #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<usize>,
 }
 
+/// What makes asking twice the same as asking once.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is there for the document; `key_of` reads the header")]
+pub(super) struct IdempotencyKey {
+    /// A line of the caller's own: what is asked for again with the same one is done once.
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 200, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
+}
+
+/// A feed's fires, newest first, a page at a time.
+#[utoipa::path(get, path = "/api/v1/feeds/{feed}/fires", operation_id = "list_fires", tag = "feeds",
+    params(("feed" = Name, Path, description = "Its name in the config"), FiresParams),
+    responses((status = OK, description = "A page of fires", body = FiresBody), BadRequest, NotFound))]
 pub(super) async fn fires<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(name): At<Name>,

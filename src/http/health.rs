@@ -11,6 +11,10 @@ use super::Api;
 use crate::engine::Late;
 use crate::ports::{Clock, Store, World};
 
+/// Whether work that this process could do is being done.
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()),
+    responses((status = OK, description = "It is", body = String, content_type = "text/plain"),
+        (status = SERVICE_UNAVAILABLE, description = "It is not; a line for each that is late", body = String, content_type = "text/plain")))]
 pub(super) async fn healthz<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
     let (now, boot) = (api.world.clock().now(), api.world.clock().boot());
     let late = api.pulse.late(boot);
@@ -27,6 +31,10 @@ pub(super) async fn healthz<W: World>(State(api): State<Arc<Api<W>>>) -> Respons
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
+/// Whether this node can take work.
+#[utoipa::path(get, path = "/readyz", tag = "health", security(()),
+    responses((status = OK, description = "It can", body = String, content_type = "text/plain"),
+        (status = SERVICE_UNAVAILABLE, description = "It can't, and why", body = String, content_type = "text/plain")))]
 pub(super) async fn readyz<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
     let unready = |text: String| (StatusCode::SERVICE_UNAVAILABLE, text + "\n").into_response();
     if api.pulse.draining() {
@@ -42,6 +50,9 @@ pub(super) async fn readyz<W: World>(State(api): State<Arc<Api<W>>>) -> Response
     }
 }
 
+/// What is counted, for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "health", security(()),
+    responses((status = OK, description = "In the text format of Prometheus", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics<W: World>(State(api): State<Arc<Api<W>>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], api.world.metrics().text())
         .into_response()

@@ -7,8 +7,10 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::asked::{At, instant, job_id, page_limit};
+use super::problem::{BadRequest, NotFound};
 use super::{Api, Problem, rfc3339};
 use crate::fault::FaultRecord;
 use crate::feed::Name;
@@ -16,6 +18,9 @@ use crate::fire::{FireId, FireKind, Fired};
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
 use crate::ports::{JobQuery, Store, World};
 
+/// Jobs, newest first, a page at a time.
+#[utoipa::path(get, path = "/api/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(JobsParams),
+    responses((status = OK, description = "A page of jobs", body = JobsBody), BadRequest))]
 pub(super) async fn list<W: World>(
     State(api): State<Arc<Api<W>>>,
     query: Result<Query<JobsParams>, QueryRejection>,
@@ -29,6 +34,10 @@ pub(super) async fn list<W: World>(
     Ok(axum::Json(body).into_response())
 }
 
+/// A job.
+#[utoipa::path(get, path = "/api/v1/jobs/{id}", operation_id = "show_job", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job")),
+    responses((status = OK, description = "The job", body = JobBody), BadRequest, NotFound))]
 pub(super) async fn show<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(id): At<JobId>,
@@ -38,6 +47,10 @@ pub(super) async fn show<W: World>(
     Ok(axum::Json(JobBody::from(&job)).into_response())
 }
 
+/// What happened to a job, oldest first.
+#[utoipa::path(get, path = "/api/v1/jobs/{id}/events", operation_id = "list_job_events", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job")),
+    responses((status = OK, description = "Its history", body = EventsBody), BadRequest, NotFound))]
 pub(super) async fn events<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(id): At<JobId>,
@@ -46,8 +59,8 @@ pub(super) async fn events<W: World>(
     if events.is_empty() {
         return Err(unknown_job(id));
     }
-    let events: Vec<_> = events.iter().map(EventBody::from).collect();
-    Ok(axum::Json(serde_json::json!({ "events": events })).into_response())
+    let events = events.iter().map(EventBody::from).collect();
+    Ok(axum::Json(EventsBody { events }).into_response())
 }
 
 pub(super) fn unknown_job(id: JobId) -> Problem {
@@ -55,15 +68,28 @@ pub(super) fn unknown_job(id: JobId) -> Problem {
 }
 
 /// The filters of `GET /api/v1/jobs`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct JobsParams {
+    /// Of this feed.
+    #[param(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     feed: Option<String>,
+    /// In this phase.
+    #[param(value_type = Option<Phase>)]
     phase: Option<String>,
+    /// Held for a person to decide, or not.
     held: Option<bool>,
+    /// With this text in their name, whatever the case of its ASCII letters.
     name: Option<String>,
+    /// Created at this time or later.
+    #[param(format = DateTime, example = "2026-11-23T02:00:00Z")]
     since: Option<String>,
+    /// The `next_cursor` of the page before.
+    #[param(format = Uuid)]
     cursor: Option<String>,
+    /// At most so many jobs.
+    #[param(minimum = 1, maximum = 1000, default = 50)]
     limit: Option<usize>,
 }
 
@@ -88,8 +114,8 @@ impl JobsParams {
     }
 }
 
-/// `GET /api/v1/jobs`
-#[derive(Debug, Serialize, Deserialize)]
+/// A page of jobs.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct JobsBody {
     /// Newest first.
     pub jobs: Vec<JobBody>,
@@ -97,12 +123,12 @@ pub struct JobsBody {
     pub next_cursor: Option<String>,
 }
 
-/// `GET /api/v1/jobs/{id}`
-#[derive(Debug, Serialize, Deserialize)]
+/// A job, and how it stands.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names are those of the documented interface")]
 pub struct JobBody {
     pub id: JobId,
-    /// [`JobId::trace_id`]; a daemon of an older version doesn't tell it.
+    /// Its trace, as W3C Trace Context has it; a daemon of an older version doesn't tell it.
     #[serde(default)]
     pub trace_id: String,
     pub feed: String,
@@ -113,9 +139,13 @@ pub struct JobBody {
     pub size_bytes: u64,
     pub sha256: Option<String>,
     pub remote_id: Option<String>,
+    #[schema(format = DateTime)]
     pub created_at: String,
+    #[schema(format = DateTime)]
     pub updated_at: String,
+    #[schema(format = DateTime)]
     pub finished_at: Option<String>,
+    #[schema(format = DateTime)]
     pub deadline_at: String,
     pub fire: Option<FireBody>,
     pub held: Option<Hold>,
@@ -154,13 +184,16 @@ impl From<&Job> for JobBody {
 }
 
 /// The fire that made a job.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names are those of `Fired`")]
 pub struct FireBody {
     pub id: FireId,
     pub kind: FireKind,
+    #[schema(format = DateTime)]
     pub nominal: String,
+    #[schema(format = DateTime)]
     pub window_start: String,
+    #[schema(format = DateTime)]
     pub window_end: String,
 }
 
@@ -176,10 +209,18 @@ impl From<&Fired> for FireBody {
     }
 }
 
-/// One line of `GET /api/v1/jobs/{id}/events`.
-#[derive(Debug, Serialize, Deserialize)]
+/// What happened to a job.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventsBody {
+    /// Oldest first.
+    pub events: Vec<EventBody>,
+}
+
+/// A step of a job from one phase to the next, or back to the same.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names are those of `Event`")]
 pub struct EventBody {
+    #[schema(format = DateTime)]
     pub at: String,
     pub revision: u64,
     pub generation: u32,

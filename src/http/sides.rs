@@ -10,8 +10,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::asked::{Asked, At, Nothing};
+use super::problem::{BadRequest, ContentTooLarge, NotFound, UnsupportedMediaType};
 use super::{Api, Problem, rfc3339};
 use crate::engine::health::Trouble;
 use crate::engine::{BudgetSeen, EndpointSeen, Picture, Side, StorageSeen};
@@ -19,15 +21,15 @@ use crate::fault::FaultRecord;
 use crate::feed::Name;
 use crate::ports::{Clock, Scorer, World};
 
-/// `GET /api/v1/endpoints`
-#[derive(Debug, Serialize, Deserialize)]
+/// All endpoints of the config.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct EndpointsBody {
     /// By name.
     pub endpoints: Vec<EndpointBody>,
 }
 
 /// An endpoint, as the node that was asked sees it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct EndpointBody {
     /// Its name in the config.
     pub name: String,
@@ -51,7 +53,7 @@ pub struct EndpointBody {
 }
 
 /// What an endpoint has of its budget.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct BudgetBody {
     /// The budget's name in the config.
     pub name: String,
@@ -64,15 +66,15 @@ pub struct BudgetBody {
     pub waiting: BTreeMap<String, usize>,
 }
 
-/// `GET /api/v1/storages`
-#[derive(Debug, Serialize, Deserialize)]
+/// All storages of the config.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct StoragesBody {
     /// By name.
     pub storages: Vec<StorageBody>,
 }
 
 /// A storage, as the node that was asked sees it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct StorageBody {
     /// Its name in the config.
     pub name: String,
@@ -86,11 +88,12 @@ pub struct StorageBody {
 }
 
 /// Whether anything is sent to an endpoint or a storage.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct HealthBody {
     /// `open`, `paused` (it asked for it), `outage` or `suspended` (somebody has to mend something).
     pub state: String,
     /// Since when it is in an outage, or suspended.
+    #[schema(format = DateTime)]
     pub since: Option<String>,
     /// What closed it, or keeps it closed.
     pub error: Option<FaultRecord>,
@@ -100,6 +103,9 @@ pub struct HealthBody {
     pub next_probe_seconds: Option<u64>,
 }
 
+/// The endpoints of the config, as this node sees them.
+#[utoipa::path(get, path = "/api/v1/endpoints", operation_id = "list_endpoints", tag = "endpoints",
+    responses((status = OK, description = "All of them", body = EndpointsBody)))]
 pub(super) async fn endpoints<W: World>(
     State(api): State<Arc<Api<W>>>,
 ) -> Result<Response, Problem> {
@@ -108,6 +114,9 @@ pub(super) async fn endpoints<W: World>(
     Ok(axum::Json(EndpointsBody { endpoints }).into_response())
 }
 
+/// The storages of the config, as this node sees them.
+#[utoipa::path(get, path = "/api/v1/storages", operation_id = "list_storages", tag = "storages",
+    responses((status = OK, description = "All of them", body = StoragesBody)))]
 pub(super) async fn storages<W: World>(
     State(api): State<Arc<Api<W>>>,
 ) -> Result<Response, Problem> {
@@ -116,6 +125,12 @@ pub(super) async fn storages<W: World>(
     Ok(axum::Json(StoragesBody { storages }).into_response())
 }
 
+/// Has an endpoint that is suspended, or in an outage, tried again now.
+#[utoipa::path(post, path = "/api/v1/endpoints/{name}/resume", operation_id = "resume_endpoint", tag = "endpoints",
+    params(("name" = Name, Path, description = "Its name in the config")),
+    request_body(content = Option<Nothing>, content_type = "application/json", description = "Nothing, or an empty object"),
+    responses((status = ACCEPTED, description = "It is tried; the endpoint as it stands", body = EndpointBody),
+        BadRequest, NotFound, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn resume_endpoint<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(name): At<Name>,
@@ -127,6 +142,12 @@ pub(super) async fn resume_endpoint<W: World>(
     Ok((StatusCode::ACCEPTED, axum::Json(endpoint_body(&api, seen))).into_response())
 }
 
+/// Has a storage that is suspended, or in an outage, tried again now.
+#[utoipa::path(post, path = "/api/v1/storages/{name}/resume", operation_id = "resume_storage", tag = "storages",
+    params(("name" = Name, Path, description = "Its name in the config")),
+    request_body(content = Option<Nothing>, content_type = "application/json", description = "Nothing, or an empty object"),
+    responses((status = ACCEPTED, description = "It is tried; the storage as it stands", body = StorageBody),
+        BadRequest, NotFound, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn resume_storage<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(name): At<Name>,

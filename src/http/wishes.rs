@@ -10,13 +10,22 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::asked::{Asked, At, Nothing};
 use super::jobs::unknown_job;
+use super::problem::{
+    BadRequest, Conflict, ContentTooLarge, NotFound, PreconditionFailed, UnsupportedMediaType,
+};
 use super::{Api, JobBody, Problem};
 use crate::job::{JobId, RemoteId, Want};
 use crate::ports::{Store, Wished, World};
 
+/// Calls a job off: its remote run is stopped, if there is one.
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/cancel", operation_id = "cancel_job", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job"), IfMatch), request_body(content = Option<Nothing>, content_type = "application/json", description = "Nothing, or an empty object"),
+    responses((status = ACCEPTED, description = "It is noted; the job as it stands", body = JobBody),
+        BadRequest, NotFound, Conflict, PreconditionFailed, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn cancel<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(id): At<JobId>,
@@ -26,6 +35,11 @@ pub(super) async fn cancel<W: World>(
     note(&api, id, Want::Cancel, &headers).await
 }
 
+/// Tries a failed job again, from the step that failed.
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/retry", operation_id = "retry_job", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job"), IfMatch), request_body(content = Option<Nothing>, content_type = "application/json", description = "Nothing, or an empty object"),
+    responses((status = ACCEPTED, description = "It is noted; the job as it stands", body = JobBody),
+        BadRequest, NotFound, Conflict, PreconditionFailed, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn retry<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(id): At<JobId>,
@@ -35,6 +49,11 @@ pub(super) async fn retry<W: World>(
     note(&api, id, Want::Retry, &headers).await
 }
 
+/// Ends a job's hold.
+#[utoipa::path(post, path = "/api/v1/jobs/{id}/release", operation_id = "release_job", tag = "jobs",
+    params(("id" = JobId, Path, description = "The job"), IfMatch), request_body = Release,
+    responses((status = ACCEPTED, description = "It is noted; the job as it stands", body = JobBody),
+        BadRequest, NotFound, Conflict, PreconditionFailed, ContentTooLarge, UnsupportedMediaType))]
 pub(super) async fn release<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(id): At<JobId>,
@@ -88,13 +107,26 @@ fn wanted_generation(headers: &HeaderMap) -> Result<Option<u32>, Problem> {
     bare.parse().map(Some).map_err(|_| wrong())
 }
 
-/// The body of a release.
-#[derive(Debug, Deserialize)]
+/// What became of the run that nobody knows of: one of the two is to be said.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"adopt": "8f3a1c"}), json!({"not_started": true})))]
 pub(super) struct Release {
+    /// It is this one, by the service's id: the job goes on with it.
     adopt: Option<String>,
+    /// There is none: it is started anew.
     #[serde(default)]
     not_started: bool,
+}
+
+/// The generation that the caller last saw.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "it is there for the document; `wanted_generation` reads the header")]
+struct IfMatch {
+    /// The job's generation as the caller last saw it, bare or in quotes, or `*`; refused if it is another by now.
+    #[param(rename = "If-Match", pattern = "^(\\*|[0-9]{1,9}|\"[0-9]{1,9}\")$")]
+    if_match: Option<String>,
 }
 
 impl Release {

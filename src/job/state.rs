@@ -279,12 +279,13 @@ impl ResultPlace {
 }
 
 /// A delivered output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Output {
     /// The service's name of the output.
     pub name: String,
     /// The file.
     #[serde(with = "path_text")]
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Its content.
     #[serde(flatten)]
@@ -292,7 +293,7 @@ pub struct Output {
 }
 
 /// Why a job waits for a person.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Hold {
     /// A short name to search for.
     pub code: String,

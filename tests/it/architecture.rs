@@ -79,7 +79,7 @@ const NEIGHBOURS: [(&str, &str, &str); 25] = [
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 17] = [
+const VENDORS: [(&str, &[&str]); 20] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
     // The sandbox has a reader of its own, by that name.
@@ -97,6 +97,10 @@ const VENDORS: [(&str, &[&str]); 17] = [
     ("indicatif", &["demo"]),
     ("croner", &["schedule"]),
     ("chrono_tz", &["schedule"]),
+    // What answers are made of tells the API's document of itself.
+    ("utoipa", &["http", "job", "fault", "fire", "name"]),
+    ("utoipa_axum", &["http"]),
+    ("utoipa_swagger_ui", &["http"]),
     ("sd_notify", &["daemon"]),
 ];
 

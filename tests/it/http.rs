@@ -28,9 +28,10 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod document;
 mod feeds;
 
-use crate::rig::{Rig, eventually};
+use crate::rig::{Rig, eventually, with_tls};
 use crate::samples::{TERM, arrival, at, permanent, settled, step, submitted, uploaded};
 
 /// What came back.
@@ -174,6 +175,7 @@ impl Desk {
         feeds: BTreeMap<Name, Arc<Feed>>,
         inboxes: BTreeMap<Name, FolderInbox<SystemClock>>,
     ) -> Self {
+        with_tls();
         let store = ModelStore::with_clock(|| SystemClock.now());
         let node = store.register("n", "default", TERM).await.unwrap();
         let names: Vec<_> = feeds.keys().cloned().collect();
