@@ -25,6 +25,7 @@ use crate::engine::{Pulse, Setting, Stop};
 use crate::ports::{Clock, World};
 
 mod asked;
+mod doing;
 mod explain;
 mod feeds;
 mod gate;
@@ -35,12 +36,15 @@ mod problem;
 mod sides;
 mod wishes;
 
+pub use doing::DoingBody;
 pub use explain::ExplainBody;
 pub use feeds::{
     FeedBody, FeedFireBody, FeedsBody, FiresBody, InboxBody, PauseBody, ScheduleBody, UpcomingBody,
 };
 pub use jobs::{EventBody, EventsBody, FireBody, JobBody, JobsBody};
-pub use sides::{BudgetBody, EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
+pub use sides::{
+    BudgetBody, EndpointBody, EndpointsBody, FaultBody, HealthBody, StorageBody, StoragesBody,
+};
 
 use problem::Problem;
 

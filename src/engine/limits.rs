@@ -122,12 +122,12 @@ impl Side {
     }
 
     /// Its name, if it is an endpoint.
-    pub(super) fn endpoint(&self) -> Option<&str> {
+    pub fn endpoint(&self) -> Option<&str> {
         if let Self::Endpoint(name) = self { Some(name.as_str()) } else { None }
     }
 
     /// Its name, if it is a storage.
-    pub(super) fn storage(&self) -> Option<&str> {
+    pub fn storage(&self) -> Option<&str> {
         if let Self::Storage(name) = self { Some(name.as_str()) } else { None }
     }
 }

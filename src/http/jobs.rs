@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::asked::{At, instant, job_id, page_limit};
+use super::doing::{DoingBody, tell_doing};
 use super::problem::{BadRequest, NotFound};
 use super::{Api, Problem, rfc3339};
 use crate::fault::FaultRecord;
@@ -27,10 +28,9 @@ pub(super) async fn list<W: World>(
 ) -> Result<Response, Problem> {
     let Query(params) = query.map_err(|rejection| Problem::bad(rejection.body_text()))?;
     let page = api.world.store().list(&params.query()?).await?;
-    let body = JobsBody {
-        jobs: page.jobs.iter().map(JobBody::from).collect(),
-        next_cursor: page.next.map(|id| id.to_string()),
-    };
+    let mut jobs: Vec<_> = page.jobs.iter().map(JobBody::from).collect();
+    tell_doing(&api, &mut jobs).await;
+    let body = JobsBody { jobs, next_cursor: page.next.map(|id| id.to_string()) };
     Ok(axum::Json(body).into_response())
 }
 
@@ -44,7 +44,9 @@ pub(super) async fn show<W: World>(
 ) -> Result<Response, Problem> {
     let found = api.world.store().load(&[id]).await?.pop();
     let (job, _) = found.ok_or_else(|| unknown_job(id))?;
-    Ok(axum::Json(JobBody::from(&job)).into_response())
+    let mut body = JobBody::from(&job);
+    tell_doing(&api, std::slice::from_mut(&mut body)).await;
+    Ok(axum::Json(body).into_response())
 }
 
 /// What happened to a job, oldest first.
@@ -153,6 +155,12 @@ pub struct JobBody {
     pub source_moved_to: Option<String>,
     pub duplicate_of: Option<JobId>,
     pub outputs: Vec<Output>,
+    /// When its next action is due, if it waits for that alone and is the job of the node that was asked.
+    #[serde(default)]
+    pub next_action_at: Option<String>,
+    /// What it is doing at the moment, if it is the job of the node that was asked and neither held nor done.
+    #[serde(default)]
+    pub doing: Option<DoingBody>,
 }
 
 impl From<&Job> for JobBody {
@@ -179,6 +187,8 @@ impl From<&Job> for JobBody {
             duplicate_of: job.duplicate_of(),
             source_moved_to: job.source_moved_to().map(|path| path.display().to_string()),
             outputs: job.outputs().to_vec(),
+            next_action_at: None,
+            doing: None,
         }
     }
 }

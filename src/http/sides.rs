@@ -15,10 +15,11 @@ use utoipa::ToSchema;
 use super::asked::{Asked, At, Nothing};
 use super::problem::{BadRequest, ContentTooLarge, NotFound, UnsupportedMediaType};
 use super::{Api, Problem, rfc3339};
-use crate::engine::health::Trouble;
+use crate::engine::health::{Met, Trouble};
 use crate::engine::{BudgetSeen, EndpointSeen, Picture, Side, StorageSeen};
 use crate::fault::FaultRecord;
 use crate::feed::Name;
+use crate::job::JobId;
 use crate::ports::{Clock, Scorer, World};
 
 /// All endpoints of the config.
@@ -47,6 +48,9 @@ pub struct EndpointBody {
     pub max_concurrency: usize,
     /// What it has of its budget of calls, if it has one.
     pub budget: Option<BudgetBody>,
+    /// The last faults that this node's jobs met there, newest first.
+    #[serde(default)]
+    pub faults: Vec<FaultBody>,
     /// Whether anything is sent to it.
     #[serde(flatten)]
     pub health: HealthBody,
@@ -82,9 +86,28 @@ pub struct StorageBody {
     pub uploads: usize,
     /// Deliveries of this node that are under way.
     pub deliveries: usize,
+    /// The last faults that this node's jobs met there, newest first.
+    #[serde(default)]
+    pub faults: Vec<FaultBody>,
     /// Whether anything is sent to it.
     #[serde(flatten)]
     pub health: HealthBody,
+}
+
+/// A fault that jobs met at an endpoint or a storage.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct FaultBody {
+    /// When, the last time.
+    pub at: String,
+    /// Whose action it was, the last time.
+    pub job: JobId,
+    /// What was attempted, the last time.
+    pub action: String,
+    /// How often the same came back with nothing else between.
+    pub times: u32,
+    /// What came back, the last time.
+    #[serde(flatten)]
+    pub error: FaultRecord,
 }
 
 /// Whether anything is sent to an endpoint or a storage.
@@ -177,6 +200,7 @@ fn endpoint_body<W: World>(api: &Api<W>, seen: EndpointSeen) -> EndpointBody {
         concurrency: seen.concurrency,
         max_concurrency: seen.max_concurrency,
         budget: seen.budget.map(budget_body),
+        faults: fault_bodies(api, seen.met),
         health: health_body(api, seen.trouble),
         name: seen.name.into(),
     }
@@ -195,9 +219,22 @@ fn storage_body<W: World>(api: &Api<W>, seen: StorageSeen) -> StorageBody {
     StorageBody {
         uploads: seen.uploads,
         deliveries: seen.deliveries,
+        faults: fault_bodies(api, seen.met),
         health: health_body(api, seen.trouble),
         name: seen.name.into(),
     }
+}
+
+fn fault_bodies<W: World>(api: &Api<W>, met: Vec<Met>) -> Vec<FaultBody> {
+    let (now, boot) = (api.world.clock().now(), api.world.clock().boot());
+    let body = |met: Met| FaultBody {
+        at: rfc3339(now - boot.saturating_sub(met.at)),
+        job: met.job,
+        action: met.action.name().to_owned(),
+        times: met.times,
+        error: met.fault,
+    };
+    met.into_iter().rev().map(body).collect()
 }
 
 fn health_body<W: World>(api: &Api<W>, trouble: Option<Trouble>) -> HealthBody {

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::DateTime;
 use scoreline::clock::SystemClock;
 use scoreline::http::JobBody;
 use scoreline::job::Phase;
@@ -467,6 +468,35 @@ async fn a_feed_has_no_more_runs_than_its_own_limit_and_as_many() {
     let jobs = daemon.until_ended(10).await;
     assert!(jobs.iter().all(|job| job.phase == Phase::Succeeded));
     assert_eq!(rig.sandbox.ledger().totals.max_in_flight, 2);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_tells_what_it_is_doing_and_what_it_waits_for() {
+    let rig = Rig::with(Settings { run_time: Duration::from_hours(1), ..Settings::default() })
+        .await
+        .endpoint("max_in_flight = 1\npoll = { first = \"30m\", factor = 1.5, max = \"30m\" }");
+    let daemon = rig.start().await;
+    rig.drop_file("first.csv", &input_of(&["it runs"]));
+    let one = async |name: &str| {
+        let jobs = daemon.jobs().await;
+        jobs.into_iter().find(|job| job.name == name)
+    };
+    let doing = async |name: &str, wanted: &str| {
+        one(name).await.and_then(|job| job.doing).is_some_and(|doing| doing.state == wanted)
+    };
+    eventually("the first one runs", || doing("first.csv", "time")).await;
+    rig.drop_file("second.csv", &input_of(&["it waits"]));
+    eventually("the second waits for a run", || doing("second.csv", "run")).await;
+    let first = one("first.csv").await.unwrap();
+    assert_eq!(first.doing.unwrap().action, "poll");
+    let next = DateTime::parse_from_rfc3339(&first.next_action_at.unwrap()).unwrap().to_utc();
+    let wait = next - DateTime::parse_from_rfc3339(&first.updated_at).unwrap().to_utc();
+    assert!((20..40).contains(&wait.num_minutes()), "{wait}");
+    let second = one("second.csv").await.unwrap();
+    let doing = second.doing.unwrap();
+    assert_eq!((doing.action.as_str(), doing.endpoint.as_deref()), ("submit", Some("e")));
+    assert_eq!((second.next_action_at, doing.storage), (None, None));
     daemon.stop().await;
 }
 

@@ -338,6 +338,16 @@ async fn a_suspended_endpoint_tells_why_and_is_asked_again_when_somebody_wants_i
     assert_eq!(seen["error"]["class"], "fatal");
     assert!(seen["error"]["message"].as_str().unwrap().contains("api_key"), "{seen}");
     assert!(!seen.to_string().contains(&right));
+    let met = &seen["faults"][0];
+    assert_eq!((&met["class"], &met["code"]), (&"fatal".into(), &seen["error"]["code"]), "{seen}");
+    assert!(met["times"].as_u64() >= Some(1), "{seen}");
+    let jobs = daemon.jobs().await;
+    assert!(jobs.iter().any(|job| met["job"] == job.id.to_string()), "{seen}");
+    let waits = |job: &JobBody| {
+        let doing = job.doing.as_ref().unwrap();
+        (doing.state.clone(), doing.endpoint.clone())
+    };
+    assert_eq!(waits(&jobs[0]), ("side".to_owned(), Some("e".to_owned())));
     for path in ["/healthz", "/readyz"] {
         assert_eq!(daemon.get(path).await.0, 200, "{path}");
     }
