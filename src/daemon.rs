@@ -272,7 +272,12 @@ impl<W: World> Daemon<W> {
         let first = work.join().await?;
         let info = &world.metrics().node_info;
         info.with_label_values(&[work.name.as_str(), work.site.as_str()]).set(1);
-        let site = Site { name: work.site.clone(), settings: in_force, tokens: tokens_in_force };
+        let site = Site {
+            name: work.site.clone(),
+            settings: in_force,
+            tokens: tokens_in_force,
+            reception,
+        };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.len(),
