@@ -493,17 +493,25 @@ fn read_feed(
             "is there beside an input that the schedule names: a fire takes the one or the other",
         );
     }
-    let watch = if is_named && !feed.has("watch") { None } else { watch::read(feed) };
+    // With neither it takes what is sent to it.
+    let is_sent = !feed.has("watch") && !feed.has("schedule");
+    let has_none = is_sent || is_named && !feed.has("watch");
+    let watch = if has_none { None } else { watch::read(feed) };
     let fixed = if let Named::Input(fixed) = named_input { Some(fixed) } else { None };
-    let takes_something = if is_named { fixed.is_some() } else { watch.is_some() };
+    let takes_something = if is_named { fixed.is_some() } else { watch.is_some() || is_sent };
     let deliver = read_delivery(feed);
-    let source = if is_named && !feed.has("source") {
+    let source = if has_none && !feed.has("source") {
         Some(SourceRules::new(SourceEnd::Leave, SourceEnd::Leave))
     } else {
         if is_named {
             feed.error(
                 "source",
                 "is for files of a drop folder: an input that the schedule names stays where it is",
+            );
+        } else if is_sent {
+            feed.error(
+                "source",
+                "is for files of a drop folder: add watch with the folder, or leave both out to take what is sent alone",
             );
         }
         source::read(feed)

@@ -24,6 +24,7 @@ use crate::fire::Scanned;
 use crate::http::{Http, Site};
 use crate::identity::Identity;
 use crate::inbox::{AnyInbox, FolderInbox};
+use crate::intake::Reception;
 use crate::membership::{self, Ended, Joined, Membership};
 use crate::metrics::Metrics;
 use crate::outbox::FolderOutbox;
@@ -190,6 +191,8 @@ pub struct Work<W: World> {
     pub pulse: Arc<Pulse>,
     /// How long what is over is kept, as it is now.
     pub keep: watch::Receiver<Keep>,
+    /// Where inputs are sent to.
+    pub reception: Arc<Reception<W>>,
 }
 
 /// What runs beside each other, each with its name.
@@ -254,18 +257,27 @@ impl<W: World> Daemon<W> {
         let (settings_in_force, in_force) = watch::channel(setting);
         let (tokens, tokens_in_force) = watch::channel(settings.tokens.into());
         let (keep, keep_in_force) = watch::channel(settings.keep);
+        let pulse = Arc::new(Pulse::default());
+        let reception = Reception::new(settings.site.clone(), in_force.clone(), pulse.clone());
+        let reception = Arc::new(reception);
         let work = Work {
             settings: in_force.clone(),
             name: settings.name,
             site: settings.site,
             term: settings.term,
-            pulse: Arc::new(Pulse::default()),
+            pulse,
             keep: keep_in_force.clone(),
+            reception: reception.clone(),
         };
         let first = work.join().await?;
         let info = &world.metrics().node_info;
         info.with_label_values(&[work.name.as_str(), work.site.as_str()]).set(1);
-        let site = Site { name: work.site.clone(), settings: in_force, tokens: tokens_in_force };
+        let site = Site {
+            name: work.site.clone(),
+            settings: in_force,
+            tokens: tokens_in_force,
+            reception,
+        };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.len(),
@@ -474,6 +486,7 @@ impl<W: World> Work<W> {
             scanned,
             sender: sender.clone(),
         };
+        self.reception.open(tenure.clone(), &sender);
         // The engine must see the channel end when the last of those who tell it anything ends.
         let membership = Membership::new(settings, tenure, folders, sender, scans);
         let for_feeds = stop.clone();
@@ -510,6 +523,7 @@ impl<W: World> Work<W> {
                 stop.hard.cancel();
             }
         }
+        self.reception.close();
         failure.map_or(Ok(ended), Err)
     }
 }

@@ -271,7 +271,7 @@ impl Feed {
             (Some(watch), _) => watch.folder.display().to_string(),
             (None, Some(FixedPlace::File(path))) => path.display().to_string(),
             (None, Some(FixedPlace::Blobs(prefix))) => format!("blobs under {prefix}"),
-            (None, None) => "nowhere".to_owned(),
+            (None, None) => "what is sent to it".to_owned(),
         }
     }
 
@@ -303,6 +303,16 @@ impl Feed {
         let (name, id, generation) = (&self.name, job.id(), job.generation());
         let (attempts, file) = (job.attempts(), legal_blob_name(job.path().file_name()));
         format!("{name}/{id}/{generation}.{attempts}-{source}/{file}")
+    }
+
+    /// The blob of an input that is sent: of the job whose id was drawn for it, in a place that no try of a file's has.
+    pub fn sent_blob(&self, id: JobId, path: &SourcePath) -> String {
+        format!("{}/{id}/0-sent/{}", self.name, legal_blob_name(path.file_name()))
+    }
+
+    /// Whether an input may be empty.
+    pub fn takes_empty(&self) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.zero == Zero::Accept)
     }
 
     /// The blob that the service is asked to write an output to. The extension decides the format that the service

@@ -22,9 +22,11 @@ use utoipa_axum::routes;
 
 use crate::config::Token;
 use crate::engine::{Pulse, Setting, Stop};
+use crate::intake::Reception;
 use crate::ports::{Clock, World};
 
 mod asked;
+mod contents;
 mod doing;
 mod explain;
 mod feeds;
@@ -33,9 +35,11 @@ mod health;
 mod jobs;
 mod openapi;
 mod problem;
+mod send;
 mod sides;
 mod wishes;
 
+pub use contents::PreviewBody;
 pub use doing::DoingBody;
 pub use explain::ExplainBody;
 pub use feeds::{
@@ -45,6 +49,7 @@ pub use jobs::{EventBody, EventsBody, FireBody, JobBody, JobsBody};
 pub use sides::{
     BudgetBody, EndpointBody, EndpointsBody, FaultBody, HealthBody, StorageBody, StoragesBody,
 };
+pub use wishes::{RefusedBody, WishesBody};
 
 use problem::Problem;
 
@@ -62,13 +67,15 @@ struct Api<W: World> {
 }
 
 /// Whom the server speaks for.
-pub struct Site<W> {
+pub struct Site<W: World> {
     /// The nodes that see the same folders.
     pub name: String,
     /// The config in force.
     pub settings: watch::Receiver<Setting<W>>,
     /// Who may ask.
     pub tokens: watch::Receiver<Arc<[Token]>>,
+    /// Where inputs are sent to.
+    pub reception: Arc<Reception<W>>,
 }
 
 impl<W: World> Api<W> {
@@ -126,10 +133,15 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::events))
+        .routes(routes!(contents::input))
+        .routes(routes!(contents::output))
+        .routes(routes!(wishes::cancel_many))
+        .routes(routes!(wishes::retry_many))
         .routes(routes!(wishes::cancel))
         .routes(routes!(wishes::retry))
         .routes(routes!(wishes::release))
         .routes(routes!(feeds::feeds))
+        .routes(routes!(send::send))
         .routes(routes!(feeds::pause))
         .routes(routes!(feeds::resume))
         .routes(routes!(feeds::run))

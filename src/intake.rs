@@ -22,9 +22,11 @@ use crate::ports::{Accepted, Clock, Firing, Inbox, Scan, Store, WatchMode, World
 
 mod fires;
 mod last_fire;
+mod reception;
 mod retries;
 
 use fires::{Fires, Gate};
+pub use reception::{Offer, Received, Reception, Refused};
 
 /// The intake of one feed with a drop folder.
 pub struct Intake<W: World> {

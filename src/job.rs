@@ -37,7 +37,7 @@ mod state;
 mod want;
 
 pub use history::{Event, replay};
-pub use identity::{Content, FileIdentity, JobId, RemoteId, Sha256};
+pub use identity::{Content, FileIdentity, JobId, RemoteId, Sent, Sha256};
 pub use phase::{Action, Phase};
 pub use record::{Corrupt, Record};
 pub use state::{
@@ -54,6 +54,7 @@ pub struct Job {
     path: SourcePath,
     file: FileIdentity,
     fire: Option<Fired>,
+    sent: Option<Sent>,
     generation: u32,
     revision: u64,
     attempts: u32,
@@ -235,6 +236,7 @@ impl Job {
             path: arrival.path.clone(),
             file: arrival.file,
             fire: None,
+            sent: None,
             generation: 1,
             revision: 1,
             attempts: 0,
@@ -255,6 +257,12 @@ impl Job {
         Self { fire, ..self }
     }
 
+    /// The same, of an input that was sent and lies in no folder.
+    #[must_use]
+    pub fn of_sent(self, sent: Sent) -> Self {
+        Self { sent: Some(sent), ..self }
+    }
+
     /// The event that goes with the acceptance.
     pub fn accepted_event(&self) -> Event {
         Event {
@@ -264,7 +272,10 @@ impl Job {
             from: Phase::Queued,
             to: Phase::Queued,
             outcome: "accepted".into(),
-            detail: None,
+            detail: self.sent.as_ref().map(|sent| {
+                let Content { size_bytes, sha256 } = sent.content;
+                format!("sent: {size_bytes} bytes, sha256 {sha256}")
+            }),
         }
     }
 
@@ -272,7 +283,7 @@ impl Job {
     pub fn adopted_event(&self) -> Event {
         let (from, to) = (self.phase(), self.phase());
         let event = self.accepted_event();
-        Event { at: self.updated_at, from, to, outcome: "adopted".into(), ..event }
+        Event { at: self.updated_at, from, to, outcome: "adopted".into(), detail: None, ..event }
     }
 
     /// Its identity.
@@ -298,6 +309,11 @@ impl Job {
     /// The fire that made it, if one did.
     pub fn fire(&self) -> Option<&Fired> {
         self.fire.as_ref()
+    }
+
+    /// What was sent, if no folder has its input.
+    pub fn sent(&self) -> Option<&Sent> {
+        self.sent.as_ref()
     }
 
     /// Counts the remote runs that may have been started, from 1.

@@ -28,6 +28,7 @@ mod retention;
 mod scan;
 mod schedules;
 mod scorer;
+mod sendings;
 mod tokens;
 pub mod trace;
 
@@ -45,6 +46,7 @@ pub use scorer::{
     Executed, Execution, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
     Way,
 };
+pub use sendings::{Sending, Sendings};
 pub use tokens::{Audience, Tokens};
 
 /// All ports, as one type parameter.
@@ -136,7 +138,7 @@ pub trait Permit: Clone + Send + Sync + 'static {
 /// Made for several nodes: a job belongs to one node at a time, every write names the node and the revision it follows
 /// on, and one that no longer fits changes nothing. Each write of a job and its event are one transaction. Calls are
 /// bounded in time by the adapter.
-pub trait Store: Schedules + Retention {
+pub trait Store: Schedules + Retention + Sendings {
     /// Whether other nodes may work on it at the same time. One that is a single process's needs no beats.
     fn is_shared(&self) -> bool;
 

@@ -19,8 +19,8 @@ use crate::fire::{FeedPause, FeedState, FireId, FireOutcome, FireRow, Timetable}
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
     Accepted, Admitted, Adopted, Ask, CallLimits, Clock, Committed, Draw, Drawn, Firing, FolderId,
-    JobPage, JobQuery, Node, NodeId, Pause, Peer, Reservation, Reserved, Schedules, Store,
-    StoreError, Transition, Unowned, Wished,
+    JobPage, JobQuery, Node, NodeId, Pause, Peer, Reservation, Reserved, Schedules, Sending,
+    Sendings, Store, StoreError, Transition, Unowned, Wished,
 };
 
 mod budget;
@@ -418,6 +418,28 @@ impl<C: Clock> Schedules for AnyStore<C> {
         limit: usize,
     ) -> Result<Vec<FireRow>, StoreError> {
         either!(self, store => store.fires(site, feed, before, limit))
+    }
+}
+
+impl<C: Clock> Sendings for AnyStore<C> {
+    fn draw_id(&self, now: DateTime<Utc>) -> JobId {
+        match &self.0 {
+            Kind::Sqlite(store) => store.draw_id(now),
+            Kind::Postgres(store, _) => store.draw_id(now),
+        }
+    }
+
+    async fn sent(&self, site: &str, feed: &Name, key: &str) -> Result<Option<JobId>, StoreError> {
+        either!(self, store => store.sent(site, feed, key))
+    }
+
+    async fn accept_sent(
+        &self,
+        node: &Node,
+        sending: &Sending,
+        now: DateTime<Utc>,
+    ) -> Result<Accepted, StoreError> {
+        either!(self, store => store.accept_sent(node, sending, now))
     }
 }
 

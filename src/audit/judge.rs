@@ -126,6 +126,10 @@ impl Seen {
     /// The source of a job that isn't done must be somewhere for as long as it is needed.
     fn judge_source(&self, feed: &Feed, judged: &mut Judged) {
         let (job, Some(watch)) = (&self.job, &feed.watch) else { return };
+        // What was sent is in no folder.
+        if job.sent().is_some() {
+            return;
+        }
         let dropped = watch.folder.join(job.path().as_path());
         let mut there = matches!(self.places.moved, Sight::File(_));
         if let Sight::File(stamp) = self.places.work

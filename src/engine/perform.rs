@@ -13,11 +13,11 @@ use super::progress::{Moving, Passage};
 use super::remote::{self, Spare};
 use super::witness;
 use crate::fault::{Fault, Origin};
-use crate::feed::{Feed, OnConflict, SourceEnd, Zero, candidate};
+use crate::feed::{Feed, OnConflict, SourceEnd, candidate};
 use crate::folder::{MARKER, report_name};
 use crate::job::{
     Action, Content, Job, MAYBE_SCORED, Outcome, Output, Phase, ResultPlace, RunResult,
-    SOURCE_GONE, Uploaded,
+    SOURCE_GONE, Sent, Uploaded,
 };
 use crate::ports::{
     BlobPlace, BlobSeen, Blobs, Inbox, Node, Opened, Outbox, Part, Placed, Processed, Reservation,
@@ -90,8 +90,10 @@ async fn upload<W: World>(
     job: &Job,
     passage: &Passage<W::Clock>,
 ) -> Result<Outcome, Fault> {
+    if let Some(sent) = job.sent() {
+        return find_sent(world, feed, job, sent).await;
+    }
     let inbox = world.inbox(&feed.name).ok_or_else(|| unconfigured(feed, "watch"))?;
-    let sent_empty = feed.watch.as_ref().is_some_and(|watch| watch.zero == Zero::Accept);
     let empty = || {
         let text = format!("{} is empty: an input needs a header row and data", job.path());
         Fault::permanent(Origin::Inbox, "empty_input", text)
@@ -103,7 +105,7 @@ async fn upload<W: World>(
             return Ok(Outcome::InPlace { blob, size_bytes });
         }
     };
-    if source.size_bytes() == 0 && !sent_empty {
+    if source.size_bytes() == 0 && !feed.takes_empty() {
         // The service would fail it after minutes.
         source.unchanged().await?;
         return Err(empty());
@@ -119,6 +121,26 @@ async fn upload<W: World>(
         .with_label_values(&[feed.name.as_str()])
         .inc_by(content.size_bytes);
     Ok(Outcome::Uploaded { blob, content })
+}
+
+/// What was sent is where it was put, or nowhere: no folder has it.
+async fn find_sent<W: World>(
+    world: &W,
+    feed: &Feed,
+    job: &Job,
+    sent: &Sent,
+) -> Result<Outcome, Fault> {
+    let there = blobs(world, feed)?.look(&sent.blob).await?;
+    if there.is_some_and(|there| there.size_bytes == sent.content.size_bytes) {
+        return Ok(Outcome::Uploaded { blob: sent.blob.clone(), content: sent.content });
+    }
+    let text = format!(
+        "{} was sent and is no longer in blob storage, where it was {} of storage {}: send it again, as another job",
+        job.path(),
+        sent.blob,
+        feed.storage
+    );
+    Err(Fault::permanent(Origin::Inbox, "input_gone", text))
 }
 
 /// Whether what begins a run may be done for a job that another owner had, or what comes of it: of a job that was there
@@ -150,8 +172,10 @@ async fn may_begin<W: World>(
 /// A job that another owner had waits beside its source, unless the store is older than the folders: after a backup was
 /// restored the source may lie in the archive, scored long ago. That is not done again unasked.
 async fn has_source<W: World>(world: &W, feed: &Feed, job: &Job) -> Result<(), Fault> {
-    let asked_for = job.generation() > 1;
-    let Some(inbox) = world.inbox(&feed.name).filter(|_| feed.moves_sources() && !asked_for) else {
+    // What was sent waits beside no source.
+    let needs_none = job.generation() > 1 || job.sent().is_some();
+    let Some(inbox) = world.inbox(&feed.name).filter(|_| feed.moves_sources() && !needs_none)
+    else {
         return Ok(());
     };
     if inbox.source_path(job).await?.now.is_some() {
@@ -282,8 +306,9 @@ async fn settle<W: World>(
     now: DateTime<Utc>,
 ) -> Result<Outcome, Fault> {
     let lease = &tenure.lease;
-    // A feed that no longer watches a folder has no source to handle.
-    let Some(inbox) = world.inbox(&feed.name) else { return Ok(Outcome::Settled(None)) };
+    // A feed that no longer watches a folder has no source to handle, and what was sent has none.
+    let inbox = world.inbox(&feed.name).filter(|_| job.sent().is_none());
+    let Some(inbox) = inbox else { return Ok(Outcome::Settled(None)) };
     let source = inbox.source_path(job).await?;
     let failed = matches!(job.phase(), Phase::Failed | Phase::Cancelled);
     let end = feed.source.end(job);

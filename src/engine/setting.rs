@@ -190,5 +190,6 @@ fn keep<T: Clone>(rules: &mut BTreeMap<Name, T>, before: &BTreeMap<Name, T>, nam
 
 /// Whether a job needs the rules it had: its blobs are where they say.
 fn is_bound(slot: &Slot, feed: &Feed) -> bool {
-    slot.job.phase() != Phase::Queued && slot.feed.storage != feed.storage
+    let has_blob = slot.job.phase() != Phase::Queued || slot.job.sent().is_some();
+    has_blob && slot.feed.storage != feed.storage
 }

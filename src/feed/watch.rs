@@ -39,6 +39,9 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// How many jobs of a feed may wait, unless its config says so.
+    pub const MAX_WAITING: u64 = 1000;
+
     /// This folder, and all else as it is when the config doesn't say.
     pub fn new(folder: PathBuf) -> Self {
         Self {
@@ -54,7 +57,7 @@ impl Watch {
             poll: Duration::from_secs(10),
             events: true,
             order: Order::default(),
-            max_waiting: 1000,
+            max_waiting: Self::MAX_WAITING,
         }
     }
 }

@@ -404,7 +404,7 @@ fn schedule_body(schedule: &Schedule, now: DateTime<Utc>) -> ScheduleBody {
 }
 
 /// What makes a run the same when it is asked for again.
-fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
     let key = one_line("Idempotency-Key", value.to_str().unwrap_or("\n"))?;
     if key.is_empty() {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::asked::{At, instant, job_id, page_limit};
+use super::asked::{At, PAGE_MAX, instant, job_id, page_limit};
 use super::doing::{DoingBody, tell_doing};
 use super::problem::{BadRequest, NotFound};
 use super::{Api, Problem, rfc3339};
@@ -116,6 +116,34 @@ impl JobsParams {
     }
 }
 
+/// The filters of a call that is about many jobs.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    /// Of this feed.
+    #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
+    feed: Option<String>,
+    /// In this phase.
+    #[schema(value_type = Option<Phase>)]
+    phase: Option<String>,
+    /// Held for a person to decide, or not.
+    held: Option<bool>,
+    /// With this text in their name, whatever the case of its ASCII letters.
+    name: Option<String>,
+    /// Created at this time or later.
+    #[schema(format = DateTime)]
+    since: Option<String>,
+}
+
+impl Filter {
+    /// As many jobs as one call may have, from `cursor` on.
+    pub(super) fn page(self, cursor: Option<String>) -> Result<JobQuery, Problem> {
+        let Self { feed, phase, held, name, since } = self;
+        let limit = Some(PAGE_MAX);
+        JobsParams { feed, phase, held, name, since, cursor, limit }.query()
+    }
+}
+
 /// A page of jobs.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct JobsBody {
@@ -150,6 +178,9 @@ pub struct JobBody {
     #[schema(format = DateTime)]
     pub deadline_at: String,
     pub fire: Option<FireBody>,
+    /// Where its input came from: `folder`, `schedule` or `api`; a daemon of an older version doesn't tell it.
+    #[serde(default)]
+    pub origin: String,
     pub held: Option<Hold>,
     pub error: Option<FaultRecord>,
     pub source_moved_to: Option<String>,
@@ -182,6 +213,7 @@ impl From<&Job> for JobBody {
             finished_at: job.finished_at().map(rfc3339),
             deadline_at: rfc3339(job.deadline_at()),
             fire: job.fire().map(FireBody::from),
+            origin: origin(job).to_owned(),
             held: job.held().cloned(),
             error: job.error().cloned(),
             duplicate_of: job.duplicate_of(),
@@ -190,6 +222,15 @@ impl From<&Job> for JobBody {
             next_action_at: None,
             doing: None,
         }
+    }
+}
+
+/// Where a job's input came from.
+fn origin(job: &Job) -> &'static str {
+    match (job.sent(), job.fire()) {
+        (Some(_), _) => "api",
+        (None, Some(_)) => "schedule",
+        (None, None) => "folder",
     }
 }
 

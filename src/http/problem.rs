@@ -73,9 +73,12 @@ documented! {
     NotFound = "404", "There is nothing by that name.";
     Conflict = "409", "It is not possible as things stand.";
     PreconditionFailed = "412", "It has moved on since the caller last saw it.";
+    Gone = "410", "It was there once and is not any more, or not as it was; the detail says where.";
     ContentTooLarge = "413", "The body is too large.";
     UnsupportedMediaType = "415", "The body is of another type than the one asked for.";
+    UnprocessableContent = "422", "It is empty, or was sent under a key that something else has.";
     TooManyRequests = "429", "Too many wrong tokens were shown; `Retry-After` says in how many seconds to try again.";
+    BadGateway = "502", "The storage refuses it, and will again.";
     Unavailable = "503", "The store is away, or this node is not at work: try again later.";
 }
 

@@ -108,6 +108,15 @@ pub struct Content {
     pub sha256: Sha256,
 }
 
+/// An input that was sent to us: it lay in blob storage before its job was there, and no folder has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// The blob's name.
+    pub blob: String,
+    /// Its content, as it was read.
+    pub content: Content,
+}
+
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

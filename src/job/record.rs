@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     CancelReason, Delivered, Ended, FileIdentity, Hold, Job, JobId, Output, Phase, Redirect,
-    RemoteId, RunResult, Scored, Service, Sha256, State, Submitted, Uploaded,
+    RemoteId, RunResult, Scored, Sent, Service, Sha256, State, Submitted, Uploaded,
 };
 use crate::fault::FaultRecord;
 use crate::fire::Fired;
@@ -21,6 +21,7 @@ pub struct Record {
     pub path: SourcePath,
     pub file: FileIdentity,
     pub fire: Option<Fired>,
+    pub sent: Option<Sent>,
     pub phase: Phase,
     pub generation: u32,
     pub revision: u64,
@@ -69,6 +70,7 @@ impl Job {
             path: self.path.clone(),
             file: self.file,
             fire: self.fire.clone(),
+            sent: self.sent.clone(),
             phase: self.phase(),
             generation: self.generation,
             revision: self.revision,
@@ -171,6 +173,7 @@ impl Job {
             path: record.path,
             file: record.file,
             fire: record.fire,
+            sent: record.sent,
             generation: record.generation,
             revision: record.revision,
             attempts: record.attempts,

@@ -27,6 +27,7 @@ use crate::ports::{
 
 mod fires;
 mod retention;
+mod sent;
 
 use fires::Entry;
 
@@ -46,6 +47,8 @@ struct Tables {
     last_job: u64,
     /// With when they came.
     arrivals: BTreeMap<ArrivalKey, (JobId, DateTime<Utc>)>,
+    /// What was sent, by site, feed and key.
+    sent_keys: BTreeMap<(String, Name, String), JobId>,
     events: BTreeMap<JobId, Vec<(NodeId, Event)>>,
     names: BTreeMap<(JobId, String), PathBuf>,
     /// The endpoint whose run a job holds.

@@ -39,6 +39,7 @@ mod retention;
 mod rows;
 mod runs;
 mod schema;
+mod sent;
 mod server;
 mod session;
 mod wish;

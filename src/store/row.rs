@@ -204,6 +204,7 @@ macro_rules! record {
                 mtime_ns: column!("mtime_ns"),
             },
             fire: column!(optional "fire", from_json),
+            sent: column!(optional "sent", from_json),
             phase: column!("phase", Phase::parse),
             generation: column!("generation", $count),
             revision: column!("revision", number),

@@ -38,6 +38,7 @@ mod fires;
 mod retention;
 mod rows;
 mod schema;
+mod sent;
 mod write;
 
 use rows::{columns, event, job};

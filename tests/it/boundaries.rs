@@ -28,9 +28,9 @@ use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
     Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, Invoked, JobPage, JobQuery, Node,
     NodeId, Opened, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved,
-    Retention, RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Settled, Settlement,
-    SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition, Unowned,
-    Watching, Way, Why, Wished, World,
+    Retention, RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Sending, Sendings, Settled,
+    Settlement, SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition,
+    Unowned, Watching, Way, Why, Wished, World,
 };
 use scoreline::sandbox;
 use scoreline::wire::BlobReference;
@@ -103,6 +103,72 @@ async fn a_kill_at_any_boundary_ends_in_one_output_of_one_run() {
     }
 }
 
+/// Whoever sends an input sends it again, under the same key, to the daemon that comes after the crash.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_boundary_of_what_is_sent_ends_in_one_output_of_one_job() {
+    let rig = Rig::new().await.named("");
+    let (template, tokens) = (rig.config_text(), rig.sandbox.token_url());
+    let home_of = |n: usize| rig.path(&format!("crash-{n}"));
+    let config_of = |n: usize| {
+        let home = format!("{}/", home_of(n).display());
+        template.replace(rig.path("").to_str().unwrap(), &home).replace(
+            "container = \"scoring\"\n",
+            &format!("container = \"scoring\"\nprefix = \"crash-{n}\"\n"),
+        )
+    };
+    let home = home_of(0);
+    prepare_sending(&home, &config_of(0));
+    let calm = daemon_process(&tokens, &home, "never").await;
+    assert!(calm.success(), "see {}", home.join("log").display());
+    let trace = std::fs::read_to_string(home.join("trace")).unwrap();
+    let boundaries: Vec<_> = trace.lines().filter(|line| !line.contains("status")).collect();
+    for boundary in ["upload", "accept_sent", "commit", "submit", "start", "place"] {
+        assert!(boundaries.contains(&format!("after {boundary} 1").as_str()), "{boundaries:?}");
+    }
+    for pair in boundaries.iter().enumerate().collect::<Vec<_>>().chunks(2) {
+        let lives = pair.iter().map(|(n, boundary)| {
+            let (home, config, tokens) = (home_of(n + 1), config_of(n + 1), &tokens);
+            async move {
+                prepare_sending(&home, &config);
+                let first = daemon_process(tokens, &home, boundary).await;
+                assert_eq!(first.signal(), Some(9), "{boundary}");
+                let second = daemon_process(tokens, &home, "never").await;
+                assert!(second.success(), "after {boundary}: see {}", home.join("log").display());
+            }
+        });
+        futures::future::join_all(lives).await;
+        for (n, boundary) in pair {
+            let output = [("good day.scores.csv".to_owned(), SCORES.to_owned())];
+            assert_eq!(files_in(&home_of(n + 1).join("out")), output.into(), "{boundary}");
+            let prefix = format!("scoring/crash-{}/", n + 1);
+            let ledger = rig.sandbox.ledger();
+            let runs = ledger.jobs.iter().filter(|job| job.input.contains(&prefix));
+            let starts: u64 = runs.map(|job| job.starts).sum();
+            assert_eq!(starts, 1, "{boundary}: one started run");
+        }
+    }
+}
+
+fn prepare_sending(home: &Path, config: &str) {
+    std::fs::create_dir_all(home).unwrap();
+    std::fs::write(home.join("scoreline.toml"), config).unwrap();
+    std::fs::write(home.join("send"), INPUT).unwrap();
+}
+
+/// Sends what lies there until somebody has taken it.
+async fn send_until_taken(home: &Path, daemon: &str) {
+    let Ok(input) = std::fs::read(home.join("send")) else { return };
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = format!("{daemon}/api/v1/feeds/f/jobs?name=good%20day.csv");
+    loop {
+        let request = http.post(&url).header("idempotency-key", "one").body(input.clone());
+        if request.send().await.is_ok_and(|answer| answer.status().is_success()) {
+            return;
+        }
+        SystemClock.sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Of what one call makes and starts nobody can say, when the process died before the call, that it was never made: then
 /// a person is asked. When it was made, its run is found.
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +227,7 @@ async fn a_kill_at_any_boundary_around_one_call_ends_in_one_run_or_in_a_question
 fn prepare(home: &Path, config: &str) {
     std::fs::create_dir_all(home.join("in")).unwrap();
     std::fs::write(home.join("scoreline.toml"), config).unwrap();
-    std::fs::write(home.join("in/good day.csv"), "Col2\nThis is a good day\n").unwrap();
+    std::fs::write(home.join("in/good day.csv"), INPUT).unwrap();
 }
 
 /// One life that ends at a boundary, and one that finishes.
@@ -210,13 +276,15 @@ async fn a_daemon_that_dies_at_a_boundary() {
     let home = PathBuf::from(std::env::var_os("BOUNDARY_HOME").expect("started by the test above"));
     let crash_at = std::env::var("BOUNDARY_CRASH_AT").unwrap();
     let config = Config::load(&home.join("scoreline.toml"), &BTreeMap::new()).unwrap();
-    let bomb = Arc::new(Bomb { seen: Mutex::default(), crash_at, home });
+    let bomb = Arc::new(Bomb { seen: Mutex::default(), crash_at, home: home.clone() });
     let identities = SandboxIdentity::of(std::env::var("BOUNDARY_TOKENS").unwrap());
     let real = RealWorld::build_with(&config, &identities).await.unwrap();
     let world = Arc::new(Mined::new(real, bomb));
     let daemon = Daemon::start(world.clone(), Settings::from(&config)).await.unwrap();
     let stop = Stop::default();
+    let url = format!("http://{}", daemon.address().unwrap());
     let running = tokio::spawn(daemon.run(stop.clone()));
+    send_until_taken(&home, &url).await;
     // Until the one job has ended and nothing of it is in anybody's hands, or a person is asked.
     loop {
         SystemClock.sleep(Duration::from_millis(5)).await;
@@ -228,6 +296,9 @@ async fn a_daemon_that_dies_at_a_boundary() {
             break;
         }
     }
+    let jobs =
+        world.real.store().list(&JobQuery { limit: 10, ..Default::default() }).await.unwrap();
+    assert_eq!(jobs.jobs.len(), 1);
     stop.soft.cancel();
     running.await.unwrap().unwrap();
 }
@@ -319,7 +390,7 @@ impl World for Mined {
         &self.store
     }
     fn inbox(&self, feed: &Name) -> Option<&MinedPart> {
-        (*feed == self.feed).then_some(&self.store)
+        self.real.inbox(feed).filter(|_| *feed == self.feed).map(|_| &self.store)
     }
     fn blobs(&self, _: &Name) -> Option<&MinedPart> {
         Some(&self.store)
@@ -463,6 +534,24 @@ impl Store for MinedPart {
 
 /// Nothing is forgotten here.
 impl Retention for MinedPart {}
+
+impl Sendings for MinedPart {
+    fn draw_id(&self, now: DateTime<Utc>) -> JobId {
+        self.real.store().draw_id(now)
+    }
+    async fn sent(&self, site: &str, feed: &Name, key: &str) -> Result<Option<JobId>, StoreError> {
+        self.real.store().sent(site, feed, key).await
+    }
+    async fn accept_sent(
+        &self,
+        node: &Node,
+        sending: &Sending,
+        now: DateTime<Utc>,
+    ) -> Result<Accepted, StoreError> {
+        let accepted = self.real.store().accept_sent(node, sending, now);
+        self.bomb.around("accept_sent", accepted).await
+    }
+}
 
 impl Schedules for MinedPart {
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
@@ -724,4 +813,5 @@ impl Outbox for MinedPart {
     }
 }
 
+const INPUT: &str = "Col2\nThis is a good day\n";
 const SCORES: &str = "HashingFeature_1,HashingFeature_2,HashingFeature_3,HashingFeature_4,HashingFeature_5,HashingFeature_6,HashingFeature_7,HashingFeature_8\r\n1,1,2,2,0,2,0,1\r\n";

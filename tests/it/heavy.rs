@@ -51,6 +51,51 @@ async fn a_file_of_400_mib_is_uploaded_in_less_than_128_mib_of_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "heavy"]
+async fn an_input_of_300_mib_is_sent_in_less_than_128_mib_of_memory() {
+    let faults = vec!["run=fail:1".parse().unwrap()];
+    let rig = Rig::with(Settings { faults, run_time: Duration::ZERO, ..Default::default() }).await;
+    let rig = rig.named("");
+    let listen = {
+        // The real program says where it listens only in its log.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let text = rig.config_text().replace("127.0.0.1:0", &listen.to_string());
+    let mut daemon = serve_by(&rig, &text);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ready = format!("http://{listen}/readyz");
+    eventually("it is ready", || async {
+        http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
+    let line = bytes::Bytes::from("a row of text, long enough\n".repeat(40_000));
+    let parts = 300 * 1024 * 1024 / line.len();
+    let sha256 = {
+        use sha2::Digest;
+        let mut hash = sha2::Sha256::new();
+        (0..parts).for_each(|_| hash.update(&line));
+        format!("{:x}", hash.finalize())
+    };
+    let chunks =
+        futures::stream::iter((0..parts).map(move |_| Ok::<_, std::io::Error>(line.clone())));
+    let body = reqwest::Body::wrap_stream(chunks);
+    let url = format!("http://{listen}/api/v1/feeds/f/jobs?name=large.csv");
+    let answer = http.post(url).body(body).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 202);
+    let job: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    let events = format!("http://{listen}/api/v1/jobs/{}/events", job["id"].as_str().unwrap());
+    let events = http.get(events).send().await.unwrap().text().await.unwrap();
+    assert!(events.contains(&sha256), "what is in blob storage is what was sent: {events}");
+    let status = format!("/proc/{}/status", daemon.id().unwrap());
+    let status = std::fs::read_to_string(status).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak_kib < 128 * 1024, "{peak_kib} KiB at the peak");
+    daemon.kill().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "heavy"]
 async fn a_daemon_killed_again_and_again_scores_1000_files_once_each() {
     let run_time = Duration::from_millis(200);
     let rig = Rig::with(Settings { run_time, slots: 200, ..Default::default() }).await;
@@ -207,8 +252,12 @@ async fn five_nodes_and_10_000_times_make_10_000_fires_and_10_000_jobs() {
 
 /// The real program.
 pub(crate) fn serve(rig: &Rig) -> Child {
+    serve_by(rig, &rig.config_text())
+}
+
+fn serve_by(rig: &Rig, config: &str) -> Child {
     let file = rig.path("scoreline.toml");
-    std::fs::write(&file, rig.config_text()).unwrap();
+    std::fs::write(&file, config).unwrap();
     Command::new(Path::new(env!("CARGO_BIN_EXE_scoreline")))
         .arg("--config")
         .arg(file)

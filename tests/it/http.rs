@@ -17,6 +17,7 @@ use scoreline::engine::{Engine, Lease, Limits, Pulse, Rules, Setting, Stop, Tenu
 use scoreline::feed::{Feed, Name};
 use scoreline::http::{Http, Site};
 use scoreline::inbox::FolderInbox;
+use scoreline::intake::Reception;
 use scoreline::job::{Job, JobId, Outcome, RemoteId, Want};
 use scoreline::metrics::Metrics;
 use scoreline::outbox::FolderOutbox;
@@ -28,8 +29,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod bulk;
+mod contents;
 mod document;
 mod feeds;
+mod sent;
 
 use crate::rig::{Rig, eventually, with_tls};
 use crate::samples::{TERM, arrival, at, permanent, settled, step, submitted, uploaded};
@@ -40,9 +44,14 @@ struct Answer {
     kind: String,
     text: String,
     challenge: Option<String>,
+    headers: reqwest::header::HeaderMap,
 }
 
 impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
     fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
     }
@@ -76,6 +85,7 @@ async fn ask_with(method: Method, url: &str, headers: &[(&str, &str)], body: &st
         status: answer.status().as_u16(),
         kind: header("content-type").unwrap_or_default(),
         challenge: header("www-authenticate"),
+        headers: answer.headers().clone(),
         text: answer.text().await.unwrap(),
     }
 }
@@ -189,10 +199,12 @@ impl Desk {
         };
         let rules = Rules { feeds, ..rules() };
         let setting = Setting { world: world.clone(), rules: Arc::new(rules) };
+        let settings = watch::channel(setting).1;
         let site = Site {
             name: "default".into(),
-            settings: watch::channel(setting).1,
+            settings: settings.clone(),
             tokens: watch::channel(tokens.iter().map(token).collect()).1,
+            reception: Arc::new(Reception::new("default".into(), settings, pulse.clone())),
         };
         let address = "127.0.0.1:0".parse().unwrap();
         let http = Http::bind(address, pulse.clone(), site).await.unwrap();

@@ -22,7 +22,7 @@ use crate::samples::{
 };
 
 /// All there are.
-pub(crate) const MIGRATIONS: [&str; 9] = [
+pub(crate) const MIGRATIONS: [&str; 10] = [
     "0001 jobs",
     "0002 nodes",
     "0003 folders",
@@ -32,6 +32,7 @@ pub(crate) const MIGRATIONS: [&str; 9] = [
     "0007 services",
     "0008 budgets",
     "0009 retention",
+    "0010 sent",
 ];
 
 /// Asks the tests of each store.
@@ -71,6 +72,7 @@ mod postgres_alone;
 mod postgres_nodes;
 mod retention;
 mod runs;
+mod sent;
 mod sqlite_alone;
 mod upgrades;
 mod wishes;

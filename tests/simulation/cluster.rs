@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use scoreline::daemon::Work;
 use scoreline::engine::{Limits, Pulse, Rules, Setting, Stop};
-use scoreline::feed::{OnConflict, SourceEnd};
-use scoreline::job::{Job, JobId, Phase, RemoteId, Want};
+use scoreline::feed::{OnConflict, SourceEnd, SourcePath};
+use scoreline::intake::{Offer, Received, Reception, Refused};
+use scoreline::job::{Job, JobId, Output, Phase, RemoteId, Want};
 use scoreline::ports::{Clock, JobQuery, Store, Wished, World};
 use scoreline::upkeep::Keep;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::node::{Host, Life};
-use super::world::{IN, Land, OnDisk, Run, SITE, STORE_AWAY, scores_of};
+use super::world::{IN, Land, Letter, OnDisk, Run, SITE, STORE_AWAY, content_of, scores_of};
 
 /// What happens to the daemons from outside.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +42,8 @@ pub(crate) enum Happening {
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Drop(String, String),
+    /// Under this name, this content, under this key.
+    Send(String, String, String),
     Happen(Happening),
 }
 
@@ -77,6 +81,7 @@ pub(crate) async fn live(
                     };
                     dropped.push(land.drop_file(&name, &content));
                 }
+                Event::Send(path, content, key) => send(land, &path, &content, &key),
                 Event::Happen(happening) => cluster.happen(happening, now).await?,
             }
         } else if events.peek().is_none() {
@@ -90,6 +95,83 @@ pub(crate) async fn live(
                 return Err(format!("nothing moves any more; still to be done: {stuck:#?}"));
             }
         }
+    }
+}
+
+/// Somebody sends something, to whichever daemon lives, until one has taken it.
+pub(crate) fn send(land: &Arc<Land>, path: &str, content: &str, key: &str) {
+    let content = content.as_bytes().to_vec();
+    let (path, sha256) = (SourcePath::new(path.as_ref()).unwrap(), content_of(&content).sha256);
+    let letter = Letter { key: key.to_owned(), content: content.clone(), job: None };
+    let number = {
+        let mut state = land.state();
+        state.sent.push(letter);
+        state.sent.len() - 1
+    };
+    let (land, key) = (land.clone(), key.to_owned());
+    tokio::spawn(async move {
+        loop {
+            let (door, cut) = {
+                let mut state = land.state();
+                let living = |(_, dead): &&(_, CancellationToken)| !dead.is_cancelled();
+                let doors: Vec<_> = state.doors.iter().filter(living).cloned().collect();
+                let cut = state.rng.below(8) == 0;
+                ((!doors.is_empty()).then(|| state.rng.pick(&doors)), cut)
+            };
+            if let Some((reception, dead)) = door {
+                let offer = Offer {
+                    feed: land.feed.name.clone(),
+                    path: path.clone(),
+                    key: Some(key.clone()),
+                    size_bytes: None,
+                    sha256: Some(sha256),
+                };
+                // Now and then the connection breaks halfway.
+                let body = std::io::Cursor::new(content[..content.len() / 2].to_vec());
+                let body: BoxBody = if cut {
+                    Box::new(tokio::io::AsyncReadExt::chain(body, Broken))
+                } else {
+                    Box::new(std::io::Cursor::new(content.clone()))
+                };
+                let answer = tokio::select! {
+                    biased;
+                    () = dead.cancelled() => None,
+                    answer = land.clock.timeout(Duration::from_mins(5), reception.receive(offer, body)) => answer,
+                };
+                match answer {
+                    Some(Ok(Received::New(job) | Received::Known(job))) => {
+                        let mut state = land.state();
+                        if cut && job.sent().is_none_or(|sent| sent.content.sha256 != sha256) {
+                            state.broken.push("half of an input became a job".to_owned());
+                        }
+                        state.sent[number].job = Some(job.id());
+                        return;
+                    }
+                    Some(Err(refused @ (Refused::KeyUsed(..) | Refused::OtherDigest { .. }))) => {
+                        land.state().broken.push(refused.to_string());
+                        return;
+                    }
+                    Some(Err(_)) | None => {}
+                }
+            }
+            let wait = Duration::from_millis(land.state().rng.below(20_000));
+            land.clock.sleep(wait).await;
+        }
+    });
+}
+
+type BoxBody = Box<dyn tokio::io::AsyncRead + Unpin + Send>;
+
+/// A connection that ends before its time.
+struct Broken;
+
+impl tokio::io::AsyncRead for Broken {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Err(std::io::ErrorKind::ConnectionReset.into()))
     }
 }
 
@@ -209,8 +291,10 @@ impl Cluster {
     async fn is_at_rest(&self, files: usize) -> bool {
         let jobs = jobs_of(&self.land).await;
         // One that was given back beside its old name is another arrival of the same file.
-        let taken_in: BTreeSet<_> = jobs.iter().map(|job| job.file().inode).collect();
-        if taken_in.len() < files || !jobs.iter().all(at_rest) {
+        let dropped = jobs.iter().filter(|job| job.sent().is_none());
+        let taken_in: BTreeSet<_> = dropped.map(|job| job.file().inode).collect();
+        let on_the_way = self.land.state().sent.iter().any(|letter| letter.job.is_none());
+        if taken_in.len() < files || on_the_way || !jobs.iter().all(at_rest) {
             return false;
         }
         // One that was given back beside its old name is looked at like any other.
@@ -298,15 +382,19 @@ impl Running {
         let rules = land.rules();
         let setting = Setting { world: life.clone(), rules: Arc::new(rules) };
         let (settings, in_force) = watch::channel(setting);
+        let pulse = Arc::new(Pulse::default());
+        let reception = Reception::new(SITE.into(), in_force.clone(), pulse.clone());
+        let reception = Arc::new(reception);
+        land.state().doors.push((reception.clone(), life.dead.clone()));
         let work = Work {
             settings: in_force,
             name: "sim".into(),
             site: SITE.into(),
             term: host.term,
-            pulse: Arc::new(Pulse::default()),
+            pulse: pulse.clone(),
             keep: watch::channel(Keep::ALL).1,
+            reception,
         };
-        let pulse = work.pulse.clone();
         let (for_work, clock) = (stop.clone(), host.clock.clone());
         let task = tokio::spawn(async move {
             let joined = loop {
@@ -427,6 +515,26 @@ pub(crate) async fn check(land: &Arc<Land>, dropped: &[OnDisk]) -> Result<Vec<Jo
             })?;
         }
     }
+    let sent: BTreeMap<_, _> = state.sent.iter().map(|letter| (&letter.key, letter)).collect();
+    let of_sent: Vec<_> = jobs.iter().filter(|job| job.sent().is_some()).collect();
+    ensure(of_sent.len() == sent.len(), || {
+        format!("{} inputs were sent, and became {of_sent:#?}", sent.len())
+    })?;
+    for letter in &state.sent {
+        let mut of = of_sent.iter().filter(|job| letter.job == Some(job.id()));
+        let job = of.next().ok_or_else(|| format!("{letter:?} was taken and has no job"))?;
+        if job.phase() == Phase::Succeeded {
+            let whole = |output: &Output| scores_of(&output.name, &letter.content);
+            let there = |output: &Output| state.disk.get(&output.path).map(|there| &there.content);
+            let replaced = land.feed.deliver.on_conflict == OnConflict::Replace;
+            let wrong = job.outputs().iter().find(|output| {
+                let there = there(output);
+                there != Some(&whole(output)) && !(replaced && there.is_some())
+            });
+            ensure(wrong.is_none(), || format!("{wrong:?} is not what {letter:?} makes"))?;
+        }
+        ensure(job.source_moved_to().is_none(), || format!("{job:#?} has no source"))?;
+    }
     for file in dropped {
         let mut of = jobs.iter().filter(|job| job.file() == file.file);
         let job = of.next().ok_or_else(|| format!("{file:?} was never taken in"))?;
@@ -472,9 +580,10 @@ pub(crate) async fn check(land: &Arc<Land>, dropped: &[OnDisk]) -> Result<Vec<Jo
         |path: &PathBuf| path.starts_with("/out") && !path.starts_with("/out/.scoreline");
     let mut outputs = state.disk.iter().filter(|(path, _)| of_outputs(path));
     let whole = |content: &Vec<u8>| {
-        dropped.iter().any(|file| {
-            ["output1", "extra"].iter().any(|name| scores_of(name, &file.content) == *content)
-        })
+        let contents = dropped.iter().map(|file| &file.content);
+        contents
+            .chain(state.sent.iter().map(|letter| &letter.content))
+            .any(|input| ["output1", "extra"].iter().any(|name| scores_of(name, input) == *content))
     };
     let named = |path: &PathBuf| {
         jobs.iter().any(|job| job.outputs().iter().any(|output| output.path == *path))

@@ -17,8 +17,8 @@ use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
     Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId,
     Opened, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, Retention,
-    RetryAnswer, RetryWish, Scan, Schedules, Settled, Settlement, Source, SourcePlace, Store,
-    StoreError, Transition, Unowned, Watching, Why, Wished, World,
+    RetryAnswer, RetryWish, Scan, Schedules, Sending, Sendings, Settled, Settlement, Source,
+    SourcePlace, Store, StoreError, Transition, Unowned, Watching, Why, Wished, World,
 };
 use scoreline::wire::BlobReference;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -464,6 +464,30 @@ impl Store for Life {
 /// Nothing is forgotten here.
 impl Retention for Life {}
 
+impl Sendings for Life {
+    fn draw_id(&self, now: DateTime<Utc>) -> JobId {
+        self.land.store.draw_id(now)
+    }
+    async fn sent(&self, site: &str, feed: &Name, key: &str) -> Result<Option<JobId>, StoreError> {
+        if self.made(Mistake::KeysAreNotKept) {
+            return Ok(None);
+        }
+        self.on_store(self.land.store.sent(site, feed, key)).await
+    }
+    async fn accept_sent(
+        &self,
+        node: &Node,
+        sending: &Sending,
+        now: DateTime<Utc>,
+    ) -> Result<Accepted, StoreError> {
+        let mut sending = sending.clone();
+        if self.made(Mistake::KeysAreNotKept) {
+            sending.key = sending.id.to_string();
+        }
+        self.on_store(self.land.store.accept_sent(node, &sending, now)).await
+    }
+}
+
 impl Schedules for Life {
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
         self.on_store(self.land.store.now()).await
@@ -679,7 +703,8 @@ impl Blobs for Life {
             bytes.push(byte);
             self.host.clock.sleep(time_a_byte).await;
         }
-        from.read_to_end(&mut bytes).await.unwrap();
+        let read = from.read_to_end(&mut bytes).await;
+        read.map_err(|error| Fault::unavailable(Origin::Storage, "cut", error.to_string()))?;
         self.effect(STORAGE, |state| {
             let content = content_of(&bytes);
             if self.made(Mistake::UploadsAreHalf) {

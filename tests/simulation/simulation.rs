@@ -51,6 +51,35 @@ fn trouble_at_any_single_effect_starts_no_run_twice_that_one_call_starts() {
     }
 }
 
+/// Two who send the same, and one who sends something else, keep at it until they are told that it was taken: then each
+/// input has one job, and that one run.
+#[test]
+fn trouble_at_any_single_effect_loses_nothing_that_was_sent() {
+    for nodes in [1, 2] {
+        let world =
+            |plan| in_a_world(one_seed(), plan, false, None, |land| three_senders(land, nodes));
+        let (calm, effects) = world(Plan::At(0, Fate::Well));
+        calm.unwrap_or_else(|broken| panic!("{broken}"));
+        for (n, fate) in (1..=effects).flat_map(|n| FATES.map(|fate| (n, fate))) {
+            let (outcome, _) = world(Plan::At(n, fate));
+            outcome.unwrap_or_else(|broken| panic!("effect {n}, {fate:?}: {broken}"));
+        }
+    }
+}
+
+async fn three_senders(land: Arc<Land>, nodes: usize) -> Result<(), String> {
+    let send = |content: &str, key: &str| {
+        (Duration::ZERO, Event::Send("a/x.csv".into(), content.into(), key.into()))
+    };
+    let events = vec![send("one", "k"), send("one", "k"), send("two", "l")];
+    live(&land, nodes, events, 0).await?;
+    for job in check(&land, &[]).await? {
+        ensure(job.phase() == Phase::Succeeded, || format!("{job:#?} did not succeed"))?;
+    }
+    let starts: u32 = land.state().runs.values().map(|run| run.starts).sum();
+    ensure(starts == 2, || format!("{starts} runs were started"))
+}
+
 #[test]
 fn whatever_happens_the_promise_is_kept() {
     if let Some(seed) = number("SIMULATION_SEED") {
@@ -123,21 +152,23 @@ fn at_every_effect(
     let (calm, effects) = world(Plan::At(0, Fate::Well));
     calm?;
     ensure(effects > 40, || format!("{effects} effects"))?;
-    let fates = [
-        Fate::CrashBefore,
-        Fate::CrashAfter,
-        Fate::LoseAnswer,
-        Fate::Late,
-        Fate::Throttle,
-        Fate::Hang,
-        Fate::Freeze,
-    ];
-    for (n, fate) in (1..=effects).flat_map(|n| fates.map(|fate| (n, fate))) {
+    for (n, fate) in (1..=effects).flat_map(|n| FATES.map(|fate| (n, fate))) {
         let (outcome, _) = world(Plan::At(n, fate));
         outcome.map_err(|broken| format!("effect {n}, {fate:?}: {broken}"))?;
     }
     Ok(())
 }
+
+/// What may come of an effect.
+const FATES: [Fate; 7] = [
+    Fate::CrashBefore,
+    Fate::CrashAfter,
+    Fate::LoseAnswer,
+    Fate::Late,
+    Fate::Throttle,
+    Fate::Hang,
+    Fate::Freeze,
+];
 
 async fn two_files(land: Arc<Land>, nodes: usize) -> Result<(), String> {
     let dropped = [land.drop_file("a/x.csv", "one"), land.drop_file("b/x.csv", "two")];
@@ -213,6 +244,18 @@ fn walk(seed: u64, mistake: Option<Mistake>) -> Result<(), String> {
         for _ in 0..rng.below(2) * rng.below(5) {
             let wish = rng.pick(&[Happening::Cancel, Happening::Retry, Happening::Release]);
             events.push((Duration::from_millis(rng.below(300_000)), Event::Happen(wish)));
+        }
+        // So are the dice of those who send; one of them sends the same twice.
+        let mut dice = Rng(seed ^ SENDERS);
+        if mistake.is_none_or(|mistake| mistake == Mistake::KeysAreNotKept) && dice.below(2) == 0 {
+            for n in 0..=dice.below(4) {
+                let path = format!("{}/{}.csv", dice.pick(&["a", "b"]), dice.pick(&["x", "sent"]));
+                for _ in 0..=dice.below(2) {
+                    let at = Duration::from_millis(dice.below(60_000));
+                    let (content, key) = (format!("sent {n}"), format!("key {n}"));
+                    events.push((at, Event::Send(path.clone(), content, key)));
+                }
+            }
         }
         let dropped = live(&land, nodes, events, files).await?;
         check(&land, &dropped).await.map(drop)
@@ -392,6 +435,8 @@ fn number(name: &str) -> Option<u64> {
 
 /// Walks in an ordinary run.
 const WALKS: u64 = 20_000;
+/// What the dice of those who send begin with.
+const SENDERS: u64 = 0x7365_6e64;
 /// Enough to see what they have in common.
 const FAILURES_MAX: usize = 20;
 /// Walks in which a planted mistake must show.

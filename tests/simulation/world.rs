@@ -12,11 +12,15 @@ use futures::FutureExt;
 use scoreline::engine::Budget;
 use scoreline::fault::{Fault, Origin};
 use scoreline::feed::{Feed, Name};
+use scoreline::intake::Reception;
 use scoreline::job::{Content, FileIdentity, Job, JobId, Sha256};
 use scoreline::ports::{CallLimits, Clock, Node, NodeId, Store, StoreError};
 use scoreline::sandbox::{Gateway, Meter};
 use scoreline::store::ModelStore;
 use sha2::Digest;
+use tokio_util::sync::CancellationToken;
+
+use super::node::Life;
 
 /// What one effect meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +102,10 @@ pub(crate) struct State {
     pub(crate) heard_late: bool,
     /// Operators have a hand in it: they may have more runs going than the limit says.
     pub(crate) operated: bool,
+    /// What is sent, and what was answered.
+    pub(crate) sent: Vec<Letter>,
+    /// Where things are sent to: of every daemon that ever began, with what ends with its life.
+    pub(crate) doors: Vec<(Arc<Reception<Life>>, CancellationToken)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -142,6 +150,15 @@ impl Drop for APlace {
     fn drop(&mut self) {
         self.0.state().service.at_once -= 1;
     }
+}
+
+/// Something that somebody sends, again and again until it is taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Letter {
+    pub(crate) key: String,
+    pub(crate) content: Vec<u8>,
+    /// The job that it became, by the answer.
+    pub(crate) job: Option<JobId>,
 }
 
 /// A remote run.
@@ -189,6 +206,8 @@ impl Land {
             hangs: None,
             service: Service::default(),
             time_a_byte: Duration::ZERO,
+            sent: Vec::new(),
+            doors: Vec::new(),
         };
         let clock = SimClock::new();
         Self {
@@ -575,11 +594,13 @@ pub(crate) enum Mistake {
     WishesAreLost,
     /// What operators want is never taken back.
     WishesAreNeverAnswered,
+    /// What was sent under a key is taken for new when it is sent again.
+    KeysAreNotKept,
 }
 
 impl Mistake {
     /// All of them.
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::WritesAreNotFenced,
         Self::LostAnswersPass,
         Self::WritesAreDropped,
@@ -605,5 +626,6 @@ impl Mistake {
         Self::LooksAreImpatient,
         Self::WishesAreLost,
         Self::WishesAreNeverAnswered,
+        Self::KeysAreNotKept,
     ];
 }

@@ -29,6 +29,7 @@ impl Retention for ModelStore {
             let row = tables.jobs.remove(&id);
             gone.history += 1;
             gone.events += tables.events.remove(&id).map_or(0, |events| events.len() as u64);
+            tables.sent_keys.retain(|_, job| *job != id);
             if row.is_some_and(|row| row.job.phase() != Phase::Succeeded) {
                 let there = tables.contents.len();
                 tables.contents.retain(|_, (job, _)| *job != id);

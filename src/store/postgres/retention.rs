@@ -235,6 +235,8 @@ const FORGET_JOBS: &str = "WITH walked AS MATERIALIZED ( \
        RETURNING id, phase \
      ), events AS ( \
        DELETE FROM job_event WHERE job_id = ANY(ARRAY(SELECT id FROM gone)) RETURNING 1 \
+     ), keys AS ( \
+       DELETE FROM sent_key WHERE job_id = ANY(ARRAY(SELECT id FROM gone)) \
      ), contents AS ( \
        DELETE FROM content WHERE job_id = ANY(ARRAY(SELECT id FROM gone WHERE phase <> 'succeeded')) RETURNING 1 \
      ), noted AS ( \

@@ -26,7 +26,7 @@ macro_rules! columns {
         "id, feed, path, inode, size_bytes, mtime_ns, phase, generation, revision, attempts, created_at, updated_at, \
          finished_at, deadline_at, held_code, held_message, error_class, error_code, error_message, input_blob, \
          input_bytes, sha256, remote_id, redirects::text, results::text, outputs::text, cancel_reason, ended_at, \
-         source_settled, source_moved_to, duplicate_of, fire::text, service::text"
+         source_settled, source_moved_to, duplicate_of, fire::text, sent::text, service::text"
     };
 }
 pub(super) use columns;
@@ -54,7 +54,9 @@ macro_rules! origin {
             $prefix,
             "created_at, ",
             $prefix,
-            "fire"
+            "fire, ",
+            $prefix,
+            "sent"
         )
     };
 }

@@ -227,6 +227,8 @@ impl Write<'_> {
         let bad: Vec<_> = gone.iter().filter(|(_, bad)| *bad).map(|(id, _)| id).collect();
         let sql = "DELETE FROM job_event WHERE job_id IN (SELECT value FROM json_each(?1))";
         let events = query(sql).bind(json(&ids)).execute(self.on()).await?.rows_affected();
+        let sql = "DELETE FROM sent_key WHERE job_id IN (SELECT value FROM json_each(?1))";
+        query(sql).bind(json(&ids)).execute(self.on()).await?;
         let sql = "DELETE FROM content WHERE job_id IN (SELECT value FROM json_each(?1))";
         let contents = query(sql).bind(json(&bad)).execute(self.on()).await?.rows_affected();
         if !gone.is_empty() {

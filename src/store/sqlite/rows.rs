@@ -17,7 +17,7 @@ macro_rules! columns {
         "id, feed, path, inode, size_bytes, mtime_ns, phase, generation, revision, attempts, created_at, updated_at, \
          finished_at, deadline_at, held_code, held_message, error_class, error_code, error_message, input_blob, \
          input_bytes, sha256, remote_id, redirects, results, outputs, cancel_reason, ended_at, source_settled, \
-         source_moved_to, duplicate_of, fire, service"
+         source_moved_to, duplicate_of, fire, sent, service"
     };
 }
 pub(super) use columns;

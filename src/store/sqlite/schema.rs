@@ -63,4 +63,5 @@ const MIGRATIONS: &Known = &[
     (7, "services", include_str!("../../../migrations/sqlite/0007_services.sql")),
     (8, "budgets", include_str!("../../../migrations/sqlite/0008_budgets.sql")),
     (9, "retention", include_str!("../../../migrations/sqlite/0009_retention.sql")),
+    (10, "sent", include_str!("../../../migrations/sqlite/0010_sent.sql")),
 ];

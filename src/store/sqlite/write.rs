@@ -367,7 +367,12 @@ impl<'s> Write<'s> {
     }
 
     /// A row changed by hand may have an event of that revision already; it keeps that one.
-    async fn note(&mut self, node: &Node, id: JobId, event: &Event) -> Result<(), sqlx::Error> {
+    pub(super) async fn note(
+        &mut self,
+        node: &Node,
+        id: JobId,
+        event: &Event,
+    ) -> Result<(), sqlx::Error> {
         let sql = "INSERT INTO job_event \
                    (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
