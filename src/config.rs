@@ -485,6 +485,8 @@ fn read_feed(
     if fast_lane.is_some() || endpoint.as_ref().is_some_and(at_once) {
         fast_lane::check_outputs(feed, &outputs);
     }
+    // With none of these it takes what is sent to it.
+    let is_sent = !["watch", "schedule", "source"].into_iter().any(|key| feed.has(key));
     let (schedule, named_input) = schedule::read(feed, name);
     let is_named = !matches!(named_input, Named::Nothing);
     if is_named && feed.has("watch") {
@@ -493,8 +495,6 @@ fn read_feed(
             "is there beside an input that the schedule names: a fire takes the one or the other",
         );
     }
-    // With neither it takes what is sent to it.
-    let is_sent = !feed.has("watch") && !feed.has("schedule");
     let has_none = is_sent || is_named && !feed.has("watch");
     let watch = if has_none { None } else { watch::read(feed) };
     let fixed = if let Named::Input(fixed) = named_input { Some(fixed) } else { None };
@@ -507,11 +507,6 @@ fn read_feed(
             feed.error(
                 "source",
                 "is for files of a drop folder: an input that the schedule names stays where it is",
-            );
-        } else if is_sent {
-            feed.error(
-                "source",
-                "is for files of a drop folder: add watch with the folder, or leave both out to take what is sent alone",
             );
         }
         source::read(feed)

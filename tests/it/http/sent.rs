@@ -34,7 +34,7 @@ async fn blobs(daemon: &Running) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_to_a_feed_without_a_folder_is_scored_and_delivered() {
-    let rig = Rig::new().await.named("outputs.output1 = \"{relpath}/{stem}.scores.csv\"");
+    let rig = Rig::new().await.named("outputs.output1 = \"{relpath}.scores\"");
     let daemon = rig.start().await;
     let input = input_of(&["This is a good day"]);
     let answer = send(&daemon, "deep/good%20day.csv", &[], &input).await;
@@ -45,7 +45,7 @@ async fn what_is_sent_to_a_feed_without_a_folder_is_scored_and_delivered() {
     let jobs = daemon.until_ended(1).await;
     assert_eq!((jobs.len(), jobs[0].phase), (1, Phase::Succeeded));
     assert_eq!(jobs[0].source_moved_to, None);
-    let there = std::fs::read_to_string(rig.path("out/deep/good day.scores.csv")).unwrap();
+    let there = std::fs::read_to_string(rig.path("out/deep/good day.csv.scores")).unwrap();
     assert_eq!(there, scores_of(&["This is a good day"]));
     rig.started_once_each(1);
     let (_, events) = daemon.get(&format!("/api/v1/jobs/{}/events", id(&answer))).await;
@@ -68,7 +68,7 @@ async fn what_is_sent_to_a_feed_with_a_folder_leaves_the_folder_alone() {
     daemon.until_ended(3).await;
     assert_eq!(rig.files("archive"), before);
     assert!(rig.files("failed").is_empty() && rig.files("in").is_empty());
-    assert_eq!(rig.files("out")["a-1.scores.csv"], scores_of(&["sent"]));
+    assert_eq!(rig.files("out")["a.scores-1.csv"], scores_of(&["sent"]));
     daemon.stop().await;
     let findings = crate::audit::found(&crate::audit::audited(&rig).await, &rig);
     assert!(findings.is_empty(), "{findings:?}");
@@ -209,7 +209,7 @@ async fn a_feed_that_is_paused_takes_nothing_until_it_is_resumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_goes_on_from_the_blob_and_says_when_it_is_gone() {
     let rig = Rig::new().await.named("");
-    rig.faults(&["run=fail:1"]);
+    rig.faults(&["run=fail:*1"]);
     let daemon = rig.start().await;
     let sent = send(&daemon, "a.csv", &[], &input_of(&["again"])).await;
     let job = id(&sent);
@@ -221,7 +221,7 @@ async fn a_retry_goes_on_from_the_blob_and_says_when_it_is_gone() {
         daemon.until("it is scored", |jobs| jobs[0].phase.is_final() && jobs[0].generation == 2);
     assert_eq!(jobs.await[0].phase, Phase::Succeeded);
 
-    rig.faults(&["run=fail:1"]);
+    rig.faults(&["run=fail:*1"]);
     let sent = send(&daemon, "b.csv", &[], &input_of(&["gone"])).await;
     let job = id(&sent);
     daemon.until_ended(2).await;
