@@ -19,6 +19,7 @@ use crate::retry::Span;
 use crate::sandbox::Fault;
 
 pub mod audit;
+pub mod bulk;
 mod client;
 pub mod execute;
 pub mod feeds;

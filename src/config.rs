@@ -96,6 +96,8 @@ pub struct NodeConfig {
 pub struct HttpConfig {
     /// Where it listens.
     pub listen: SocketAddr,
+    /// The longest input that may be sent, in bytes; `None`: whatever its length.
+    pub max_upload: Option<u64>,
     /// Who may ask; nobody needs one while it listens on loopback alone.
     pub tokens: Vec<Token>,
 }
@@ -392,12 +394,13 @@ fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
             ),
         );
     }
+    let max_upload = http.parsed("max_upload", rates::bytes);
     let mut effective = http.finish();
     if !shown.is_empty() {
         effective.insert("tokens".into(), shown.into());
     }
     document.include("http", effective);
-    Some(HttpConfig { listen: listen?, tokens })
+    Some(HttpConfig { listen: listen?, max_upload, tokens })
 }
 
 fn read_log(document: &mut Reader<'_>) -> LogConfig {

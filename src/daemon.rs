@@ -215,6 +215,8 @@ pub struct Settings {
     pub keep: Keep,
     /// Where the HTTP server listens.
     pub listen: SocketAddr,
+    /// The longest input that may be sent, in bytes.
+    pub max_upload: Option<u64>,
     /// Who may ask.
     pub tokens: Vec<Token>,
     /// How long a stop waits for what is under way.
@@ -231,6 +233,7 @@ impl From<&Config> for Settings {
             state_dir: config.node.state_dir.clone(),
             keep: config.keep,
             listen: config.http.listen,
+            max_upload: config.http.max_upload,
             tokens: config.http.tokens.clone(),
             grace: config.node.stop_grace,
         }
@@ -259,7 +262,7 @@ impl<W: World> Daemon<W> {
         let (keep, keep_in_force) = watch::channel(settings.keep);
         let pulse = Arc::new(Pulse::default());
         let reception = Reception::new(settings.site.clone(), in_force.clone(), pulse.clone());
-        let reception = Arc::new(reception);
+        let reception = Arc::new(reception.up_to(settings.max_upload));
         let work = Work {
             settings: in_force.clone(),
             name: settings.name,

@@ -14,10 +14,11 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
 use scoreline::audit::Audit;
+use scoreline::cli::bulk::Found;
 use scoreline::cli::{
     self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, ExecuteArgs,
-    Exit, FeedsCommand, Filters, JobsCommand, PauseArgs, PreviewArgs, SandboxArgs, SelectArgs,
-    SidesCommand, TellError, Until, environment, feeds, is_default_config, table, tell,
+    Exit, FeedsCommand, JobsCommand, PauseArgs, PreviewArgs, SandboxArgs, SelectArgs, SidesCommand,
+    TellError, Until, bulk, environment, feeds, is_default_config, table, tell,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
@@ -445,7 +446,7 @@ async fn wish_for(
         );
         return Ok(Exit::Usage);
     }
-    let (verb, found) = (want.verb(), matching(client, &args.filters, want).await?);
+    let (verb, found) = (want.verb(), bulk::matching(client, &args.filters, want).await?);
     if !args.yes && !found.is_empty() {
         let (count, jobs) = (found.len(), if found.len() == 1 { "job" } else { "jobs" });
         complain(&format!("this would {verb} {count} {jobs}: add --yes to do it"));
@@ -454,25 +455,42 @@ async fn wish_for(
     if found.is_empty() {
         complain(&format!("the filters find no job to {verb}"));
     }
-    wish(cli, client, &found, want).await
+    wish_for_all(cli, client, &found, want).await
 }
 
-/// The jobs that the filters find and the wish is possible for, each in its generation.
-async fn matching(
+/// Wants something of many jobs, and tells of each what came of it.
+async fn wish_for_all(
+    cli: &Cli,
     client: &Client,
-    filters: &Filters,
+    found: &[Found],
     want: &Want,
-) -> anyhow::Result<Vec<(JobId, Option<u32>)>> {
-    let mut found = Vec::new();
-    let mut params = filters.params(PAGE);
-    loop {
-        let page: JobsBody = client.get("/api/v1/jobs", &params).await?;
-        let possible = |job: &&JobBody| want.refusal(job.phase, job.held.is_some()).is_none();
-        found.extend(page.jobs.iter().filter(possible).map(|job| (job.id, Some(job.generation))));
-        let Some(next) = page.next_cursor else { return Ok(found) };
-        params.retain(|(key, _)| *key != "cursor");
-        params.push(("cursor", next));
+) -> anyhow::Result<Exit> {
+    let (mut exit, mut results, mut broken) = (Exit::Done, Vec::new(), None);
+    for part in found.chunks(bulk::AT_ONCE) {
+        let reasons = match bulk::wish(client, part, want).await {
+            Ok(reasons) => reasons,
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        };
+        for (job, reason) in part.iter().zip(reasons) {
+            if reason.is_some() {
+                exit = Exit::Failed;
+            }
+            if cli.json {
+                let noted = reason.is_none();
+                results.push(serde_json::json!({ "id": job.id, "noted": noted, "reason": reason }));
+            } else {
+                let said = reason.unwrap_or_else(|| format!("{} noted", want.verb()));
+                tell(&format!("{}  {}: {said}\n", job.id, table::printable(&job.name)))?;
+            }
+        }
     }
+    if cli.json {
+        tell_json(&serde_json::json!({ "jobs": results }))?;
+    }
+    broken.map_or(Ok(exit), |error| Err(error.into()))
 }
 
 /// Wants something of each of these jobs, and tells of each what came of it.
@@ -760,6 +778,3 @@ fn code_of(error: &anyhow::Error) -> Exit {
     }
     Exit::Failed
 }
-
-/// Jobs in one answer.
-const PAGE: u32 = 1000;

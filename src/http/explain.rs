@@ -195,7 +195,8 @@ async fn dropped<W: World>(
     let job = match &why {
         Why::Taken(id) => api.world.store().load(&[*id]).await?.pop().map(|(job, _)| job),
         Why::HasJob | Why::NotThere => {
-            newest(api, feed, &[path.to_string()], |job| job.path() == path).await?
+            newest(api, feed, &[path.to_string()], |job| job.path() == path && job.sent().is_none())
+                .await?
         }
         _ => None,
     };

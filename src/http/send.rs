@@ -21,7 +21,7 @@ use tokio_util::io::StreamReader;
 use super::asked::At;
 use super::feeds::{IdempotencyKey, key_of};
 use super::problem::{
-    BadGateway, BadRequest, NotFound, UnprocessableContent, UnsupportedMediaType,
+    BadGateway, BadRequest, ContentTooLarge, NotFound, UnprocessableContent, UnsupportedMediaType,
 };
 use super::{Api, JobBody, Problem};
 use crate::feed::{Name, SourcePath};
@@ -48,7 +48,7 @@ pub(super) struct SendParams {
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The input"),
     responses((status = OK, description = "The job that there is for this key", body = JobBody),
         (status = ACCEPTED, description = "A new job", body = JobBody),
-        BadRequest, NotFound, UnsupportedMediaType, UnprocessableContent, BadGateway))]
+        BadRequest, NotFound, ContentTooLarge, UnsupportedMediaType, UnprocessableContent, BadGateway))]
 pub(super) async fn send<W: World>(
     State(api): State<Arc<Api<W>>>,
     At(feed): At<Name>,
@@ -94,6 +94,7 @@ fn answer(refused: &Refused) -> Response {
     let status = match refused {
         Refused::UnknownFeed(_) => StatusCode::NOT_FOUND,
         Refused::KeyUsed(..) | Refused::Empty(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refused::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Refused::CutShort(_) | Refused::OtherSize { .. } | Refused::OtherDigest { .. } => {
             StatusCode::BAD_REQUEST
         }

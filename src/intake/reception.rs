@@ -32,6 +32,7 @@ pub struct Reception<W: World> {
     site: String,
     settings: watch::Receiver<Setting<W>>,
     pulse: Arc<Pulse>,
+    most_bytes: Option<u64>,
     desk: Mutex<Option<Desk<W::Clock>>>,
 }
 
@@ -113,6 +114,9 @@ pub enum Refused {
         /// How many may.
         most: u64,
     },
+    /// It is longer than may be sent.
+    #[error("the input is longer than {0} bytes, which is as long as http.max_upload allows")]
+    TooLong(u64),
     /// It didn't come to its end.
     #[error("the input did not arrive whole: {0}; nothing was taken, send it again")]
     CutShort(String),
@@ -148,7 +152,13 @@ pub enum Refused {
 impl<W: World> Reception<W> {
     /// That of a site, under the config in force; it takes something once there is an engine.
     pub fn new(site: String, settings: watch::Receiver<Setting<W>>, pulse: Arc<Pulse>) -> Self {
-        Self { site, settings, pulse, desk: Mutex::default() }
+        Self { site, settings, pulse, most_bytes: None, desk: Mutex::default() }
+    }
+
+    /// The same, for inputs of so many bytes at most.
+    #[must_use]
+    pub fn up_to(self, most_bytes: Option<u64>) -> Self {
+        Self { most_bytes, ..self }
     }
 
     /// From here on the node works under this id.
@@ -176,6 +186,11 @@ impl<W: World> Reception<W> {
         {
             return known(&*world, id, &offer, None).await;
         }
+        if let Some(most) = self.most_bytes
+            && offer.size_bytes.is_some_and(|size| size > most)
+        {
+            return Err(Refused::TooLong(most));
+        }
         self.may_begin(&*world, feed).await?;
         let id = store.draw_id(world.clock().now());
         let blobs = world.blobs(&feed.storage).ok_or_else(|| Refused::StorageAway {
@@ -184,9 +199,12 @@ impl<W: World> Reception<W> {
             left: None,
         })?;
         let blob = feed.sent_blob(id, &offer.path);
-        let mut body = Body { from, cut: None };
+        let mut body = Body { from, left: self.most_bytes, cut: None };
         let uploaded = blobs.upload(&blob, &offer.path.to_string(), &mut body).await;
         let content = match (body.cut, uploaded) {
+            (Some(_), _) if body.left == Some(0) => {
+                return Err(Refused::TooLong(self.most_bytes.unwrap_or_default()));
+            }
             (Some(cut), _) => return Err(Refused::CutShort(cut)),
             (None, Err(fault)) => return Err(Refused::Storage(fault)),
             (None, Ok(content)) => content,
@@ -332,6 +350,7 @@ impl Refused {
             Self::Store(_) => Some(SOON),
             Self::UnknownFeed(_)
             | Self::KeyUsed(..)
+            | Self::TooLong(_)
             | Self::CutShort(_)
             | Self::OtherSize { .. }
             | Self::OtherDigest { .. }
@@ -386,6 +405,8 @@ async fn clear<B: Blobs>(blobs: &B, blob: &str) {
 /// What is being sent, and how it broke off.
 struct Body<R> {
     from: R,
+    /// How many more bytes may come, if there is a limit.
+    left: Option<u64>,
     cut: Option<String>,
 }
 
@@ -395,7 +416,15 @@ impl<R: AsyncRead + Unpin> AsyncRead for Body<R> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        let read = Pin::new(&mut self.from).poll_read(cx, into);
+        let before = into.filled().len();
+        let mut read = Pin::new(&mut self.from).poll_read(cx, into);
+        let came = (into.filled().len() - before) as u64;
+        if let Some(left) = self.left {
+            if came > left {
+                read = Poll::Ready(Err(std::io::ErrorKind::FileTooLarge.into()));
+            }
+            self.left = Some(left.saturating_sub(came));
+        }
         if let Poll::Ready(Err(error)) = &read {
             self.cut = Some(error.to_string());
         }

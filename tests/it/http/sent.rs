@@ -184,6 +184,28 @@ async fn what_can_become_no_job_is_refused_with_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_input_that_is_too_long_is_refused_whether_it_says_so_or_not() {
+    let rig = Rig::new().await.named("");
+    let text = rig.config_text().replace("[http]", "[http]\nmax_upload = \"20\"");
+    let (daemon, _reloader) = rig.start_reloading(&text).await;
+    let long = "Col2\n0123456789012345\n";
+    assert_eq!(long.len(), 22);
+    let said = send(&daemon, "a.csv", &[], long).await.problem(413);
+    assert!(said.contains("20 bytes") && said.contains("http.max_upload"), "{said}");
+    let url = format!("{}/api/v1/feeds/f/jobs?name=a.csv", daemon.url);
+    let parts = [Ok::<_, std::io::Error>("Col2\n"), Ok(&long[5..])];
+    let body = reqwest::Body::wrap_stream(futures::stream::iter(parts));
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let status = http.post(url).body(body).send().await.unwrap().status().as_u16();
+    assert_eq!(status, 413, "nobody said how long it is");
+    assert!(daemon.jobs().await.is_empty() && blobs(&daemon).await.is_empty());
+    let whole = send(&daemon, "a.csv", &[], &long[..20]).await;
+    assert_eq!(whole.status, 202, "{}", whole.text);
+    daemon.until_ended(1).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_feed_that_is_paused_takes_nothing_until_it_is_resumed() {
     let rig = Rig::new().await.named("");
     let daemon = rig.start().await;
