@@ -503,7 +503,7 @@ fn read_feed(
     let fixed = if let Named::Input(fixed) = named_input { Some(fixed) } else { None };
     let takes_something = if is_named { fixed.is_some() } else { watch.is_some() || is_sent };
     let deliver = read_delivery(feed);
-    let source = if has_none && !feed.has("source") {
+    let source = if (is_named || is_sent) && !feed.has("source") {
         Some(SourceRules::new(SourceEnd::Leave, SourceEnd::Leave))
     } else {
         if is_named {

@@ -93,17 +93,17 @@ pub(super) async fn output<W: World>(
     let job = found(&api, job_id(&id)?).await?;
     let named = job.outputs().iter().find(|there| there.name == output);
     let named = named.ok_or_else(|| {
-        let names: Vec<_> = job.outputs().iter().map(|there| there.name.as_str()).collect();
-        let there = if names.is_empty() {
+        let all: Vec<_> = job.outputs().iter().map(|there| there.name.as_str()).collect();
+        let there = if all.is_empty() {
             format!("it is {} and has delivered none", job.phase().name())
         } else {
-            format!("it has {}", names.join(", "))
+            format!("it has {}", all.join(", "))
         };
         Problem::new(StatusCode::NOT_FOUND, format!("job {id} has no output {output:?}: {there}"))
     })?;
     let size_bytes = named.content.size_bytes;
-    let roots = api.setting().rules.feeds.get(job.feed()).map(|feed| feed.deliver.folder.clone());
-    let bytes = file(roots.into_iter().collect(), named.path.clone(), size_bytes).await?;
+    let place = api.setting().rules.feeds.get(job.feed()).map(|feed| feed.deliver.folder.clone());
+    let bytes = file(place.into_iter().collect(), named.path.clone(), size_bytes).await?;
     let bytes = bytes.ok_or_else(|| gone(&[format!("the file {}", named.path.display())]))?;
     let name = named.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     answer(Content { name, size_bytes, bytes }, preview).await

@@ -340,14 +340,11 @@ impl Refused {
     /// When it may go better, if it may without anybody's doing.
     pub fn again_after(&self) -> Option<Duration> {
         match self {
-            Self::Away(_) | Self::Full { .. } => Some(SOON),
-            Self::Paused { left, .. } => Some(left.unwrap_or(LATER)),
-            Self::StorageAway { left, .. } => Some(left.unwrap_or(LATER)),
-            Self::Storage(fault) => match fault.class {
-                Class::Permanent => None,
-                _ => Some(SOON),
-            },
-            Self::Store(_) => Some(SOON),
+            Self::Away(_) | Self::Full { .. } | Self::Store(_) => Some(SOON),
+            Self::Paused { left, .. } | Self::StorageAway { left, .. } => {
+                Some(left.unwrap_or(LATER))
+            }
+            Self::Storage(fault) => (fault.class != Class::Permanent).then_some(SOON),
             Self::UnknownFeed(_)
             | Self::KeyUsed(..)
             | Self::TooLong(_)
