@@ -376,6 +376,7 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
              DROP TABLE fire, schedule, feed_pause; DROP INDEX job_fire; ALTER TABLE job DROP COLUMN fire; \
              ALTER TABLE job_history DROP COLUMN fire; ALTER TABLE job DROP COLUMN service; \
              ALTER TABLE job_history DROP COLUMN service; \
+             DROP TABLE sent_key; ALTER TABLE job DROP COLUMN sent; ALTER TABLE job_history DROP COLUMN sent; \
              DELETE FROM _sqlx_migrations WHERE version > 1",
         )
         .await;
