@@ -196,7 +196,7 @@ pub(super) async fn run<W: World>(api: Arc<Api<W>>, stop: CancellationToken) {
         () = stop.cancelled() => live.ended.cancel(),
         () = follow(&api) => {}
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn follow<W: World>(api: &Arc<Api<W>>) {

@@ -149,7 +149,7 @@ impl Recent {
         }
         let known = usize::try_from(after - oldest).unwrap_or(usize::MAX);
         let rest = last.events.iter().skip(known).take(limit);
-        let next = rest.clone().last().map_or(last.cursor, |(_, told)| told.cursor);
+        let next = rest.clone().next_back().map_or(last.cursor, |(_, told)| told.cursor);
         let ours = rest.filter(|(of, _)| of == site).map(|(_, told)| told.clone());
         Followed { next, gap: false, events: ours.collect() }
     }

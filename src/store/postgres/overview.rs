@@ -97,9 +97,10 @@ impl<C: Clock> Overview for PostgresStore<C> {
             for row in
                 rows.iter().filter(|row| row.try_get("site").is_ok_and(|of: &str| of == site))
             {
-                match told(row) {
-                    Some(told) => events.push(told),
-                    None => tracing::error!("an event in the store can't be read"),
+                if let Some(told) = told(row) {
+                    events.push(told);
+                } else {
+                    tracing::error!("an event in the store can't be read");
                 }
             }
             events.sort_by_key(|told| (told.cursor, told.job, told.event.revision));

@@ -53,7 +53,7 @@ impl Ear {
                     return Some((event, serde_json::from_str(&data).unwrap()));
                 }
             }
-            let more = SystemClock.timeout(Duration::from_secs(60), self.body.next()).await;
+            let more = SystemClock.timeout(Duration::from_mins(1), self.body.next()).await;
             let more = more.expect("something is told within a minute")?;
             self.text += std::str::from_utf8(&more.ok()?).unwrap();
         }
