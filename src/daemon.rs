@@ -277,6 +277,7 @@ impl<W: World> Daemon<W> {
         info.with_label_values(&[work.name.as_str(), work.site.as_str()]).set(1);
         let site = Site {
             name: work.site.clone(),
+            node: work.name.clone(),
             settings: in_force,
             tokens: tokens_in_force,
             reception,

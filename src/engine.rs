@@ -30,7 +30,7 @@ use crate::feed::{Feed, Name, Rates};
 use crate::job::{
     Action, Job, JobId, Outcome, Phase, Step, Submitted, Turn, Wait, Want, apply, next_action,
 };
-use crate::ports::{Clock, Permit, Scorer, Store, StoreError, Transition, Way, World, trace};
+use crate::ports::{Clock, Permit, Scorer, Store, StoreError, Transition, Way, World};
 
 use self::budget::Budgets;
 use self::commit::{CommitAnswer, Pending, Unread};
@@ -590,7 +590,7 @@ impl<W: World> Engine<W> {
         self.acting.spawn(async move {
             let moment = Moment { handed_on, passage: &passage, now, fast_lane, spare };
             let act = perform(&*world, &tenure, &feed, &job, moment, action);
-            let act = AssertUnwindSafe(trace::part_of(step.context, act));
+            let act = AssertUnwindSafe(step.around(act));
             let only = |outcome| Done { outcome, refused: None };
             let done = tokio::select! {
                 biased;

@@ -33,8 +33,11 @@ mod feeds;
 mod gate;
 mod health;
 mod jobs;
+mod live;
 mod openapi;
+mod overview;
 mod problem;
+mod requests;
 mod send;
 mod sides;
 mod wishes;
@@ -45,7 +48,10 @@ pub use explain::ExplainBody;
 pub use feeds::{
     FeedBody, FeedFireBody, FeedsBody, FiresBody, InboxBody, PauseBody, ScheduleBody, UpcomingBody,
 };
-pub use jobs::{EventBody, EventsBody, FireBody, JobBody, JobsBody};
+pub use jobs::{CountBody, EventBody, EventsBody, FireBody, JobBody, JobsBody};
+pub use live::TransitionBody;
+pub use overview::{FeedSummaryBody, SummaryBody, ThroughputBody, ThroughputPointBody};
+pub use requests::{RequestBody, RequestsBody};
 pub use sides::{
     BudgetBody, EndpointBody, EndpointsBody, FaultBody, HealthBody, StorageBody, StoragesBody,
 };
@@ -64,12 +70,16 @@ struct Api<W: World> {
     world: Arc<W>,
     pulse: Arc<Pulse>,
     site: Site<W>,
+    live: Arc<live::Live>,
+    glance: overview::Glance,
 }
 
 /// Whom the server speaks for.
 pub struct Site<W: World> {
     /// The nodes that see the same folders.
     pub name: String,
+    /// This node's name in the config.
+    pub node: String,
     /// The config in force.
     pub settings: watch::Receiver<Setting<W>>,
     /// Who may ask.
@@ -97,7 +107,16 @@ impl<W: World> Http<W> {
             std::io::Error::new(error.kind(), told)
         })?;
         let world = site.settings.borrow().world.clone();
-        Ok(Self { listener, api: Arc::new(Api { world, pulse, site }) })
+        Ok(Self {
+            listener,
+            api: Arc::new(Api {
+                world,
+                pulse,
+                site,
+                live: Arc::default(),
+                glance: overview::Glance::default(),
+            }),
+        })
     }
 
     /// Where it listens.
@@ -110,6 +129,7 @@ impl<W: World> Http<W> {
         let api = self.api;
         let clock = api.world.clock().clone();
         let router = router(&api);
+        let following = live::run(api.clone(), stop.soft.clone());
         let hard = stop.hard.clone();
         let serving = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { hard.cancelled().await })
@@ -117,6 +137,7 @@ impl<W: World> Http<W> {
         // Answers under way may be finished, but a caller that never ends its request must not keep us from ending.
         tokio::select! {
             served = serving => served,
+            () = following => Ok(()),
             () = async { stop.hard.cancelled().await; clock.sleep(LAST_ANSWERS).await } => Ok(()),
         }
     }
@@ -131,8 +152,13 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .split_for_parts();
     let (guarded, entries) = OpenApiRouter::<Arc<Api<W>>>::new()
         .routes(routes!(jobs::list))
+        .routes(routes!(jobs::count))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::events))
+        .routes(routes!(requests::requests))
+        .routes(routes!(overview::summary))
+        .routes(routes!(overview::throughput))
+        .routes(routes!(live::events))
         .routes(routes!(contents::input))
         .routes(routes!(contents::output))
         .routes(routes!(wishes::cancel_many))

@@ -22,7 +22,9 @@ use crate::metrics::Metrics;
 mod admission;
 mod blobs;
 mod budget;
+mod calls;
 mod outbox;
+mod overview;
 mod paper;
 mod retention;
 mod scan;
@@ -35,9 +37,11 @@ pub mod trace;
 pub use admission::{Admitted, Ask, Earlier, FeedLimit, Same};
 pub use blobs::{Access, BlobPage, BlobPlace, BlobSeen, Blobs};
 pub use budget::{CallLimits, Draw, Drawn};
+pub use calls::{RemoteCall, RemoteCalls, place_of};
 pub use outbox::{
     Outbox, Part, Placed, Processed, RetryAnswer, RetryWish, Settled, Settlement, Whose,
 };
+pub use overview::{COUNT_MAX, Counted, Ended, Followed, Live, Overview, Told};
 pub use paper::{Answered, Noted, Paper};
 pub use retention::{Forgotten, OldArrival, Retention, StoreSize, Walk, Walked};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
@@ -138,7 +142,7 @@ pub trait Permit: Clone + Send + Sync + 'static {
 /// Made for several nodes: a job belongs to one node at a time, every write names the node and the revision it follows
 /// on, and one that no longer fits changes nothing. Each write of a job and its event are one transaction. Calls are
 /// bounded in time by the adapter.
-pub trait Store: Schedules + Retention + Sendings {
+pub trait Store: Schedules + Retention + Sendings + Overview {
     /// Whether other nodes may work on it at the same time. One that is a single process's needs no beats.
     fn is_shared(&self) -> bool;
 
@@ -324,7 +328,7 @@ pub trait Store: Schedules + Retention + Sendings {
         ids: &[JobId],
     ) -> impl Future<Output = Result<Vec<(Job, Option<NodeId>)>, StoreError>> + Send;
 
-    /// Lists jobs, newest first.
+    /// Lists jobs, newest first. A page ends early where too many rows would have to be looked at for it.
     fn list(&self, query: &JobQuery) -> impl Future<Output = Result<JobPage, StoreError>> + Send;
 
     /// A job's history, oldest first.
@@ -503,14 +507,16 @@ pub enum Reserved {
 pub struct JobQuery {
     /// Of this feed.
     pub feed: Option<Name>,
-    /// In this phase.
-    pub phase: Option<Phase>,
+    /// In one of these phases; in any if there are none.
+    pub phases: Vec<Phase>,
     /// Held, or not held.
     pub held: Option<bool>,
     /// With this text in the file's name.
     pub name: Option<String>,
     /// Accepted at or after this.
     pub since: Option<DateTime<Utc>>,
+    /// Accepted before this. A job that was accepted while the clock was set back is as old as the time before that.
+    pub until: Option<DateTime<Utc>>,
     /// Older than this one: the last job of the page before.
     pub before: Option<JobId>,
     /// At most so many.
@@ -522,7 +528,8 @@ pub struct JobQuery {
 pub struct JobPage {
     /// Newest first.
     pub jobs: Vec<Job>,
-    /// What to put into [`JobQuery::before`] for the next page, if there is one.
+    /// What to put into [`JobQuery::before`] for the next page, if there is one. A page that has fewer jobs than it may,
+    /// even none, can have a next one: where jobs that fit are rare, as many rows were looked at as one call may.
     pub next: Option<JobId>,
     /// Rows that are in the page's place and can't be read; the log names them.
     pub unreadable: usize,

@@ -26,6 +26,7 @@ use crate::ports::{
 mod budget;
 mod duplicates;
 mod model;
+mod overview;
 mod postgres;
 mod quota;
 mod retention;

@@ -16,7 +16,7 @@ use super::limits::Side;
 use super::standing::{Question, Standing};
 use crate::feed::Name;
 use crate::job::JobId;
-use crate::ports::Clock;
+use crate::ports::{Clock, RemoteCalls};
 
 /// The engine's signs of life, and its ear.
 #[derive(Debug)]
@@ -29,6 +29,7 @@ pub struct Pulse {
     picture: watch::Sender<Picture>,
     resumes: broadcast::Sender<Side>,
     questions: broadcast::Sender<Question>,
+    calls: RemoteCalls,
 }
 
 /// How things stand, as the engine last saw them.
@@ -103,11 +104,17 @@ impl Default for Pulse {
             picture: watch::Sender::default(),
             resumes: broadcast::Sender::new(RESUMES_MAX),
             questions: broadcast::Sender::new(QUESTIONS_MAX),
+            calls: RemoteCalls::default(),
         }
     }
 }
 
 impl Pulse {
+    /// What was asked of other machines for jobs.
+    pub fn calls(&self) -> &RemoteCalls {
+        &self.calls
+    }
+
     pub(super) fn beat(&self, now: Duration, jobs: usize, draining: bool) {
         self.beat_ms.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.jobs.store(jobs, Ordering::Relaxed);

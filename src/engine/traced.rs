@@ -12,8 +12,8 @@ use super::Engine;
 use super::limits::{Lane, Side};
 use crate::fault::Fault;
 use crate::job::{Action, Event, Job, JobId, Outcome, Phase};
-use crate::ports::trace::{Field, Span, SpanId, TraceContext};
-use crate::ports::{Clock, NodeId, World};
+use crate::ports::trace::{self, Field, Span, SpanId, TraceContext};
+use crate::ports::{Clock, NodeId, RemoteCalls, World};
 
 /// A step under way.
 #[derive(Clone, Debug)]
@@ -24,6 +24,14 @@ pub(super) struct Step {
     /// What is known of its job, if it is sampled.
     fields: Vec<(&'static str, Field)>,
     parent: SpanId,
+    calls: RemoteCalls,
+}
+
+impl Step {
+    /// Does something as part of the step.
+    pub(super) fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        trace::remembered(self.calls.clone(), self.context, work)
+    }
 }
 
 impl<W: World> Engine<W> {
@@ -39,7 +47,8 @@ impl<W: World> Engine<W> {
         let context = TraceContext { job: id, span, sampled };
         let fields = if sampled { known_of(job, self.tenure.node.id) } else { Vec::new() };
         let parent = whole(id, job.generation());
-        Step { context, began, attempt: tries.saturating_add(1), fields, parent }
+        let calls = self.pulse.calls().clone();
+        Step { context, began, attempt: tries.saturating_add(1), fields, parent, calls }
     }
 
     /// A step is over.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,21 +17,31 @@ use crate::fault::FaultRecord;
 use crate::feed::Name;
 use crate::fire::{FireId, FireKind, Fired};
 use crate::job::{Event, Hold, Job, JobId, Output, Phase, Uploaded};
-use crate::ports::{JobQuery, Store, World};
+use crate::ports::{Counted, JobQuery, Overview, Store, World};
 
 /// Jobs, newest first, a page at a time.
 #[utoipa::path(get, path = "/api/v1/jobs", operation_id = "list_jobs", tag = "jobs", params(JobsParams),
     responses((status = OK, description = "A page of jobs", body = JobsBody), BadRequest))]
 pub(super) async fn list<W: World>(
     State(api): State<Arc<Api<W>>>,
-    query: Result<Query<JobsParams>, QueryRejection>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
-    let Query(params) = query.map_err(|rejection| Problem::bad(rejection.body_text()))?;
-    let page = api.world.store().list(&params.query()?).await?;
+    let page = api.world.store().list(&JobsParams::of(&uri)?.query()?).await?;
     let mut jobs: Vec<_> = page.jobs.iter().map(JobBody::from).collect();
     tell_doing(&api, &mut jobs).await;
     let body = JobsBody { jobs, next_cursor: page.next.map(|id| id.to_string()) };
     Ok(axum::Json(body).into_response())
+}
+
+/// How many jobs there are: 10,000 at most.
+#[utoipa::path(get, path = "/api/v1/jobs/count", operation_id = "count_jobs", tag = "jobs", params(JobsParams),
+    responses((status = OK, description = "So many", body = CountBody), BadRequest))]
+pub(super) async fn count<W: World>(
+    State(api): State<Arc<Api<W>>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let Counted { count, more } = api.world.store().count(&JobsParams::of(&uri)?.query()?).await?;
+    Ok(axum::Json(CountBody { count, more }).into_response())
 }
 
 /// A job.
@@ -77,8 +87,8 @@ pub(super) struct JobsParams {
     /// Of this feed.
     #[param(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     feed: Option<String>,
-    /// In this phase.
-    #[param(value_type = Option<Phase>)]
+    /// In one of these phases.
+    #[param(value_type = Option<Vec<Phase>>)]
     phase: Option<String>,
     /// Held for a person to decide, or not.
     held: Option<bool>,
@@ -87,6 +97,9 @@ pub(super) struct JobsParams {
     /// Created at this time or later.
     #[param(format = DateTime, example = "2026-11-23T02:00:00Z")]
     since: Option<String>,
+    /// Created before this time.
+    #[param(format = DateTime, example = "2026-11-23T02:00:00Z")]
+    until: Option<String>,
     /// The `next_cursor` of the page before.
     #[param(format = Uuid)]
     cursor: Option<String>,
@@ -96,9 +109,29 @@ pub(super) struct JobsParams {
 }
 
 impl JobsParams {
-    fn query(self) -> Result<JobQuery, Problem> {
-        let phase = |text: String| {
-            Phase::parse(&text).ok_or_else(|| {
+    /// What a query string says. `phase` may be there more than once, and have several with commas between.
+    pub(super) fn of(uri: &Uri) -> Result<Self, Problem> {
+        let wrong = |rejection: QueryRejection| Problem::bad(rejection.body_text());
+        let is_phase = |part: &&str| part.starts_with("phase=");
+        let (phases, others): (Vec<_>, Vec<_>) =
+            uri.query().unwrap_or_default().split('&').partition(is_phase);
+        let read = |parts: &[&str]| Uri::try_from(format!("/?{}", parts.join("&")));
+        let unread = |_| Problem::bad("the query can't be read");
+        let others = read(&others).map_err(unread)?;
+        let Query(mut params) = Query::<Self>::try_from_uri(&others).map_err(wrong)?;
+        let phases = read(&phases).map_err(unread)?;
+        let Query(phases) = Query::<Vec<(String, String)>>::try_from_uri(&phases).map_err(wrong)?;
+        let phases: Vec<_> = phases.into_iter().map(|(_, phase)| phase).collect();
+        if !phases.is_empty() {
+            params.phase = Some(phases.join(","));
+        }
+        Ok(params)
+    }
+
+    /// The jobs that are meant.
+    pub(super) fn query(self) -> Result<JobQuery, Problem> {
+        let phase = |text: &str| {
+            Phase::parse(text).ok_or_else(|| {
                 let all: Vec<_> = Phase::ALL.iter().map(|phase| phase.name()).collect();
                 Problem::bad(format!("{text:?} is no phase: write one of {}", all.join(", ")))
             })
@@ -106,10 +139,15 @@ impl JobsParams {
         let limit = page_limit(self.limit)?;
         Ok(JobQuery {
             feed: self.feed.map(Name::try_from).transpose().map_err(Problem::bad)?,
-            phase: self.phase.map(phase).transpose()?,
+            phases: self
+                .phase
+                .map(|phases| phases.split(',').map(phase).collect())
+                .transpose()?
+                .unwrap_or_default(),
             held: self.held,
             name: self.name,
             since: self.since.as_deref().map(instant).transpose()?,
+            until: self.until.as_deref().map(instant).transpose()?,
             before: self.cursor.map(|text| job_id(&text)).transpose()?,
             limit,
         })
@@ -123,8 +161,8 @@ pub(super) struct Filter {
     /// Of this feed.
     #[schema(pattern = "^[A-Za-z0-9_-]{1,64}$")]
     feed: Option<String>,
-    /// In this phase.
-    #[schema(value_type = Option<Phase>)]
+    /// In this phase, or in one of several with commas between.
+    #[schema(example = "failed,cancelled")]
     phase: Option<String>,
     /// Held for a person to decide, or not.
     held: Option<bool>,
@@ -133,14 +171,17 @@ pub(super) struct Filter {
     /// Created at this time or later.
     #[schema(format = DateTime)]
     since: Option<String>,
+    /// Created before this time.
+    #[schema(format = DateTime)]
+    until: Option<String>,
 }
 
 impl Filter {
     /// As many jobs as one call may have, from `cursor` on.
     pub(super) fn page(self, cursor: Option<String>) -> Result<JobQuery, Problem> {
-        let Self { feed, phase, held, name, since } = self;
+        let Self { feed, phase, held, name, since, until } = self;
         let limit = Some(PAGE_MAX);
-        JobsParams { feed, phase, held, name, since, cursor, limit }.query()
+        JobsParams { feed, phase, held, name, since, until, cursor, limit }.query()
     }
 }
 
@@ -149,8 +190,18 @@ impl Filter {
 pub struct JobsBody {
     /// Newest first.
     pub jobs: Vec<JobBody>,
-    /// The `cursor` of the next page, if there is one.
+    /// The `cursor` of the next page, if there is one. A page may be short of `limit`, even empty, and have a next one:
+    /// where jobs that fit are rare, one answer looks at so many rows and no further.
     pub next_cursor: Option<String>,
+}
+
+/// How many jobs there are.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct CountBody {
+    /// So many jobs fit: 10,000 at most.
+    pub count: u64,
+    /// There may be more: these were enough, or as many rows were looked at as one answer may.
+    pub more: bool,
 }
 
 /// A job, and how it stands.

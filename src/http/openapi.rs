@@ -122,9 +122,10 @@ fn nothing_at(path: &str) -> Response {
             change anything need a token of the role *operate*.",
         license(name = "MIT", identifier = "MIT")
     ),
-    components(schemas(Problem, Name)),
+    components(schemas(Problem, Name, super::TransitionBody)),
     security(("bearer" = []), ("session" = [])),
     tags(
+        (name = "overview", description = "A site at a glance, and what happens in it"),
         (name = "jobs", description = "Jobs, and what operators want of them"),
         (name = "feeds", description = "Feeds, their folders and their fires"),
         (name = "endpoints", description = "Scoring services, as this node sees them"),

@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::{RemoteCall, RemoteCalls};
 use crate::job::JobId;
 use crate::retry::mix;
 
@@ -63,11 +64,25 @@ pub const TRACEPARENT: &str = "traceparent";
 
 tokio::task_local! {
     static STEP: TraceContext;
+    static CALLS: RemoteCalls;
 }
 
 /// Does something as part of a step: whatever it calls, as far as it is done in this task, is told so.
 pub async fn part_of<F: Future>(step: TraceContext, work: F) -> F::Output {
     STEP.scope(step, work).await
+}
+
+/// The same, and what it asks of other machines is remembered.
+pub async fn remembered<F: Future>(calls: RemoteCalls, step: TraceContext, work: F) -> F::Output {
+    CALLS.scope(calls, part_of(step, work)).await
+}
+
+/// A call is over. Where nothing is done for a job, nobody wants to know.
+pub fn tell_call(call: impl FnOnce() -> RemoteCall) {
+    if let Some(step) = current() {
+        // Without anybody who remembers, nothing is lost.
+        let _ = CALLS.try_with(|calls| calls.tell(step.job, call()));
+    }
 }
 
 /// The step that is being done here; none where nothing is done for a job.

@@ -262,7 +262,7 @@ impl<C: Clock> BatchEndpoint<C> {
         };
         let answered =
             answer.as_ref().map(|answer| answer.status).map_err(|silence| &silence.fault);
-        count(&self.metrics, &call, answered, elapsed);
+        count(&self.metrics, &call, (method, url), answered, elapsed);
         answer
     }
 }

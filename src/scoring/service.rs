@@ -25,7 +25,7 @@ use crate::fault::{Class, Fault, Origin};
 use crate::feed::Name;
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
-use crate::ports::{Clock, Noted, Paper, Run, trace};
+use crate::ports::{Clock, Noted, Paper, RemoteCall, Run, place_of, trace};
 
 /// A classic web service, and how it is reached.
 pub(super) struct Service<C> {
@@ -184,7 +184,7 @@ impl<C: Clock> Service<C> {
         let host = host_of(&url);
         let request = self
             .client
-            .request(method, url)
+            .request(method.clone(), url.clone())
             .header(ACCEPT, HeaderValue::from_static("application/json"))
             .header(USER_AGENT, HeaderValue::from_static(AGENT))
             .header(AUTHORIZATION, with.api.clone());
@@ -216,7 +216,8 @@ impl<C: Clock> Service<C> {
             Some(Err(error)) => Err(answer::unreachable(&error, &host, &call)),
             None => Err(answer::timed_out(&host, limit, &call)),
         };
-        count(&self.metrics, &call, answer.as_ref().map(|answer| answer.status), elapsed);
+        let answered = answer.as_ref().map(|answer| answer.status);
+        count(&self.metrics, &call, (&method, &url), answered, elapsed);
         answer
     }
 
@@ -360,14 +361,15 @@ pub(super) async fn receive(
     })
 }
 
-/// Counts a call by how it was answered: by a status, or by the kind of silence.
+/// Counts a call by how it was answered, by a status, or by the kind of silence; and has it remembered.
 pub(super) fn count(
     metrics: &Metrics,
     call: &Call<'_>,
+    (method, url): (&Method, &Url),
     answered: Result<u16, &Fault>,
     elapsed: Duration,
 ) {
-    let status = match answered {
+    let status = match &answered {
         Ok(status) => status.to_string(),
         Err(fault) => match fault.code.as_str() {
             "timeout" => "timeout".into(),
@@ -381,6 +383,16 @@ pub(super) fn count(
         .remote_request_duration_seconds
         .with_label_values(&[endpoint, operation])
         .observe(elapsed.as_secs_f64());
+    trace::tell_call(|| RemoteCall {
+        at: call.now - elapsed,
+        operation,
+        endpoint: endpoint.to_owned(),
+        method: method.to_string(),
+        url: place_of(url.as_str()),
+        status: answered.ok(),
+        took: elapsed,
+        error: answered.err().map(|fault| fault.message.clone()),
+    });
     tracing::debug!(endpoint, operation, status, seconds = elapsed.as_secs_f64(), "called");
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::budget::Account;
 use super::duplicates::{Holder, Recognised, recognise};
+use super::overview::Recent;
 use super::quota::{FeedQuotas, Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
 use crate::fire::{FeedPause, FireId};
@@ -26,6 +27,7 @@ use crate::ports::{
 };
 
 mod fires;
+mod overview;
 mod retention;
 mod sent;
 
@@ -74,6 +76,8 @@ struct Tables {
     feed_pauses: BTreeMap<(String, Name), FeedPause>,
     /// The latest time that a caller told.
     told: DateTime<Utc>,
+    /// What was written last.
+    recent: Recent,
 }
 
 #[derive(Debug)]
@@ -221,7 +225,7 @@ impl Store for ModelStore {
         };
         let found: Vec<_> =
             tables.jobs.iter().filter(free).take(limit).map(|(id, _)| *id).collect();
-        let Tables { jobs, events, runs, told, .. } = &mut *tables;
+        let Tables { jobs, events, runs, told, recent, .. } = &mut *tables;
         let mut adopted = Adopted::default();
         for id in found {
             let Some(row) = jobs.get_mut(&id) else { continue };
@@ -236,6 +240,7 @@ impl Store for ModelStore {
                 }
             };
             let event = job.adopted_event();
+            recent.add(&node.site, [(job.clone(), event.clone())]);
             events.entry(job.id()).or_default().push((node.id, event));
             row.job = job.clone();
             if !job.holds_run() {
@@ -322,6 +327,7 @@ impl Store for ModelStore {
                 tables.arrivals.insert(key, (job.id(), now));
             }
             tables.events.insert(job.id(), vec![(node.id, job.accepted_event())]);
+            tables.recent.add(&node.site, [(job.clone(), job.accepted_event())]);
             let owner = (ours > 0).then_some(node.id);
             ours = ours.saturating_sub(1);
             let site = node.site.clone();
@@ -484,17 +490,7 @@ impl Store for ModelStore {
 
     async fn list(&self, query: &JobQuery) -> Result<JobPage, StoreError> {
         let tables = self.tables();
-        let mut found = tables.jobs.values().rev().map(|row| &row.job).filter(|job| {
-            query.before.is_none_or(|before| job.id() < before)
-                && query.feed.as_ref().is_none_or(|feed| job.feed() == feed)
-                && query.phase.is_none_or(|phase| job.phase() == phase)
-                && query.held.is_none_or(|held| job.held().is_some() == held)
-                && query.since.is_none_or(|since| job.created_at() >= since)
-                && query.name.as_ref().is_none_or(|name| {
-                    let file = job.path().file_name().to_string_lossy().to_ascii_lowercase();
-                    file.contains(&name.to_ascii_lowercase())
-                })
-        });
+        let mut found = tables.found(query);
         let jobs: Vec<Job> = found.by_ref().take(query.limit).cloned().collect();
         let next = found.next().and(jobs.last().map(Job::id));
         Ok(JobPage { jobs, next, unreadable: 0 })
@@ -512,6 +508,22 @@ impl Store for ModelStore {
 }
 
 impl Tables {
+    /// The jobs that a query holds of, newest first.
+    fn found<'a>(&'a self, query: &'a JobQuery) -> impl Iterator<Item = &'a Job> {
+        self.jobs.values().rev().map(|row| &row.job).filter(|job| {
+            query.before.is_none_or(|before| job.id() < before)
+                && query.feed.as_ref().is_none_or(|feed| job.feed() == feed)
+                && (query.phases.is_empty() || query.phases.contains(&job.phase()))
+                && query.held.is_none_or(|held| job.held().is_some() == held)
+                && query.since.is_none_or(|since| job.created_at() >= since)
+                && query.until.is_none_or(|until| job.created_at() < until)
+                && query.name.as_ref().is_none_or(|name| {
+                    let file = job.path().file_name().to_string_lossy().to_ascii_lowercase();
+                    file.contains(&name.to_ascii_lowercase())
+                })
+        })
+    }
+
     /// Tells duplicates from the others.
     fn recognise(
         &mut self,
@@ -564,6 +576,7 @@ impl Tables {
         if row.node == Some(node.id) && row.job.revision() + 1 == job.revision() {
             self.told = self.told.max(event.at);
             history.push((node.id, event.clone()));
+            self.recent.add(&node.site, [(job.clone(), event.clone())]);
             row.job = job.clone();
             if answers.is_some() && row.want == *answers {
                 row.want = None;

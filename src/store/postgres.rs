@@ -17,7 +17,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{Postgres, QueryBuilder, Row, query, query_as, query_scalar};
+use sqlx::{Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::state_dir::Registration;
@@ -35,6 +35,7 @@ mod content;
 mod fires;
 mod names;
 mod nodes;
+mod overview;
 mod retention;
 mod rows;
 mod runs;
@@ -625,25 +626,7 @@ impl<C: Clock> Store for PostgresStore<C> {
     }
 
     async fn list(&self, wanted: &JobQuery) -> Result<JobPage, StoreError> {
-        self.bounded("list jobs", wanted.limit, async {
-            // One more than the page, to know whether there is another.
-            let limit = signed(wanted.limit).saturating_add(1);
-            let mut sql = QueryBuilder::new("SELECT * FROM (");
-            for (begin, end) in [
-                (concat!("(SELECT ", columns!(), " FROM job"), ") UNION ALL "),
-                (concat!("(SELECT ", columns!(), " FROM job_history"), ")"),
-            ] {
-                sql.push(begin);
-                filter(&mut sql, wanted);
-                sql.push(" ORDER BY id DESC LIMIT ").push_bind(limit).push(end);
-            }
-            sql.push(") AS job ORDER BY id DESC LIMIT ").push_bind(limit);
-            let mut session = self.session().await?;
-            let rows = sql.build().fetch_all(session.on()).await?;
-            session.done();
-            Ok(row::page(rows.iter().map(job), wanted.limit))
-        })
-        .await
+        self.page(wanted).await
     }
 
     async fn events(&self, id: JobId) -> Result<Vec<Event>, StoreError> {
@@ -684,39 +667,6 @@ impl From<sqlx::Error> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Refused(error)
-    }
-}
-
-fn filter(sql: &mut QueryBuilder<Postgres>, wanted: &JobQuery) {
-    sql.push(" WHERE true");
-    if let Some(feed) = &wanted.feed {
-        sql.push(" AND feed = ").push_bind(feed.as_str().to_owned());
-    }
-    if let Some(phase) = wanted.phase {
-        sql.push(" AND phase = ").push_bind(phase.name());
-    }
-    if let Some(held) = wanted.held {
-        sql.push(if held { " AND held_code IS NOT NULL" } else { " AND held_code IS NULL" });
-    }
-    if let Some(name) = &wanted.name {
-        if name.contains('\0') {
-            // No file has it in its name, and no text can here.
-            sql.push(" AND false");
-        } else {
-            // Not LIKE: its pattern would have to be escaped. In the column's collation `lower` knows ASCII alone.
-            let name = name.to_ascii_lowercase();
-            sql.push(" AND position(").push_bind(name).push(" in lower(name)) > 0");
-        }
-    }
-    if let Some(since) = wanted.since {
-        sql.push(" AND created_at >= ").push_bind(since);
-        // An id carries the time it was made, or a later one: the key leads there without a walk through all that is
-        // older.
-        let millis = u64::try_from(since.timestamp_millis()).unwrap_or_default();
-        sql.push(" AND id >= ").push_bind(Uuid::from_u128(u128::from(millis) << 80));
-    }
-    if let Some(before) = wanted.before {
-        sql.push(" AND id < ").push_bind(before.uuid());
     }
 }
 

@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use crate::feed::Name;
 use crate::fire::{FeedPause, FeedState, FireOutcome, FireRow};
-use crate::job::{CancelReason, Corrupt, Event, Job, JobId, Record, Sha256, Want};
-use crate::ports::{Adopted, JobPage, NodeId, Pause, Peer};
+use crate::job::{CancelReason, Corrupt, Event, Job, JobId, Phase, Record, Sha256, Want};
+use crate::ports::{Adopted, Ended, JobPage, Live, NodeId, Pause, Peer};
 
 /// A row that is no job.
 pub(super) enum Unreadable {
@@ -63,6 +63,35 @@ pub(super) fn page(mut rows: impl Iterator<Item = Read>, limit: usize) -> JobPag
         page.unreadable -= behind;
     }
     page
+}
+
+/// A page that goes down to a row and no further: the next one goes on there.
+pub(super) fn until(page: JobPage, floor: Option<JobId>) -> JobPage {
+    JobPage { next: page.next.or(floor), ..page }
+}
+
+/// Rows of live jobs: feed, phase, how many, how many of them held.
+pub(super) fn live(rows: Vec<(String, String, i64, i64)>) -> Vec<Live> {
+    let read = |(feed, phase, jobs, held): (String, String, i64, i64)| {
+        let (feed, phase) = (Name::try_from(feed).ok()?, Phase::parse(&phase)?);
+        Some(Live { feed, phase, jobs: jobs.cast_unsigned(), held: held.cast_unsigned() })
+    };
+    rows.into_iter().filter_map(read).collect()
+}
+
+/// Rows of jobs that ended: minute, feed, phase, how many, bytes.
+pub(super) fn ended(rows: Vec<(i64, String, String, i64, i64)>) -> Vec<Ended> {
+    let read = |(minute, feed, phase, jobs, bytes): (i64, String, String, i64, i64)| {
+        let (feed, phase) = (Name::try_from(feed).ok()?, Phase::parse(&phase)?);
+        Some(Ended {
+            minute,
+            feed,
+            phase,
+            jobs: jobs.cast_unsigned(),
+            bytes: u64::try_from(bytes).unwrap_or_default(),
+        })
+    };
+    rows.into_iter().filter_map(read).collect()
 }
 
 /// Rows with their owners, in the order of `ids`.

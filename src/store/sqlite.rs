@@ -15,14 +15,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{
-    ConnectOptions, Connection, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, query,
-    query_as, query_scalar,
+    ConnectOptions, Connection, Row, SqliteConnection, SqlitePool, query, query_as, query_scalar,
 };
 use tokio::sync::Mutex;
 
+use super::overview::Recent;
 use super::row::{self, json};
 use super::state_dir::StateDir;
-use super::{Ids, Migrate, arrival_key, signed};
+use super::{Ids, Migrate, arrival_key};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
@@ -35,6 +35,7 @@ mod backup;
 mod budget;
 mod content;
 mod fires;
+mod overview;
 mod retention;
 mod rows;
 mod schema;
@@ -54,6 +55,8 @@ pub struct SqliteStore<C> {
     /// How the writer connects; `None`: this store only reads.
     writable: Option<SqliteConnectOptions>,
     readers: SqlitePool,
+    /// What was written last.
+    recent: Recent,
     /// Held as long as the store lives.
     _state_dir: Option<StateDir>,
 }
@@ -77,6 +80,7 @@ impl<C: Clock> SqliteStore<C> {
             writer: Mutex::new(Some(connection)),
             writable: Some(options),
             readers,
+            recent: Recent::default(),
             _state_dir: Some(lock),
         })
     }
@@ -93,6 +97,7 @@ impl<C: Clock> SqliteStore<C> {
             writer: Mutex::new(None),
             writable: None,
             readers: readers(state_dir),
+            recent: Recent::default(),
             _state_dir: None,
         })
     }
@@ -137,7 +142,7 @@ impl<C: Clock> SqliteStore<C> {
             Some(connection) => connection,
             None => options.connect().await?,
         };
-        Write::begin(slot, connection).await
+        Write::begin(slot, connection, &self.recent).await
     }
 }
 
@@ -187,7 +192,9 @@ impl<C: Clock> Store for SqliteStore<C> {
             let id = id.bind(row::millis(term));
             let id = NodeId(id.fetch_one(write.on()).await?);
             write.commit().await?;
-            Ok(Node { id, site: site.to_owned() })
+            let node = Node { id, site: site.to_owned() };
+            self.recent.begin(&node);
+            Ok(node)
         })
         .await
     }
@@ -565,23 +572,7 @@ impl<C: Clock> Store for SqliteStore<C> {
     }
 
     async fn list(&self, wanted: &JobQuery) -> Result<JobPage, StoreError> {
-        self.bounded("list jobs", wanted.limit, async {
-            // One more than the page, to know whether there is another.
-            let limit = signed(wanted.limit).saturating_add(1);
-            let mut sql = QueryBuilder::new("SELECT * FROM (");
-            for (begin, end) in [
-                (concat!("SELECT * FROM (SELECT ", columns!(), " FROM job"), ") UNION ALL "),
-                (concat!("SELECT * FROM (SELECT ", columns!(), " FROM job_history"), ")"),
-            ] {
-                sql.push(begin);
-                filter(&mut sql, wanted);
-                sql.push(" ORDER BY id DESC LIMIT ").push_bind(limit).push(end);
-            }
-            sql.push(") ORDER BY id DESC LIMIT ").push_bind(limit);
-            let rows = sql.build().fetch_all(&self.readers).await?;
-            Ok(row::page(rows.iter().map(job), wanted.limit))
-        })
-        .await
+        self.page(wanted).await
     }
 
     async fn events(&self, id: JobId) -> Result<Vec<Event>, StoreError> {
@@ -612,34 +603,6 @@ enum Failure {
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
         Self::Sql(error)
-    }
-}
-
-fn filter(sql: &mut QueryBuilder<Sqlite>, wanted: &JobQuery) {
-    sql.push(" WHERE true");
-    if let Some(feed) = &wanted.feed {
-        sql.push(" AND feed = ").push_bind(feed.as_str().to_owned());
-    }
-    if let Some(phase) = wanted.phase {
-        sql.push(" AND phase = ").push_bind(phase.name());
-    }
-    if let Some(held) = wanted.held {
-        sql.push(if held { " AND held_code IS NOT NULL" } else { " AND held_code IS NULL" });
-    }
-    if let Some(name) = &wanted.name {
-        // Not LIKE: its pattern would have to be escaped, and ends at a NUL. `lower` knows ASCII alone.
-        sql.push(" AND instr(lower(name), ").push_bind(name.to_ascii_lowercase()).push(") > 0");
-    }
-    if let Some(since) = wanted.since {
-        sql.push(" AND created_at >= ").push_bind(since.timestamp_micros());
-        // An id carries the time it was made, or a later one: the key leads there without a walk through all that is
-        // older.
-        let millis = u64::try_from(since.timestamp_millis()).unwrap_or_default();
-        let id = format!("{:08x}-{:04x}", millis >> 16, millis & 0xffff);
-        sql.push(" AND id >= ").push_bind(id);
-    }
-    if let Some(before) = wanted.before {
-        sql.push(" AND id < ").push_bind(before.to_string());
     }
 }
 

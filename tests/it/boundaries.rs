@@ -27,10 +27,10 @@ use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
     Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, Invoked, JobPage, JobQuery, Node,
-    NodeId, Opened, Outbox, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation, Reserved,
-    Retention, RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Sending, Sendings, Settled,
-    Settlement, SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer, Transition,
-    Unowned, Watching, Way, Why, Wished, World,
+    NodeId, Opened, Outbox, Overview, Part, Pause, Peer, Permit, Placed, RemoteStatus, Reservation,
+    Reserved, Retention, RetryAnswer, RetryWish, Run, Scan, Schedules, Scorer, Sending, Sendings,
+    Settled, Settlement, SourcePlace, StartAnswer, Store, StoreError, Submission, SubmitAnswer,
+    Transition, Unowned, Watching, Way, Why, Wished, World,
 };
 use scoreline::sandbox;
 use scoreline::wire::BlobReference;
@@ -552,6 +552,9 @@ impl Sendings for MinedPart {
         self.bomb.around("accept_sent", accepted).await
     }
 }
+
+/// Nobody looks here.
+impl Overview for MinedPart {}
 
 impl Schedules for MinedPart {
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {

@@ -33,6 +33,7 @@ mod bulk;
 mod contents;
 mod document;
 mod feeds;
+mod live;
 mod sent;
 
 use crate::rig::{Rig, eventually, with_tls};
@@ -202,6 +203,7 @@ impl Desk {
         let settings = watch::channel(setting).1;
         let site = Site {
             name: "default".into(),
+            node: "n".into(),
             settings: settings.clone(),
             tokens: watch::channel(tokens.iter().map(token).collect()).1,
             reception: Arc::new(Reception::new("default".into(), settings, pulse.clone())),
@@ -220,7 +222,11 @@ impl Desk {
         let accepted =
             self.store.accept(&self.node, &arrivals, 1, now, None).await.unwrap().remove(0);
         let Accepted::New(job) = accepted else { panic!("{path} is known already") };
-        let mut job = *job;
+        self.go_on(&job, way).await
+    }
+
+    pub(crate) async fn go_on(&self, job: &Job, way: impl IntoIterator<Item = Outcome>) -> Job {
+        let mut job = job.clone();
         for outcome in way {
             let transition = step(&job, outcome);
             job = transition.job.clone();

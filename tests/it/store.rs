@@ -11,8 +11,8 @@ use scoreline::job::{
     Arrival, Content, FileIdentity, Job, JobId, Outcome, Phase, RemoteId, Sha256, Want,
 };
 use scoreline::ports::{
-    Accepted, Admitted, Ask, Clock, Committed, Earlier, FeedLimit, JobQuery, Node, NodeId,
-    Reservation, Reserved, Same, Store, StoreError, Transition, Unowned, Wished,
+    Accepted, Admitted, Ask, Clock, Committed, Counted, Earlier, FeedLimit, JobQuery, Node, NodeId,
+    Overview, Reservation, Reserved, Same, Store, StoreError, Transition, Unowned, Wished,
 };
 use scoreline::store::{Migrate, ModelStore, PostgresStore, Settings, SqliteStore};
 
@@ -22,7 +22,7 @@ use crate::samples::{
 };
 
 /// All there are.
-pub(crate) const MIGRATIONS: [&str; 10] = [
+pub(crate) const MIGRATIONS: [&str; 11] = [
     "0001 jobs",
     "0002 nodes",
     "0003 folders",
@@ -33,6 +33,7 @@ pub(crate) const MIGRATIONS: [&str; 10] = [
     "0008 budgets",
     "0009 retention",
     "0010 sent",
+    "0011 overview",
 ];
 
 /// Asks the tests of each store.
@@ -68,6 +69,7 @@ mod duplicates;
 pub(crate) mod fires;
 mod long_history;
 mod nodes;
+mod overview;
 mod postgres_alone;
 mod postgres_nodes;
 mod retention;
@@ -558,7 +560,8 @@ async fn lists_are_filtered(database: &impl Database) {
     for feed in [None, Some(name("other")), Some(name("nobody"))] {
         for phase in [None, Some(Phase::Queued), Some(Phase::Failed), Some(Phase::Running)] {
             for held in [None, Some(true), Some(false)] {
-                queries.push(JobQuery { feed: feed.clone(), phase, held, ..JobQuery::default() });
+                let phases = phase.into_iter().collect();
+                queries.push(JobQuery { feed: feed.clone(), phases, held, ..JobQuery::default() });
             }
         }
     }
@@ -569,6 +572,22 @@ async fn lists_are_filtered(database: &impl Database) {
     for since in [-5, 0, 7, 23, 24] {
         queries.push(JobQuery { since: Some(at(since)), ..JobQuery::default() });
     }
+    for until in [-5, 0, 7, 23, 24] {
+        let until = Some(at(until));
+        queries.push(JobQuery { until, ..JobQuery::default() });
+        queries.push(JobQuery { since: Some(at(3)), until, ..JobQuery::default() });
+    }
+    for phases in [
+        vec![Phase::Failed, Phase::Skipped],
+        vec![Phase::Failed, Phase::Queued, Phase::Failed],
+        vec![Phase::Succeeded, Phase::Failed, Phase::Running],
+        vec![Phase::Queued, Phase::Uploaded],
+    ] {
+        for feed in [None, Some(name("other"))] {
+            queries.push(JobQuery { feed, phases: phases.clone(), ..JobQuery::default() });
+        }
+        queries.push(JobQuery { phases, name: Some("a".into()), ..JobQuery::default() });
+    }
     let half = DateTime::from_timestamp_micros(at(7).timestamp_micros() + 1);
     queries.push(JobQuery { since: half, name: Some("a".into()), ..JobQuery::default() });
     let mut lengths = BTreeSet::new();
@@ -577,15 +596,19 @@ async fn lists_are_filtered(database: &impl Database) {
         let fits = |job: &&Job| {
             let file = job.path().file_name().to_str().unwrap().to_ascii_lowercase();
             query.feed.as_ref().is_none_or(|feed| job.feed() == feed)
-                && query.phase.is_none_or(|phase| job.phase() == phase)
+                && (query.phases.is_empty() || query.phases.contains(&job.phase()))
                 && query.held.is_none_or(|held| job.held().is_some() == held)
                 && query.since.is_none_or(|since| job.created_at() >= since)
+                && query.until.is_none_or(|until| job.created_at() < until)
                 && query.name.as_ref().is_none_or(|n| file.contains(&n.to_ascii_lowercase()))
         };
         let expected: Vec<Job> = lot.iter().filter(fits).cloned().collect();
         lengths.insert(expected.len());
         let page = store.list(&query).await.unwrap();
+        let count = expected.len() as u64;
         assert_eq!((page.jobs, page.next), (expected, None), "{query:?}");
+        let counted = store.count(&query).await.unwrap();
+        assert_eq!(counted, Counted { count, more: false }, "{query:?}");
     }
     assert!(lengths.len() > 5, "the filters tell jobs apart: {lengths:?}");
 }
@@ -632,7 +655,7 @@ async fn a_large_batch_is_written_whole(database: &impl Database) {
         .collect();
     let committed = store.commit(&node, &transitions).await.unwrap();
     assert_eq!(committed, vec![Committed::Done; ROWS]);
-    let uploaded = JobQuery { phase: Some(Phase::Uploaded), limit: ROWS, ..JobQuery::default() };
+    let uploaded = JobQuery { phases: vec![Phase::Uploaded], limit: ROWS, ..JobQuery::default() };
     let page = store.list(&uploaded).await.unwrap();
     assert!(page.jobs.iter().rev().eq(transitions.iter().map(|transition| &transition.job)));
     assert_eq!((page.jobs.len(), page.next), (ROWS, None));

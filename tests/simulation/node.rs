@@ -16,7 +16,7 @@ use scoreline::metrics::Metrics;
 use scoreline::ports::{
     Accepted, Access, Admitted, Adopted, Ask, BlobPage, BlobPlace, BlobSeen, Blobs, CallLimits,
     Clock, Committed, Draw, Drawn, Firing, FolderId, Inbox, JobPage, JobQuery, Node, NodeId,
-    Opened, Outbox, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, Retention,
+    Opened, Outbox, Overview, Part, Pause, Peer, Permit, Placed, Reservation, Reserved, Retention,
     RetryAnswer, RetryWish, Scan, Schedules, Sending, Sendings, Settled, Settlement, Source,
     SourcePlace, Store, StoreError, Transition, Unowned, Watching, Why, Wished, World,
 };
@@ -487,6 +487,9 @@ impl Sendings for Life {
         self.on_store(self.land.store.accept_sent(node, &sending, now)).await
     }
 }
+
+/// Nobody looks here.
+impl Overview for Life {}
 
 impl Schedules for Life {
     async fn now(&self) -> Result<DateTime<Utc>, StoreError> {

@@ -35,6 +35,7 @@ impl Sendings for ModelStore {
         tables.sent_keys.insert(key, sending.id);
         let job = sending.job(now);
         tables.events.insert(job.id(), vec![(node.id, job.accepted_event())]);
+        tables.recent.add(&node.site, [(job.clone(), job.accepted_event())]);
         let (site, node) = (node.site.clone(), Some(node.id));
         let row = Row { job: job.clone(), site, node, want: None, history: false };
         tables.jobs.insert(job.id(), row);

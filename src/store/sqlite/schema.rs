@@ -64,4 +64,5 @@ const MIGRATIONS: &Known = &[
     (8, "budgets", include_str!("../../../migrations/sqlite/0008_budgets.sql")),
     (9, "retention", include_str!("../../../migrations/sqlite/0009_retention.sql")),
     (10, "sent", include_str!("../../../migrations/sqlite/0010_sent.sql")),
+    (11, "overview", include_str!("../../../migrations/sqlite/0011_overview.sql")),
 ];

@@ -18,6 +18,7 @@ use crate::ports::{
     Accepted, Adopted, Ask, Committed, Node, NodeId, Reservation, Reserved, StoreError, Transition,
     Wished,
 };
+use crate::store::overview::Recent;
 use crate::store::quota::{Admission, FeedQuotas, Quota, STILL_WAITS};
 use crate::store::row::{self, cancel_reason_name, digest_text, holds_run, is_done, json};
 use crate::store::{forgotten, signed};
@@ -26,15 +27,19 @@ use crate::store::{forgotten, signed};
 pub(super) struct Write<'s> {
     slot: MutexGuard<'s, Option<SqliteConnection>>,
     connection: SqliteConnection,
+    recent: &'s Recent,
+    /// Events for those who follow, with their jobs and sites; told once they are in the store.
+    noted: Vec<(String, Job, Event)>,
 }
 
 impl<'s> Write<'s> {
     pub(super) async fn begin(
         slot: MutexGuard<'s, Option<SqliteConnection>>,
         mut connection: SqliteConnection,
+        recent: &'s Recent,
     ) -> Result<Self, Failure> {
         query("BEGIN IMMEDIATE").execute(&mut connection).await?;
-        Ok(Self { slot, connection })
+        Ok(Self { slot, connection, recent, noted: Vec::new() })
     }
 
     pub(super) fn on(&mut self) -> &mut SqliteConnection {
@@ -42,7 +47,12 @@ impl<'s> Write<'s> {
     }
 
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        let doubt = Doubt((!self.noted.is_empty()).then_some(self.recent));
         query("COMMIT").execute(&mut self.connection).await?;
+        for (site, job, event) in self.noted {
+            self.recent.add(&site, [(job, event)]);
+        }
+        doubt.settled();
         *self.slot = Some(self.connection);
         Ok(())
     }
@@ -118,7 +128,11 @@ impl<'s> Write<'s> {
         let left_by: HashMap<String, Option<i64>> = found.into_iter().collect();
         let left_by = |id: &str| left_by.get(id).copied().flatten();
         let rows = rows.iter().map(|row| Ok((job(row), left_by(row.try_get("id")?))));
-        Ok(row::adopted(rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter()))
+        let adopted = row::adopted(rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter());
+        for (job, _) in &adopted.jobs {
+            self.noted.push((node.site.clone(), job.clone(), job.adopted_event()));
+        }
+        Ok(adopted)
     }
 
     /// Makes a job of an arrival, of the `owner` if it is given.
@@ -165,7 +179,7 @@ impl<'s> Write<'s> {
             .bind(record.fire.as_ref().map(json))
             .execute(self.on())
             .await?;
-        self.note(node, id, &job.accepted_event()).await?;
+        self.note(node, &job, &job.accepted_event()).await?;
         let job = Box::new(job);
         Ok(if owner.is_some() { Accepted::New(job) } else { Accepted::Free(job) })
     }
@@ -252,10 +266,12 @@ impl<'s> Write<'s> {
         transition: &Transition,
     ) -> Result<Committed, Failure> {
         query("SAVEPOINT apart").execute(self.on()).await?;
+        let noted = self.noted.len();
         let answer = match self.transition(node, transition).await {
             Err(Failure::Sql(error)) => {
                 let why = refusal(&error).ok_or(error)?;
                 query("ROLLBACK TO apart").execute(self.on()).await?;
+                self.noted.truncate(noted);
                 Committed::Refused(why)
             }
             answer => answer?,
@@ -316,7 +332,7 @@ impl<'s> Write<'s> {
         if written.rows_affected() == 0 {
             return self.repeated(node, record.id, event).await;
         }
-        self.note(node, record.id, event).await?;
+        self.note(node, job, event).await?;
         if let Some(want) = answers {
             let sql = "UPDATE job SET want = NULL WHERE id = ?1 AND want = ?2";
             query(sql).bind(&id).bind(want.to_text()).execute(self.on()).await?;
@@ -370,13 +386,14 @@ impl<'s> Write<'s> {
     pub(super) async fn note(
         &mut self,
         node: &Node,
-        id: JobId,
+        job: &Job,
         event: &Event,
     ) -> Result<(), sqlx::Error> {
         let sql = "INSERT INTO job_event \
                    (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
-        by_event(query(sql), node, id, event).execute(self.on()).await?;
+        by_event(query(sql), node, job.id(), event).execute(self.on()).await?;
+        self.noted.push((node.site.clone(), job.clone(), event.clone()));
         Ok(())
     }
 
@@ -436,6 +453,23 @@ impl<'s> Write<'s> {
         let sql = "INSERT INTO reservation (path, job_id, slot) VALUES (?1, ?2, ?3)";
         query(sql).bind(path).bind(&id).bind(&wish.slot).execute(self.on()).await?;
         Ok(Reserved::Yours(wish.path.clone()))
+    }
+}
+
+/// A commit under way: if nobody hears how it ended, those who follow are told that they missed something.
+struct Doubt<'s>(Option<&'s Recent>);
+
+impl Doubt<'_> {
+    fn settled(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(recent) = self.0 {
+            recent.lose();
+        }
     }
 }
 

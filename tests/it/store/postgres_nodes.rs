@@ -370,11 +370,13 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     store.close().await;
     database
         .by_hand(
-            "DROP TABLE forgotten, budget, content, remote_run, waiting, scanner, pause; DROP INDEX arrival_job, job_want; \
+            "DROP TABLE forgotten, budget, content, remote_run, waiting, scanner, pause; DROP INDEX arrival_job, job_want, job_history_ended, job_history_bad, job_history_bad_of_feed, job_history_held; \
+             ALTER TABLE job_event DROP COLUMN xact; \
              ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms; \
              DROP TABLE fire, schedule, feed_pause; DROP INDEX job_fire; ALTER TABLE job DROP COLUMN fire; \
              ALTER TABLE job_history DROP COLUMN fire; ALTER TABLE job DROP COLUMN service; \
              ALTER TABLE job_history DROP COLUMN service; \
+             DROP TABLE sent_key; ALTER TABLE job DROP COLUMN sent; ALTER TABLE job_history DROP COLUMN sent; \
              DELETE FROM _sqlx_migrations WHERE version > 1",
         )
         .await;

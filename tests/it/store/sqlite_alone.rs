@@ -226,11 +226,12 @@ async fn a_database_of_the_first_version_is_migrated_with_its_jobs() {
     store.close().await;
     by_hand(
         dir.path(),
-        "DROP TABLE forgotten; DROP INDEX arrival_job; DROP TABLE budget; DROP TABLE content; DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
+        "DROP TABLE forgotten; DROP INDEX job_history_ended; DROP INDEX job_history_bad; DROP INDEX job_history_bad_of_feed; DROP INDEX job_history_held; DROP INDEX arrival_job; DROP TABLE budget; DROP TABLE content; DROP TABLE remote_run; DROP TABLE waiting; DROP TABLE scanner; DROP TABLE pause; DROP INDEX job_want;
          ALTER TABLE node DROP COLUMN fenced; DROP TABLE folder; ALTER TABLE node DROP COLUMN term_ms;
          DROP TABLE fire; DROP TABLE schedule; DROP TABLE feed_pause; DROP INDEX job_fire;
          ALTER TABLE job DROP COLUMN fire; ALTER TABLE job_history DROP COLUMN fire;
          ALTER TABLE job DROP COLUMN service; ALTER TABLE job_history DROP COLUMN service;
+         DROP TABLE sent_key; ALTER TABLE job DROP COLUMN sent; ALTER TABLE job_history DROP COLUMN sent;
          DELETE FROM _sqlx_migrations WHERE version > 1",
     )
     .await;
