@@ -154,7 +154,7 @@ pub struct JobsBody {
 }
 
 /// A job, and how it stands.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names are those of the documented interface")]
 pub struct JobBody {
     pub id: JobId,
@@ -235,7 +235,7 @@ fn origin(job: &Job) -> &'static str {
 }
 
 /// The fire that made a job.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names are those of `Fired`")]
 pub struct FireBody {
     pub id: FireId,
