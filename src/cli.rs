@@ -15,20 +15,35 @@ pub use clap_complete::Shell;
 
 use crate::feed::Name;
 use crate::job::{JobId, Phase, RemoteId, Want};
+use crate::name::did_you_mean;
 use crate::retry::Span;
 use crate::sandbox::Fault;
 
 pub mod audit;
 pub mod bulk;
+pub mod check;
 mod client;
+mod events;
 pub mod execute;
 pub mod feeds;
+mod follow;
 mod health;
+pub mod init;
+pub mod jobs;
+pub mod screen;
+mod submit;
 pub mod table;
 
 pub use client::{Client, ClientError};
 pub use execute::ExecuteArgs;
 pub use health::health;
+pub use init::InitArgs;
+pub use jobs::WatchArgs;
+pub use screen::Color;
+pub use submit::{SubmitArgs, submit};
+
+/// What most commands take stands behind what a command is about.
+const COMMON: &str = "Common options";
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -36,7 +51,7 @@ pub use health::health;
     name = "scoreline",
     version,
     about = "Carries files through a remote batch-scoring service: each one never lost, started at most once, delivered whole",
-    after_help = "Begin with `scoreline demo`. The config's keys are explained in config/scoreline.toml.",
+    after_help = "Begin with `scoreline demo`, then `scoreline init`. `scoreline COMMAND --help` has examples.",
     disable_help_subcommand = true
 )]
 pub struct Cli {
@@ -44,14 +59,18 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
+        help_heading = COMMON,
         env = "SCORELINE_CONFIG",
         value_name = "FILE",
         default_value = "/etc/scoreline/scoreline.toml"
     )]
     pub config: PathBuf,
-    /// Results as JSON.
-    #[arg(long, global = true)]
+    /// Results, and what goes wrong, as JSON.
+    #[arg(long, global = true, help_heading = COMMON)]
     pub json: bool,
+    /// Colour: auto, always or never; auto is on a terminal, and goes by `NO_COLOR`, `CLICOLOR_FORCE` and `TERM`
+    #[arg(long, global = true, help_heading = COMMON, value_enum, value_name = "WHEN", default_value_t, hide_possible_values = true)]
+    pub color: Color,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -62,6 +81,8 @@ pub struct Cli {
 pub enum Command {
     /// Sandbox and daemon in one process: drops sample files into a folder and shows them come back scored
     Demo(DemoArgs),
+    /// Write the config of a first feed, by asking or from flags, and check it
+    Init(InitArgs),
     /// Run the daemon
     Serve,
     /// Play the remote side on loopback: batch scoring, request/response, blob storage, API Management
@@ -81,6 +102,8 @@ pub enum Command {
     },
     /// Check that folders and store tell the same story: every file has one job, every job its files and its history
     Audit(AuditArgs),
+    /// Have files scored without the drop folder
+    Submit(SubmitArgs),
     /// Ask a running daemon about its jobs
     Jobs {
         /// The daemon to ask.
@@ -138,7 +161,7 @@ pub enum Command {
     Execute(ExecuteArgs),
     /// Print the requests that would be sent for a file, secrets masked; sends nothing
     DryRun(DryRunArgs),
-    /// Show the config in force
+    /// Show the config in force, or the schema of configs
     Config {
         /// What about it.
         #[command(subcommand)]
@@ -160,6 +183,9 @@ pub fn completions(shell: Shell) -> String {
 
 /// `demo`
 #[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  scoreline demo\n  scoreline demo --keep --dir ~/scoreline-demo"
+)]
 pub struct DemoArgs {
     /// How many sample files
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -167,13 +193,17 @@ pub struct DemoArgs {
     /// Where the folders go [default: a new folder in the temporary directory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Stay up afterwards: drop files of your own
+    /// Stay up afterwards, with files that go on coming and a web page to watch; drop some of your own
     #[arg(long)]
     pub keep: bool,
 }
 
 /// `sandbox`
 #[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  scoreline sandbox\n  scoreline sandbox --subscription-key k --calls-per-minute 20 --fault submit=503:0.1\n\n\
+`scoreline init --sandbox` writes a config for it."
+)]
 pub struct SandboxArgs {
     /// Where to listen
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9080")]
@@ -228,10 +258,10 @@ pub struct DryRunArgs {
 #[derive(Debug, Args)]
 pub struct DaemonArgs {
     /// The daemon's address [default: from the config]
-    #[arg(long, global = true, env = "SCORELINE_URL", value_name = "URL", value_parser = daemon_url)]
+    #[arg(long, global = true, help_heading = COMMON, env = "SCORELINE_URL", value_name = "URL", value_parser = daemon_url)]
     pub url: Option<String>,
     /// The file with the token to show [default: from the config]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 }
 
@@ -242,10 +272,12 @@ pub enum JobsCommand {
     List(ListArgs),
     /// Show a job with its history
     Show {
-        /// Its id, as `jobs list` shows it
-        #[arg(value_parser = job_id)]
-        id: JobId,
+        /// Its id, as `jobs list` shows it, or how it begins
+        #[arg(value_parser = job_ref)]
+        id: JobRef,
     },
+    /// Follow jobs live until they have ended
+    Watch(WatchArgs),
     /// Stop jobs, here and at the service
     Cancel(SelectArgs),
     /// Let jobs go on where they ended, or are held, or wait
@@ -256,6 +288,10 @@ pub enum JobsCommand {
 
 /// `jobs list`
 #[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  scoreline jobs list --held\n  scoreline jobs list --feed churn --phase failed --since 2026-11-23T00:00:00Z\n  \
+scoreline jobs list --json | jq -r '.jobs[].id'"
+)]
 pub struct ListArgs {
     /// Which.
     #[command(flatten)]
@@ -267,6 +303,10 @@ pub struct ListArgs {
 
 /// `jobs cancel` and `jobs retry`
 #[derive(Debug, Args)]
+#[command(
+    after_long_help = "By filters, the jobs are only counted until --yes is added. Examples, the same for cancel and retry:\n  \
+scoreline jobs retry 019ab5a8-9d0c-7000-a1b2-c3d4e5f60718\n  scoreline jobs retry --feed churn --phase failed --yes"
+)]
 pub struct SelectArgs {
     /// The jobs, by their ids; or else all that the filters find
     #[arg(value_name = "ID", value_parser = job_id, conflicts_with = "Filters")]
@@ -359,6 +399,9 @@ pub enum FeedsCommand {
 
 /// `feeds pause`
 #[derive(Debug, Args)]
+#[command(
+    after_long_help = "Example:\n  scoreline feeds pause churn --why \"new model on Monday\" --until 2h"
+)]
 pub struct PauseArgs {
     /// Its name in the config
     #[arg(value_parser = feed_name)]
@@ -382,6 +425,9 @@ pub enum Until {
 
 /// `feeds preview`
 #[derive(Debug, Args)]
+#[command(
+    after_long_help = "Examples:\n  scoreline feeds preview churn --count 30\n  scoreline feeds preview churn --files"
+)]
 pub struct PreviewArgs {
     /// Its name in the config
     #[arg(value_parser = feed_name)]
@@ -415,6 +461,22 @@ pub enum SidesCommand {
 pub enum ConfigCommand {
     /// Print every key with the value in force, secrets masked; TOML, or JSON with --json
     Show,
+    /// Print the JSON Schema of the config: editors complete keys with it, and tell mistakes as they are typed
+    #[command(after_help = "Example:
+  scoreline config schema > scoreline.schema.json
+
+An editor that knows TOML (by Taplo, like Even Better TOML) goes by it where the config begins with
+  #:schema ./scoreline.schema.json")]
+    Schema,
+}
+
+/// A job, as people name it.
+#[derive(Clone, Debug)]
+pub enum JobRef {
+    /// By its id.
+    Id(JobId),
+    /// By how its id begins.
+    Begin(String),
 }
 
 /// A phase, by its name.
@@ -486,6 +548,20 @@ pub enum Exit {
     Config = 78,
 }
 
+impl Exit {
+    /// What programs are told of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Unreachable => "unreachable",
+            Self::Later => "later",
+            Self::Config => "config",
+        }
+    }
+}
+
 /// The variables of the environment that are text.
 pub fn environment() -> BTreeMap<String, String> {
     std::env::vars_os()
@@ -510,6 +586,28 @@ impl TellError {
     }
 }
 
+/// What was typed can't be done like this, and what can.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
+
+impl Misuse {
+    /// A name that nothing has, among those that there are.
+    pub fn unknown<'a>(what: &str, name: &str, names: impl Iterator<Item = &'a str>) -> Self {
+        Self(format!("there is no {what} {name}: {}", did_you_mean(name, names)))
+    }
+}
+
+/// Writes to stderr. There is nobody left to tell when that is closed.
+pub fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Writes a result for programs to stdout.
+pub fn tell_json(result: &impl serde::Serialize) -> anyhow::Result<()> {
+    Ok(tell(&(serde_json::to_string(result)? + "\n"))?)
+}
+
 /// Writes a result to stdout.
 pub fn tell(text: &str) -> Result<(), TellError> {
     let mut stdout = std::io::stdout().lock();
@@ -522,6 +620,16 @@ fn span(text: &str) -> Result<Duration, String> {
 
 fn job_id(text: &str) -> Result<JobId, String> {
     JobId::parse(text).ok_or_else(|| "no job id: `scoreline jobs list` shows them".to_owned())
+}
+
+fn job_ref(text: &str) -> Result<JobRef, String> {
+    let lower = text.to_ascii_lowercase();
+    let is_begin = lower.len() >= 4 && lower.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    match JobId::parse(text) {
+        Some(id) => Ok(JobRef::Id(id)),
+        None if is_begin => Ok(JobRef::Begin(lower)),
+        None => Err("no job id: `scoreline jobs list` shows them".to_owned()),
+    }
 }
 
 fn remote_id(text: &str) -> Result<RemoteId, String> {

@@ -19,6 +19,7 @@ use crate::feed::{
     Sameness, SourceEnd, SourceRules, Template, Watch,
 };
 use crate::identity;
+use crate::name::did_you_mean;
 use crate::retry::{Backoff, Policy, Span};
 use crate::store::{self, Migrate};
 use crate::upkeep::Keep;
@@ -33,6 +34,7 @@ mod rates;
 mod reader;
 mod retention;
 mod schedule;
+mod schema;
 mod source;
 mod storage;
 mod traces;
@@ -40,6 +42,7 @@ mod watch;
 
 pub use self::batch_endpoint::BatchEndpointConfig;
 pub use self::endpoint::{ClassicConfig, EndpointConfig, ServiceConfig};
+pub use self::schema::schema;
 
 use fixed::Named;
 
@@ -548,12 +551,7 @@ fn named<T>(text: &str, table: &str, all: &BTreeMap<Name, T>) -> Result<Name, St
     if all.contains_key(&name) {
         return Ok(name);
     }
-    let names: Vec<_> = all.keys().map(Name::as_str).collect();
-    let there = if names.is_empty() {
-        "there is none".to_owned()
-    } else {
-        format!("there is {}", names.join(", "))
-    };
+    let there = did_you_mean(text, all.keys().map(Name::as_str));
     Err(format!("[{table}.{text}] is not in the config: {there}"))
 }
 

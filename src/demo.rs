@@ -27,11 +27,12 @@ use crate::sandbox::{self, Sandbox};
 /// Runs the demo until it is done, or until `stop` with `--keep`.
 pub async fn demo(args: &DemoArgs, json: bool, stop: Stop) -> anyhow::Result<Exit> {
     let home = Home::make(args.dir.as_deref())?;
-    let sandbox_settings =
-        sandbox::Settings { run_time: Duration::from_millis(700), ..Default::default() };
+    // To be watched, things must not be over at once.
+    let run_time = if args.keep { Duration::from_secs(4) } else { Duration::from_millis(700) };
+    let sandbox_settings = sandbox::Settings { run_time, ..Default::default() };
     let sandbox = Sandbox::start(sandbox_settings, SystemClock).await?;
     let file = home.root.join("scoreline.toml");
-    write_config(&file, &home, &sandbox.config_snippet())?;
+    write_config(&file, &home, &sandbox.config_snippet(), args.keep)?;
     let config = Config::load(&file, &BTreeMap::new())?;
 
     // A folder may hold the jobs of an earlier demo.
@@ -50,8 +51,11 @@ pub async fn demo(args: &DemoArgs, json: bool, stop: Stop) -> anyhow::Result<Exi
     } else {
         tell(&report(&jobs, &home, &url, args.keep))?;
     }
-    if args.keep {
-        stop.soft.cancelled().await;
+    if args.keep && !stop.soft.is_cancelled() {
+        tokio::select! {
+            broken = home.trickle(args.files, &SystemClock) => broken?,
+            () = stop.soft.cancelled() => {}
+        }
     }
     stop.soft.cancel();
     running.await.context("the daemon broke off")??;
@@ -72,7 +76,7 @@ impl Home {
             None => new_folder()?,
         };
         let inbox = root.join("in");
-        for folder in [&inbox, &root.join("out")] {
+        for folder in [&inbox, &root.join("minutely"), &root.join("out")] {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("could not make {}", folder.display()))?;
         }
@@ -84,14 +88,40 @@ impl Home {
         let mut names = Vec::new();
         for n in 0..count {
             let (name, text) = sample(n);
-            let unfinished = self.inbox.join(format!(".{name}.part"));
-            let quoted = text.replace('"', "\"\"");
-            std::fs::write(&unfinished, format!("Col2\n\"{quoted}\"\n"))?;
-            std::fs::rename(&unfinished, self.inbox.join(&name))?;
+            drop_into(&self.inbox, &name, text)?;
             names.push(name);
         }
         Ok(names)
     }
+
+    /// Life for those who look: a file every few seconds, now and then one that fails, and some for the schedule. Never
+    /// ends, unless a folder is gone.
+    async fn trickle(&self, first: u32, clock: &impl Clock) -> anyhow::Result<()> {
+        for n in first.. {
+            clock.sleep(TRICKLE).await;
+            match n % 8 {
+                3 => drop_into(&self.inbox, &format!("fails on purpose {n}.csv"), POISON)?,
+                5 => {
+                    let (name, text) = sample(n);
+                    drop_into(&self.root.join("minutely"), &name, text)?;
+                }
+                _ => {
+                    let (name, text) = sample(n);
+                    drop_into(&self.inbox, &name, text)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn drop_into(folder: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+    let unfinished = folder.join(format!(".{name}.part"));
+    let quoted = text.replace('"', "\"\"");
+    let whole = folder.join(name);
+    std::fs::write(&unfinished, format!("Col2\n\"{quoted}\"\n"))
+        .and_then(|()| std::fs::rename(&unfinished, &whole))
+        .with_context(|| format!("could not write {}", whole.display()))
 }
 
 /// A folder that nobody has yet.
@@ -127,9 +157,24 @@ fn sample(n: u32) -> (String, &'static str) {
     (if n < 8 { format!("{name}.csv") } else { format!("{name} {n}.csv") }, text)
 }
 
-fn write_config(file: &Path, home: &Home, remote: &str) -> anyhow::Result<()> {
+fn write_config(file: &Path, home: &Home, remote: &str, keep: bool) -> anyhow::Result<()> {
     let quoted = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
     let root = &home.root;
+    let scheduled = if keep {
+        format!(
+            "\n[feeds.minutely]\nendpoint = \"sandbox\"\nstorage = \"sandbox\"\n\
+             outputs = {{ output1 = \"{{stem}}.scores.csv\" }}\n\
+             schedule = {{ cron = \"* * * * *\", timezone = \"UTC\" }}\n\
+             watch = {{ folder = {inbox}, settle = \"500ms\" }}\nduplicates.then = \"rerun\"\n\
+             deliver.folder = {out}\nsource = {{ archive = {archive}, failed = {failed} }}\n",
+            inbox = quoted(&root.join("minutely")),
+            out = quoted(&root.join("out/minutely")),
+            archive = quoted(&root.join("archive/minutely")),
+            failed = quoted(&root.join("failed/minutely")),
+        )
+    } else {
+        String::new()
+    };
     let text = format!(
         "{WRITTEN_BY}.\n\
          [node]\nstate_dir = {state}\n\n\
@@ -140,7 +185,7 @@ fn write_config(file: &Path, home: &Home, remote: &str) -> anyhow::Result<()> {
          [feeds.demo.watch]\nfolder = {inbox}\nsettle = \"500ms\"\n\n\
          [feeds.demo.duplicates]\nthen = \"rerun\"\n\n\
          [feeds.demo.deliver]\nfolder = {out}\n\n\
-         [feeds.demo.source]\narchive = {archive}\nfailed = {failed}\n",
+         [feeds.demo.source]\narchive = {archive}\nfailed = {failed}\n{scheduled}",
         state = quoted(&root.join("state")),
         inbox = quoted(&home.inbox),
         out = quoted(&root.join("out")),
@@ -223,14 +268,17 @@ fn report(jobs: &JobsBody, home: &Home, url: &str, keep: bool) -> String {
     if keep {
         let _ = write!(
             text,
-            "\nThe daemon stays up. Drop a CSV file with a text column into\n  {}\n\
-             and look at\n  scoreline jobs list --url {url}\n  {url}/metrics\nCtrl-C stops it.\n",
+            "\nThe daemon stays up. See it at\n  {url}/\n\
+             Files go on coming, one every {} s; every eighth fails on purpose, and some wait for a schedule that fires each \
+             minute.\nDrop a CSV file of your own with a text column into\n  {}\nor send it:\n  \
+             scoreline submit demo FILE --wait --url {url}\nCtrl-C stops it.\n",
+            TRICKLE.as_secs(),
             home.inbox.display()
         );
     } else {
         text.push_str(
-            "\nNext: `scoreline demo --keep` stays up for files of your own; \
-             config/scoreline.toml explains every key for a service of your own.\n",
+            "\nNext: `scoreline demo --keep` stays up, with a web page to watch; \
+             `scoreline init` writes a config for a service of your own.\n",
         );
     }
     text
@@ -244,4 +292,8 @@ fn first_row(path: &Path) -> String {
     quoted.unwrap_or(row).replace("\"\"", "\"")
 }
 
+/// How often another file comes.
+const TRICKLE: Duration = Duration::from_secs(3);
+/// What the sandbox's model refuses.
+const POISON: &str = "POISON";
 const WRITTEN_BY: &str = "# Written by `scoreline demo`";

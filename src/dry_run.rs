@@ -13,7 +13,6 @@ mod shown;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ use self::folders::{Nowhere, OneFile};
 use self::remote::Notebook;
 use crate::blobs::AzureBlobs;
 use crate::cli::execute::exit_of;
-use crate::cli::{DryRunArgs, Exit, tell};
+use crate::cli::{DryRunArgs, Exit, Misuse, complain, tell};
 use crate::clock::SystemClock;
 use crate::config::Config;
 use crate::daemon::scorers;
@@ -39,10 +38,8 @@ use crate::store::ModelStore;
 /// Prints every request of a file's way, secrets masked.
 pub async fn dry_run(config: &Config, args: &DryRunArgs, json: bool) -> anyhow::Result<Exit> {
     let Some(feed) = config.feeds.get(&args.feed) else {
-        let names: Vec<_> = config.feeds.keys().map(Name::as_str).collect();
-        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        complain(&format!("there is no feed {}: there is {there}", args.feed));
-        return Ok(Exit::Usage);
+        let names = config.feeds.keys().map(Name::as_str);
+        return Err(Misuse::unknown("feed", args.feed.as_str(), names).into());
     };
     let source = OneFile::open(&args.file, feed).await?;
     let path = path_of(feed, &args.file)?;
@@ -167,11 +164,6 @@ fn blob_of(feed: &Feed, file: &Path) -> Option<String> {
         }
         FixedPlace::File(_) => None,
     }
-}
-
-/// Writes to stderr. There is nobody left to tell when that is closed.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The world of one feed, whose remote side is a notebook.

@@ -1,7 +1,6 @@
 //! The program: reads the command line, does what it says, ends with the right code.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Component, Path};
 use std::process::ExitCode;
 
@@ -14,11 +13,11 @@ use serde::de::DeserializeOwned;
 use tokio::signal::unix::{SignalKind, signal};
 
 use scoreline::audit::Audit;
-use scoreline::cli::bulk::Found;
 use scoreline::cli::{
-    self, AuditArgs, Cli, Client, ClientError, Command, ConfigCommand, DaemonArgs, ExecuteArgs,
-    Exit, FeedsCommand, JobsCommand, PauseArgs, PreviewArgs, SandboxArgs, SelectArgs, SidesCommand,
-    TellError, Until, bulk, environment, feeds, is_default_config, table, tell,
+    self, AuditArgs, Cli, Client, ClientError, Color, Command, ConfigCommand, DaemonArgs,
+    ExecuteArgs, Exit, FeedsCommand, InitArgs, Misuse, PauseArgs, PreviewArgs, SandboxArgs,
+    SidesCommand, TellError, Until, complain, environment, feeds, is_default_config, jobs::clipped,
+    table, tell, tell_json,
 };
 use scoreline::clock::SystemClock;
 use scoreline::config::{Config, ConfigErrors, LogConfig, LogFormat};
@@ -30,16 +29,25 @@ use scoreline::dry_run::dry_run;
 use scoreline::engine::Stop;
 use scoreline::feed::Name;
 use scoreline::http::{
-    BudgetBody, EndpointBody, EndpointsBody, EventBody, ExplainBody, FeedBody, FeedFireBody,
-    FeedsBody, FiresBody, HealthBody, JobBody, JobsBody, StorageBody, StoragesBody,
+    BudgetBody, EndpointBody, EndpointsBody, ExplainBody, FeedBody, FeedFireBody, FeedsBody,
+    FiresBody, HealthBody, StorageBody, StoragesBody,
 };
-use scoreline::job::{JobId, Want};
 use scoreline::ports::{Clock as _, Inbox as _, Scan, StoreError};
 use scoreline::sandbox::{self, Gateway, Sandbox};
 use scoreline::store_commands::{back_up, migrate};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    Color::among(std::env::args()).set();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && std::env::args().any(|arg| arg == "--json") => {
+            let text = error.render().to_string();
+            complain_as_json(text.trim_start_matches("error: ").trim_end(), Exit::Usage);
+            return ExitCode::from(Exit::Usage as u8);
+        }
+        Err(error) => error.exit(),
+    };
+    let json = cli.json;
     // One provider for all TLS in the process; nothing else has set one before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Runtime::new() {
@@ -51,8 +59,10 @@ fn main() -> ExitCode {
     };
     let exit = runtime.block_on(run(cli)).unwrap_or_else(|error| {
         let code = code_of(&error);
-        if code != Exit::Done {
-            complain(&format!("scoreline: {error:#}"));
+        match code {
+            Exit::Done => {}
+            _ if json => complain_as_json(&format!("{error:#}"), code),
+            _ => complain(&format!("scoreline: {error:#}")),
         }
         code
     });
@@ -69,13 +79,17 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
             let _ = log_to_stderr(&LogConfig { level: level.into(), format: LogFormat::Auto })?;
             demo(args, cli.json, stop_on_signals()?).await
         }
+        Command::Init(args) => init(&cli, args),
         Command::Serve => serve(&cli).await,
         Command::Sandbox(args) => run_sandbox(args).await,
         Command::Check { online } => check(&cli, *online).await,
         Command::Migrate => migrate(&load(&cli)?, cli.json).await,
         Command::Backup { file } => back_up(&load(&cli)?, file, cli.json).await,
         Command::Audit(args) => audit(&cli, args).await,
-        Command::Jobs { daemon, command } => jobs(&cli, daemon, command).await,
+        Command::Submit(args) => cli::submit(&client(&cli, &args.daemon)?, args, cli.json).await,
+        Command::Jobs { daemon, command } => {
+            cli::jobs::jobs(&client(&cli, daemon)?, command, cli.json).await
+        }
         Command::Endpoints { daemon, command } => {
             sides::<EndpointBody>(&cli, daemon, command).await
         }
@@ -89,6 +103,10 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::DryRun(args) => Box::pin(dry_run(&load(&cli)?, args, cli.json)).await,
         Command::Completions { shell } => {
             tell(&cli::completions(*shell))?;
+            Ok(Exit::Done)
+        }
+        Command::Config { command: ConfigCommand::Schema } => {
+            tell(&(serde_json::to_string_pretty(&scoreline::config::schema())? + "\n"))?;
             Ok(Exit::Done)
         }
         Command::Config { command: ConfigCommand::Show } => {
@@ -167,6 +185,7 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
             .collect();
         tell_json(&serde_json::json!({
             "warnings": config.warnings,
+            "feeds": cli::check::explained(&config).into_iter().collect::<std::collections::BTreeMap<_, _>>(),
             "schedules": schedules,
             "findings": findings,
         }))?;
@@ -182,6 +201,7 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
             plural(feeds),
             plural(endpoints)
         );
+        text += &cli::check::shown(&config);
         text.extend(schedules.map(|schedule| feeds::checked(schedule, now)));
         for finding in &findings {
             let _ = match &finding.trouble {
@@ -194,12 +214,35 @@ async fn check(cli: &Cli, online: bool) -> anyhow::Result<Exit> {
     Ok(if good { Exit::Done } else { Exit::Unreachable })
 }
 
+fn init(cli: &Cli, args: &InitArgs) -> anyhow::Result<Exit> {
+    let file = cli::init::init(args)?;
+    let written = Config::load(&file, &environment());
+    let good = match &written {
+        Ok(config) => {
+            for warning in &config.warnings {
+                complain(&format!("warning: {warning}"));
+            }
+            true
+        }
+        Err(errors) => {
+            complain(&errors.to_string());
+            false
+        }
+    };
+    if cli.json {
+        tell_json(&serde_json::json!({ "config": file, "good": good }))?;
+    } else {
+        tell(&written.as_ref().map(cli::check::shown).unwrap_or_default())?;
+        tell(&cli::init::next(args, &file, good))?;
+    }
+    Ok(if good { Exit::Done } else { Exit::Config })
+}
+
 async fn execute(cli: &Cli, args: &ExecuteArgs) -> anyhow::Result<Exit> {
     let config = load(cli)?;
     if !config.endpoints.contains_key(&args.endpoint) {
-        let names: Vec<_> = config.endpoints.keys().map(Name::as_str).collect();
-        complain(&format!("there is no endpoint {}: there is {}", args.endpoint, names.join(", ")));
-        return Ok(Exit::Usage);
+        let names = config.endpoints.keys().map(Name::as_str);
+        return Err(Misuse::unknown("endpoint", args.endpoint.as_str(), names).into());
     }
     let file = std::fs::read(&args.file)
         .with_context(|| format!("{} could not be read", args.file.display()))?;
@@ -231,16 +274,12 @@ async fn execute(cli: &Cli, args: &ExecuteArgs) -> anyhow::Result<Exit> {
     }
 }
 
-/// The end of a long text: the service puts the point of it last.
-fn clipped(text: &str) -> String {
-    const KEPT: usize = 60;
-    let skipped = text.chars().count().saturating_sub(KEPT);
-    let end: String = text.chars().skip(skipped).collect();
-    if skipped > 0 { format!("…{end}") } else { end }
-}
-
 async fn audit(cli: &Cli, args: &AuditArgs) -> anyhow::Result<Exit> {
     let config = load(cli)?;
+    if let Some(feed) = args.feed.as_ref().filter(|feed| !config.feeds.contains_key(feed)) {
+        let names = config.feeds.keys().map(Name::as_str);
+        return Err(Misuse::unknown("feed", feed.as_str(), names).into());
+    }
     // Rows that can't be read are told there.
     let _ = log_to_stderr(&LogConfig { level: "error".into(), format: LogFormat::Auto })?;
     let store = config.store.open_read_only(SystemClock).await?;
@@ -252,66 +291,6 @@ async fn audit(cli: &Cli, args: &AuditArgs) -> anyhow::Result<Exit> {
         tell(&cli::audit::shown(&report))?;
     }
     Ok(if report.differences() == 0 { Exit::Done } else { Exit::Failed })
-}
-
-async fn jobs(cli: &Cli, daemon: &DaemonArgs, command: &JobsCommand) -> anyhow::Result<Exit> {
-    let client = client(cli, daemon)?;
-    match command {
-        JobsCommand::List(args) => {
-            let page: JobsBody =
-                client.get("/api/v1/jobs", &args.filters.params(args.limit)).await?;
-            if cli.json {
-                tell_json(&page)?;
-                return Ok(Exit::Done);
-            }
-            let rows: Vec<_> = page
-                .jobs
-                .iter()
-                .map(|job| {
-                    let note = match (&job.held, &job.error, job.duplicate_of) {
-                        (Some(held), ..) => format!("held: {}", held.code),
-                        (None, Some(error), _) => {
-                            format!("{}: {}", error.code, clipped(&error.message))
-                        }
-                        (None, None, Some(of)) => format!("the same as job {of}"),
-                        (None, None, None) => String::new(),
-                    };
-                    let phase = job.phase.name().to_owned();
-                    vec![
-                        job.id.to_string(),
-                        job.feed.clone(),
-                        phase,
-                        job.created_at.clone(),
-                        job.name.clone(),
-                        note,
-                    ]
-                })
-                .collect();
-            tell(&table::table(&["ID", "FEED", "PHASE", "ACCEPTED", "NAME", "NOTE"], &rows))?;
-            if page.next_cursor.is_some() {
-                complain("there are more: raise --limit, or narrow the list");
-            }
-        }
-        JobsCommand::Show { id } => {
-            let job: JobBody = client.get(&format!("/api/v1/jobs/{id}"), &[]).await?;
-            let events: serde_json::Value =
-                client.get(&format!("/api/v1/jobs/{id}/events"), &[]).await?;
-            if cli.json {
-                let mut shown = serde_json::to_value(&job)?;
-                shown["events"] = events["events"].clone();
-                tell_json(&shown)?;
-                return Ok(Exit::Done);
-            }
-            let events: Vec<EventBody> = serde_json::from_value(events["events"].clone())?;
-            tell(&shown(&job, &events))?;
-        }
-        JobsCommand::Cancel(args) => return wish_for(cli, &client, args, &Want::Cancel).await,
-        JobsCommand::Retry(args) => return wish_for(cli, &client, args, &Want::Retry).await,
-        JobsCommand::Release(args) => {
-            return wish(cli, &client, &[(args.id, None)], &args.run.want()).await;
-        }
-    }
-    Ok(Exit::Done)
 }
 
 async fn of_feeds(cli: &Cli, daemon: &DaemonArgs, command: &FeedsCommand) -> anyhow::Result<Exit> {
@@ -374,8 +353,8 @@ async fn explain(cli: &Cli, daemon: &DaemonArgs, path: &Path) -> anyhow::Result<
         _ => whole,
     };
     let Some(text) = whole.to_str() else {
-        complain(&format!("{} is no UTF-8 text, and can't be asked about", whole.display()));
-        return Ok(Exit::Usage);
+        let what = format!("{} is no UTF-8 text, and can't be asked about", whole.display());
+        return Err(Misuse(what).into());
     };
     let client = client(cli, daemon)?;
     let body: ExplainBody = client.get("/api/v1/explain", &[("path", text.to_owned())]).await?;
@@ -386,9 +365,8 @@ async fn explain(cli: &Cli, daemon: &DaemonArgs, path: &Path) -> anyhow::Result<
 async fn preview(cli: &Cli, args: &PreviewArgs) -> anyhow::Result<Exit> {
     let config = load(cli)?;
     let Some(feed) = config.feeds.get(&args.feed) else {
-        let names: Vec<_> = config.feeds.keys().map(Name::as_str).collect();
-        complain(&format!("there is no feed {}: there is {}", args.feed, names.join(", ")));
-        return Ok(Exit::Usage);
+        let names = config.feeds.keys().map(Name::as_str);
+        return Err(Misuse::unknown("feed", args.feed.as_str(), names).into());
     };
     if args.files {
         let inbox = looking_inbox(&config, feed)?;
@@ -406,8 +384,7 @@ async fn preview(cli: &Cli, args: &PreviewArgs) -> anyhow::Result<Exit> {
     let Some(schedule) = &feed.schedule else {
         let what =
             "has no schedule: it takes its inputs as soon as they are ready; --files shows which";
-        complain(&format!("feed {} {what}", args.feed));
-        return Ok(Exit::Usage);
+        return Err(Misuse(format!("feed {} {what}", args.feed)).into());
     };
     let after = args.after.unwrap_or_else(|| SystemClock.now());
     let preview = feeds::Preview::new(schedule, args.count as usize, after);
@@ -426,114 +403,6 @@ fn tell_either<T: Serialize>(
     shown: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<()> {
     if cli.json { tell_json(result) } else { Ok(tell(&shown(result))?) }
-}
-
-/// Wants something of the jobs that were named, or of all that the filters find.
-async fn wish_for(
-    cli: &Cli,
-    client: &Client,
-    args: &SelectArgs,
-    want: &Want,
-) -> anyhow::Result<Exit> {
-    if !args.ids.is_empty() {
-        let jobs: Vec<_> = args.ids.iter().map(|id| (*id, None)).collect();
-        return wish(cli, client, &jobs, want).await;
-    }
-    // Nobody means every job by saying nothing.
-    if args.filters.is_empty() {
-        complain(
-            "name the jobs by their ids, or choose them by --feed, --phase, --held, --since or --name",
-        );
-        return Ok(Exit::Usage);
-    }
-    let (verb, found) = (want.verb(), bulk::matching(client, &args.filters, want).await?);
-    if !args.yes && !found.is_empty() {
-        let (count, jobs) = (found.len(), if found.len() == 1 { "job" } else { "jobs" });
-        complain(&format!("this would {verb} {count} {jobs}: add --yes to do it"));
-        return Ok(Exit::Usage);
-    }
-    if found.is_empty() {
-        complain(&format!("the filters find no job to {verb}"));
-    }
-    wish_for_all(cli, client, &found, want).await
-}
-
-/// Wants something of many jobs, and tells of each what came of it.
-async fn wish_for_all(
-    cli: &Cli,
-    client: &Client,
-    found: &[Found],
-    want: &Want,
-) -> anyhow::Result<Exit> {
-    let (mut exit, mut results, mut broken) = (Exit::Done, Vec::new(), None);
-    for part in found.chunks(bulk::AT_ONCE) {
-        let reasons = match bulk::wish(client, part, want).await {
-            Ok(reasons) => reasons,
-            Err(error) => {
-                broken = Some(error);
-                break;
-            }
-        };
-        for (job, reason) in part.iter().zip(reasons) {
-            if reason.is_some() {
-                exit = Exit::Failed;
-            }
-            if cli.json {
-                let noted = reason.is_none();
-                results.push(serde_json::json!({ "id": job.id, "noted": noted, "reason": reason }));
-            } else {
-                let said = reason.unwrap_or_else(|| format!("{} noted", want.verb()));
-                tell(&format!("{}  {}: {said}\n", job.id, table::printable(&job.name)))?;
-            }
-        }
-    }
-    if cli.json {
-        tell_json(&serde_json::json!({ "jobs": results }))?;
-    }
-    broken.map_or(Ok(exit), |error| Err(error.into()))
-}
-
-/// Wants something of each of these jobs, and tells of each what came of it.
-async fn wish(
-    cli: &Cli,
-    client: &Client,
-    jobs: &[(JobId, Option<u32>)],
-    want: &Want,
-) -> anyhow::Result<Exit> {
-    let body = match want {
-        Want::Cancel | Want::Retry => serde_json::json!({}),
-        Want::Adopt(id) => serde_json::json!({ "adopt": id }),
-        Want::NotStarted => serde_json::json!({ "not_started": true }),
-    };
-    let verb = want.verb();
-    let (mut exit, mut results, mut broken) = (Exit::Done, Vec::new(), None);
-    for (id, generation) in jobs {
-        let path = format!("/api/v1/jobs/{id}/{verb}");
-        let (name, reason) = match client.post::<JobBody>(&path, &body, *generation).await {
-            Ok(job) => (Some(job.name), None),
-            // What is said of this job says nothing of the next one.
-            Err(ClientError::Refused { status: 404 | 409 | 412, detail, .. }) => {
-                exit = Exit::Failed;
-                (None, Some(detail))
-            }
-            Err(error) => {
-                broken = Some(error);
-                break;
-            }
-        };
-        if cli.json {
-            let noted = reason.is_none();
-            results.push(serde_json::json!({ "id": id, "noted": noted, "reason": reason }));
-        } else {
-            let said = reason.unwrap_or_else(|| format!("{verb} noted"));
-            let name = name.map_or(String::new(), |name| format!("  {}", table::printable(&name)));
-            tell(&format!("{id}{name}: {said}\n"))?;
-        }
-    }
-    if cli.json {
-        tell_json(&serde_json::json!({ "jobs": results }))?;
-    }
-    broken.map_or(Ok(exit), |error| Err(error.into()))
 }
 
 /// An endpoint or a storage, as a daemon tells of it.
@@ -665,55 +534,8 @@ fn health_cells(health: &HealthBody) -> [String; 3] {
     [health.state.clone(), health.since.clone().unwrap_or_default(), note]
 }
 
-/// A job for people.
-fn shown(job: &JobBody, events: &[EventBody]) -> String {
-    let mut rows: Vec<(&str, String)> = vec![
-        ("job", job.id.to_string()),
-        ("trace", job.trace_id.clone()),
-        ("feed", job.feed.clone()),
-        ("name", job.name.clone()),
-        ("phase", job.phase.name().to_owned()),
-        ("size", format!("{} bytes", job.size_bytes)),
-        ("accepted", job.created_at.clone()),
-    ];
-    rows.extend(job.finished_at.clone().map(|time| ("finished", time)));
-    rows.extend(job.sha256.clone().map(|digest| ("sha256", digest)));
-    rows.extend(job.remote_id.clone().map(|id| ("remote id", id)));
-    rows.extend(
-        job.error.as_ref().map(|e| ("error", format!("{} ({}): {}", e.code, e.class, e.message))),
-    );
-    rows.extend(job.held.as_ref().map(|held| ("held", format!("{}: {}", held.code, held.message))));
-    rows.extend(job.outputs.iter().map(|output| ("output", output.path.display().to_string())));
-    rows.extend(job.source_moved_to.clone().map(|path| ("source", path)));
-    let mut text = String::new();
-    for (key, value) in rows {
-        let _ = writeln!(text, "{key:<10} {}", table::printable(&value));
-    }
-    let lines: Vec<_> = events
-        .iter()
-        .map(|e| {
-            vec![
-                e.at.clone(),
-                e.to.name().to_owned(),
-                e.outcome.clone(),
-                e.detail.clone().unwrap_or_default(),
-            ]
-        })
-        .collect();
-    text + "\n" + &table::table(&["AT", "PHASE", "OUTCOME", "DETAIL"], &lines)
-}
-
 fn load(cli: &Cli) -> Result<Config, ConfigErrors> {
     Config::load(&cli.config, &environment())
-}
-
-fn tell_json(result: &impl Serialize) -> anyhow::Result<()> {
-    Ok(tell(&(serde_json::to_string(result)? + "\n"))?)
-}
-
-/// Writes to stderr. There is nobody left to tell when that is closed.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The daemon that was named, or the one that the config describes.
@@ -757,17 +579,29 @@ fn stop_on_signals() -> anyhow::Result<Stop> {
     Ok(stop)
 }
 
+/// What went wrong, as an object on stderr: with `--json` programs read both.
+fn complain_as_json(message: &str, exit: Exit) {
+    let (name, code) = (exit.name(), exit as u8);
+    complain(
+        &serde_json::json!({ "error": { "kind": name, "exit": code, "message": message } })
+            .to_string(),
+    );
+}
+
 fn code_of(error: &anyhow::Error) -> Exit {
     for cause in error.chain() {
         if cause.is::<ConfigErrors>() {
             return Exit::Config;
+        }
+        if cause.is::<Misuse>() {
+            return Exit::Usage;
         }
         if cause.downcast_ref().is_some_and(TellError::is_seen_enough) {
             return Exit::Done;
         }
         match cause.downcast_ref() {
             Some(ClientError::Unreachable { .. }) => return Exit::Unreachable,
-            Some(ClientError::Refused { status: 503, .. }) => return Exit::Later,
+            Some(ClientError::Refused { status: 429 | 503, .. }) => return Exit::Later,
             _ => {}
         }
         match cause.downcast_ref() {

@@ -109,9 +109,44 @@ pub(crate) fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// Which of these a misspelt word was meant to be, and which there are.
+pub(crate) fn did_you_mean<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    if names.is_empty() {
+        return "there is none".to_owned();
+    }
+    let there = format!("there is {}", names.join(", "));
+    match nearest(word, names.iter().copied()) {
+        Some(near) => format!("did you mean {near}? {there}"),
+        None => there,
+    }
+}
+
+/// The one that a word was meant to be, if it is near to one.
+pub(crate) fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = word.to_lowercase();
+    let far = |name: &str| {
+        let name = name.to_lowercase();
+        // Half a name is often all that is remembered of it.
+        if lower.len() > 2 && name.contains(&lower) { 1 } else { distance(&lower, &name) }
+    };
+    let most = if lower.chars().count() < 4 { 1 } else { 2 };
+    names.map(|name| (far(name), name)).filter(|(far, _)| *far <= most).min().map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_misspelt_name_is_near_to_what_was_meant() {
+        let meant = |word| did_you_mean(word, ["churn", "fraud-eu"].into_iter());
+        assert_eq!(meant("chrun"), "did you mean churn? there is churn, fraud-eu");
+        assert_eq!(meant("Churn"), "did you mean churn? there is churn, fraud-eu");
+        assert_eq!(meant("fraud"), "did you mean fraud-eu? there is churn, fraud-eu");
+        assert_eq!(meant("x"), "there is churn, fraud-eu");
+        assert_eq!(did_you_mean("x", [].into_iter()), "there is none");
+    }
 
     #[test]
     fn a_source_path_stays_inside_its_folder() {

@@ -89,16 +89,59 @@ impl Client {
         self.answer(request).await
     }
 
+    /// Sends an input, once for all that come with the same key. Answers too whether it was new.
+    pub(super) async fn send<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        name: &str,
+        key: &str,
+        size_bytes: u64,
+        input: reqwest::Body,
+    ) -> Result<(bool, T), ClientError> {
+        let request = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .query(&[("name", name)])
+            .header("idempotency-key", key)
+            .header(reqwest::header::CONTENT_TYPE, "application/octet-stream")
+            .header(reqwest::header::CONTENT_LENGTH, size_bytes)
+            .timeout(LONGEST)
+            .body(input);
+        let (status, body) = self.judged(request).await?;
+        Ok((status == reqwest::StatusCode::ACCEPTED, body))
+    }
+
+    /// Opens a stream of server-sent events, those after `last` if there was one.
+    pub(super) async fn listen(
+        &self,
+        path: &str,
+        params: &[(&str, String)],
+        last: Option<&str>,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut request = self
+            .http
+            .get(format!("{}{path}", self.url))
+            .query(params)
+            .header(reqwest::header::ACCEPT, "text/event-stream")
+            .timeout(LONGEST);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        let answer = self.authorized(request).send().await.map_err(|e| self.unreachable(&e))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+        Err(self.refused(status, text))
+    }
+
     /// Asks for the verdict of a probe, and its words.
     pub(super) async fn probe(&self, path: &str) -> Result<(bool, String), ClientError> {
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: self.url.clone(),
-            cause: words(&error),
-        };
         let answer = self.http.get(format!("{}{path}", self.url)).send().await;
-        let answer = answer.map_err(unreachable)?;
+        let answer = answer.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
-        let text = answer.text().await.map_err(unreachable)?;
+        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
         match status {
             reqwest::StatusCode::OK => Ok((true, text)),
             reqwest::StatusCode::SERVICE_UNAVAILABLE => Ok((false, text)),
@@ -112,35 +155,54 @@ impl Client {
 
     async fn answer<T: DeserializeOwned>(
         &self,
-        mut request: reqwest::RequestBuilder,
+        request: reqwest::RequestBuilder,
     ) -> Result<T, ClientError> {
-        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
-            url: self.url.clone(),
-            cause: words(&error),
-        };
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose_secret());
-        }
-        let answer = request.send().await.map_err(unreachable)?;
+        Ok(self.judged(request).await?.1)
+    }
+
+    async fn judged<T: DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+    ) -> Result<(reqwest::StatusCode, T), ClientError> {
+        let answer = self.authorized(request).send().await.map_err(|e| self.unreachable(&e))?;
         let status = answer.status();
-        let text = answer.text().await.map_err(unreachable)?;
-        let refused = |detail: String| ClientError::Refused {
+        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+        if !status.is_success() {
+            return Err(self.refused(status, text));
+        }
+        let read = serde_json::from_str(&text).map_err(|error| ClientError::Refused {
             url: self.url.clone(),
             status: status.as_u16(),
-            detail,
-        };
-        if !status.is_success() {
-            let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
-            let detail = problem.and_then(|p| Some(p.get("detail")?.as_str()?.to_owned()));
-            let mut detail = detail.unwrap_or(text);
-            if status == reqwest::StatusCode::UNAUTHORIZED {
+            detail: format!("not what a scoreline daemon answers ({error}); is --url right?"),
+        });
+        Ok((status, read?))
+    }
+
+    fn authorized(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose_secret()),
+            None => request,
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        ClientError::Unreachable { url: self.url.clone(), cause: words(error) }
+    }
+
+    fn refused(&self, status: reqwest::StatusCode, text: String) -> ClientError {
+        let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+        let said = problem.and_then(|p| Some(p.get("detail")?.as_str()?.to_owned()));
+        let mut detail = said.unwrap_or(text);
+        match status {
+            reqwest::StatusCode::UNAUTHORIZED => {
                 detail += "; name a file that holds it with --token-file";
             }
-            return Err(refused(detail));
+            reqwest::StatusCode::FORBIDDEN if self.token.is_some() => {
+                detail += "; --token-file names another token";
+            }
+            _ => {}
         }
-        serde_json::from_str(&text).map_err(|error| {
-            refused(format!("not what a scoreline daemon answers ({error}); is --url right?"))
-        })
+        ClientError::Refused { url: self.url.clone(), status: status.as_u16(), detail }
     }
 }
 
@@ -152,3 +214,6 @@ fn words(error: &reqwest::Error) -> String {
     }
     cause.to_string()
 }
+
+/// What carries an input, or a stream of events, is not given up for the time that it takes.
+const LONGEST: Duration = Duration::from_hours(365 * 24);

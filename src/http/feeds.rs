@@ -21,6 +21,7 @@ use super::{Api, FireBody, Problem, rfc3339};
 use crate::feed::{Feed, Name};
 use crate::fire::{FeedPause, FeedState, FireId, FireRow, Reason};
 use crate::metrics::INBOX_STATES;
+use crate::name::did_you_mean;
 use crate::ports::{Inbox, Schedules, WatchMode, World};
 use crate::schedule::Schedule;
 
@@ -315,9 +316,8 @@ pub(super) async fn fires<W: World>(
 fn known<W: World>(api: &Api<W>, name: &Name) -> Result<Arc<Feed>, Problem> {
     let rules = api.setting().rules;
     rules.feeds.get(name).cloned().ok_or_else(|| {
-        let names: Vec<_> = rules.feeds.keys().map(Name::as_str).collect();
-        let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        let text = format!("there is no feed {name} in the config: there is {there}");
+        let cure = did_you_mean(name.as_str(), rules.feeds.keys().map(Name::as_str));
+        let text = format!("there is no feed {name} in the config: {cure}");
         Problem::new(StatusCode::NOT_FOUND, text)
     })
 }

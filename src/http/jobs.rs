@@ -205,7 +205,7 @@ pub struct CountBody {
 }
 
 /// A job, and how it stands.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names are those of the documented interface")]
 pub struct JobBody {
     pub id: JobId,
@@ -286,7 +286,7 @@ fn origin(job: &Job) -> &'static str {
 }
 
 /// The fire that made a job.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "the names are those of `Fired`")]
 pub struct FireBody {
     pub id: FireId,

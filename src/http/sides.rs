@@ -20,6 +20,7 @@ use crate::engine::{BudgetSeen, EndpointSeen, Picture, Side, StorageSeen};
 use crate::fault::FaultRecord;
 use crate::feed::Name;
 use crate::job::JobId;
+use crate::name::did_you_mean;
 use crate::ports::{Clock, Scorer, World};
 
 /// All endpoints of the config.
@@ -159,8 +160,10 @@ pub(super) async fn resume_endpoint<W: World>(
     At(name): At<Name>,
     Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Problem> {
-    let seen = picture(&api)?.endpoints.into_iter().find(|seen| seen.name == name);
-    let seen = seen.ok_or_else(|| unknown("endpoint", &name))?;
+    let all = picture(&api)?.endpoints;
+    let names: Vec<_> = all.iter().map(|seen| seen.name.clone()).collect();
+    let seen = all.into_iter().find(|seen| seen.name == name);
+    let seen = seen.ok_or_else(|| unknown("endpoint", &name, &names))?;
     api.pulse.resume(Side::Endpoint(name));
     Ok((StatusCode::ACCEPTED, axum::Json(endpoint_body(&api, seen))).into_response())
 }
@@ -176,8 +179,10 @@ pub(super) async fn resume_storage<W: World>(
     At(name): At<Name>,
     Asked(Nothing {}): Asked<Nothing>,
 ) -> Result<Response, Problem> {
-    let seen = picture(&api)?.storages.into_iter().find(|seen| seen.name == name);
-    let seen = seen.ok_or_else(|| unknown("storage", &name))?;
+    let all = picture(&api)?.storages;
+    let names: Vec<_> = all.iter().map(|seen| seen.name.clone()).collect();
+    let seen = all.into_iter().find(|seen| seen.name == name);
+    let seen = seen.ok_or_else(|| unknown("storage", &name, &names))?;
     api.pulse.resume(Side::Storage(name));
     Ok((StatusCode::ACCEPTED, axum::Json(storage_body(&api, seen))).into_response())
 }
@@ -187,8 +192,9 @@ fn picture<W: World>(api: &Api<W>) -> Result<Picture, Problem> {
     api.pulse.picture().ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, text))
 }
 
-fn unknown(kind: &str, name: &Name) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, format!("there is no {kind} {name} in the config"))
+fn unknown(kind: &str, name: &Name, names: &[Name]) -> Problem {
+    let cure = did_you_mean(name.as_str(), names.iter().map(Name::as_str));
+    Problem::new(StatusCode::NOT_FOUND, format!("there is no {kind} {name} in the config: {cure}"))
 }
 
 fn endpoint_body<W: World>(api: &Api<W>, seen: EndpointSeen) -> EndpointBody {

@@ -46,7 +46,7 @@ const FLOORS: [(&str, u32); 38] = [
 ];
 
 /// Neighbours that know each other, each for its reason.
-const NEIGHBOURS: [(&str, &str, &str); 25] = [
+const NEIGHBOURS: [(&str, &str, &str); 26] = [
     ("main", "daemon", "the program starts the daemon"),
     ("main", "demo", "the program starts the demo"),
     ("demo", "daemon", "the demo runs the real daemon"),
@@ -54,6 +54,7 @@ const NEIGHBOURS: [(&str, &str, &str); 25] = [
     ("main", "store_commands", "the program brings the store to its version, and copies it"),
     ("dry_run", "daemon", "it goes by the services that the daemon has"),
     ("cli", "http", "what a daemon answers is shown to people"),
+    ("cli", "config", "what a config comes to is told in words, and asked for in questions"),
     ("http", "config", "tokens and roles are the config's"),
     ("intake", "engine", "accepted jobs are handed to the engine"),
     ("membership", "engine", "it keeps the lease, and brings what others wrote"),
@@ -79,7 +80,7 @@ const NEIGHBOURS: [(&str, &str, &str); 25] = [
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 20] = [
+const VENDORS: [(&str, &[&str]); 21] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
     // The sandbox has a reader of its own, by that name.
@@ -90,11 +91,12 @@ const VENDORS: [(&str, &[&str]); 20] = [
     ("axum", &["http", "sandbox"]),
     ("clap", &["cli", "main"]),
     ("clap_complete", &["cli"]),
+    ("anstream", &["cli"]),
     ("reqwest", &["blobs", "identity", "scoring", "sandbox", "cli", "traces"]),
     ("opentelemetry_proto", &["traces"]),
     ("prost", &["traces"]),
     ("prometheus", &["metrics"]),
-    ("indicatif", &["demo"]),
+    ("indicatif", &["demo", "cli"]),
     ("croner", &["schedule"]),
     ("chrono_tz", &["schedule"]),
     // What answers are made of tells the API's document of itself.

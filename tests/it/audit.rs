@@ -555,7 +555,7 @@ async fn the_command_ends_as_its_findings_are() {
     assert!(err.contains("its outputs can't be read"), "{err}");
 
     for (change, args, expected, told) in [
-        ("", &["--feed", "g"][..], 1, "there is no feed g in the config: it has f"),
+        ("", &["--feed", "g"][..], 2, "there is no feed g: did you mean f? there is f"),
         ("", &["--feed", "a/b"], 2, "a-z"),
         ("[nodes]\n", &[], 78, "unknown key"),
         (

@@ -1,6 +1,7 @@
 //! The program itself, started as users and init systems start it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -18,9 +19,12 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 mod dry_run;
+mod ends;
 mod execute;
 mod feeds;
+mod first_hour;
 mod health;
+mod submit;
 
 use crate::http::{Desk, hanging, held};
 use crate::rig::{Rig, eventually, files_in};
@@ -182,22 +186,27 @@ async fn until_done(url: &str, count: usize) {
 async fn it_tells_its_version_and_its_commands() {
     let version = run(&["--version"]).await;
     assert_eq!(version.out, concat!("scoreline ", env!("CARGO_PKG_VERSION"), "\n"));
-    let help = run(&["--help"]).await;
-    assert_eq!((version.code, help.code, help.err.as_str()), (0, 0, ""));
-    insta::assert_snapshot!("help", help.out);
+    assert_eq!((version.code, version.err.as_str()), (0, ""));
+    let mut all = String::new();
     for command in [
+        "",
         "demo",
+        "init",
         "serve",
         "sandbox",
         "check",
         "migrate",
         "backup",
         "audit",
+        "submit",
+        "jobs",
         "jobs list",
+        "jobs show",
+        "jobs watch",
         "jobs cancel",
         "jobs retry",
         "jobs release",
-        "health",
+        "feeds",
         "feeds list",
         "feeds pause",
         "feeds resume",
@@ -205,18 +214,31 @@ async fn it_tells_its_version_and_its_commands() {
         "feeds fires",
         "feeds preview",
         "explain",
+        "endpoints",
         "endpoints list",
         "endpoints resume",
+        "storage",
         "storage list",
         "storage resume",
+        "health",
         "execute",
         "dry-run",
+        "config",
         "config show",
+        "config schema",
         "completions",
     ] {
-        let words: Vec<_> = command.split(' ').chain(["--help"]).collect();
-        assert!(run(&words).await.out.contains("Usage: scoreline"), "{command}");
+        let words: Vec<_> = command.split_whitespace().chain(["--help"]).collect();
+        let help = run(&words).await;
+        assert_eq!((help.code, help.err.as_str()), (0, ""), "{command}");
+        let _ = writeln!(all, "$ scoreline {}\n{}", words.join(" "), help.out);
     }
+    // None of them is left out here.
+    let script = run(&["completions", "bash"]).await.out;
+    let commands = script.lines().filter(|line| line.trim_start().starts_with("cmd=\"scoreline__"));
+    let commands: BTreeSet<_> = commands.map(str::trim).collect();
+    assert_eq!(all.matches("$ scoreline ").count() - 1, commands.len(), "{commands:?}");
+    insta::assert_snapshot!("help", all);
 }
 
 #[tokio::test]
@@ -278,7 +300,11 @@ async fn check_tells_a_good_config_from_a_bad_one() {
     let rig = rig().await;
     let good = run(&["check", "--config", &config(&rig)]).await;
     assert_eq!(good.code, 0, "{good:?}");
-    assert_eq!(good.out, format!("{}: the config is good (1 feed, 1 endpoint)\n", config(&rig)));
+    let head = format!(
+        "{}: the config is good (1 feed, 1 endpoint)\nfeed f\n  takes *.csv from ",
+        config(&rig)
+    );
+    assert!(good.out.starts_with(&head), "{good:?}");
     assert_eq!(good.err.lines().count(), 2, "both secrets are in plain text: {}", good.err);
 
     write_config(&rig, |text| {
@@ -313,7 +339,9 @@ async fn a_schedule_is_shown_before_it_happens() {
         let words: Vec<_> = words.chain(after).chain(more.iter().copied()).collect();
         ended(scoreline(&words))
     };
-    for (feed, why) in [("f", "feed f has no schedule"), ("g", "there is no feed g: there is f")] {
+    for (feed, why) in
+        [("f", "feed f has no schedule"), ("g", "there is no feed g: did you mean f? there is f")]
+    {
         let told = preview(feed, &[]).await;
         assert_eq!((told.code, told.out.as_str()), (2, ""), "{told:?}");
         assert!(told.err.contains(why), "{told:?}");

@@ -287,7 +287,7 @@ fn all_mistakes_are_told_at_once_each_with_its_place() {
     insta::assert_snapshot!(errors, @r#"
     /srv/config/scoreline.toml: 3 errors
       storage.main.container: container "Scoring" may have lower-case letters, digits and hyphens only
-      feeds.churn.endpoint: [endpoints.chrun] is not in the config: there is churn
+      feeds.churn.endpoint: [endpoints.chrun] is not in the config: did you mean churn? there is churn
       feeds.churn.watch.folder: expected text in quotes, found 5
     "#);
 }
@@ -318,7 +318,7 @@ fn endpoints_share_a_budget() {
     for (text, expected) in [
         (
             text("apmi", "calls_per_minute = 5"),
-            "endpoints.churn.budget: [budgets.apmi] is not in the config: there is apim",
+            "endpoints.churn.budget: [budgets.apmi] is not in the config: did you mean apim? there is apim",
         ),
         (
             text("apim", ""),

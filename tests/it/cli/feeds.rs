@@ -53,7 +53,10 @@ async fn feeds_are_listed_paused_resumed_and_run() {
     assert!(one.out.lines().count() == 2 && one.err.contains("there are more"), "{one:?}");
     let nobody = ask(&["run", "g"]).await;
     assert_eq!(nobody.code, 1);
-    assert!(nobody.err.contains("there is no feed g in the config: there is f"), "{nobody:?}");
+    assert!(
+        nobody.err.contains("there is no feed g in the config: did you mean f? there is f"),
+        "{nobody:?}"
+    );
     serve.terminate().await;
 }
 
