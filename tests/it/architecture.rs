@@ -79,7 +79,7 @@ const NEIGHBOURS: [(&str, &str, &str); 25] = [
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 20] = [
+const VENDORS: [(&str, &[&str]); 21] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
     // The sandbox has a reader of its own, by that name.
@@ -96,6 +96,7 @@ const VENDORS: [(&str, &[&str]); 20] = [
     ("prometheus", &["metrics"]),
     ("indicatif", &["demo"]),
     ("croner", &["schedule"]),
+    ("rust_embed", &["http"]),
     ("chrono_tz", &["schedule"]),
     // What answers are made of tells the API's document of itself.
     ("utoipa", &["http", "job", "fault", "fire", "name"]),
