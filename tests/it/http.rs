@@ -34,6 +34,7 @@ mod contents;
 mod document;
 mod feeds;
 mod sent;
+mod ui;
 
 use crate::rig::{Rig, eventually, with_tls};
 use crate::samples::{TERM, arrival, at, permanent, settled, step, submitted, uploaded};
