@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
 use crate::config::{
-    BatchEndpointConfig, ClassicConfig, Config, EndpointConfig, ServiceConfig, Token,
+    Access, BatchEndpointConfig, ClassicConfig, Config, EndpointConfig, ServiceConfig, Token,
 };
 use crate::engine::{Engine, Pulse, Rules, Setting, Stop};
 use crate::feed::{Feed, Fixed, Name};
@@ -212,6 +212,8 @@ pub struct Settings {
     pub keep: Keep,
     /// Where the HTTP server listens.
     pub listen: SocketAddr,
+    /// How that looks from outside.
+    pub access: Access,
     /// Who may ask.
     pub tokens: Vec<Token>,
     /// How long a stop waits for what is under way.
@@ -228,6 +230,7 @@ impl From<&Config> for Settings {
             state_dir: config.node.state_dir.clone(),
             keep: config.keep,
             listen: config.http.listen,
+            access: config.http.access.clone(),
             tokens: config.http.tokens.clone(),
             grace: config.node.stop_grace,
         }
@@ -265,7 +268,13 @@ impl<W: World> Daemon<W> {
         let first = work.join().await?;
         let info = &world.metrics().node_info;
         info.with_label_values(&[work.name.as_str(), work.site.as_str()]).set(1);
-        let site = Site { name: work.site.clone(), settings: in_force, tokens: tokens_in_force };
+        let site = Site {
+            name: work.site.clone(),
+            node: work.name.clone(),
+            access: settings.access,
+            settings: in_force,
+            tokens: tokens_in_force,
+        };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;
         tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.len(),

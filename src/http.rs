@@ -20,33 +20,45 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::Token;
+use crate::config::{Access, Token};
 use crate::engine::{Pulse, Setting, Stop};
 use crate::ports::{Clock, World};
 
 mod asked;
+mod door;
 mod explain;
+mod failures;
 mod feeds;
+mod files;
 mod gate;
+mod headers;
 mod health;
 mod jobs;
 mod openapi;
 mod problem;
+mod session;
 mod sides;
+mod trial;
 mod wishes;
 
 pub use explain::ExplainBody;
 pub use feeds::{
     FeedBody, FeedFireBody, FeedsBody, FiresBody, InboxBody, PauseBody, ScheduleBody, UpcomingBody,
 };
+pub use files::{FileBody, FilesBody};
 pub use jobs::{EventBody, EventsBody, FireBody, JobBody, JobsBody};
+pub use session::SessionBody;
 pub use sides::{BudgetBody, EndpointBody, EndpointsBody, HealthBody, StorageBody, StoragesBody};
+pub use trial::{TrialBody, TrialOutput};
 
+use door::{Door, Peer};
+use failures::Failures;
 use problem::Problem;
+use session::Sessions;
 
 /// The HTTP server.
 pub struct Http<W: World> {
-    listener: TcpListener,
+    door: Door<W::Clock>,
     api: Arc<Api<W>>,
 }
 
@@ -55,12 +67,18 @@ struct Api<W: World> {
     world: Arc<W>,
     pulse: Arc<Pulse>,
     site: Site<W>,
+    sessions: Sessions,
+    failures: Failures,
 }
 
 /// Whom the server speaks for.
 pub struct Site<W> {
     /// The nodes that see the same folders.
     pub name: String,
+    /// The label of this one.
+    pub node: String,
+    /// How the server looks from outside.
+    pub access: Access,
     /// The config in force.
     pub settings: watch::Receiver<Setting<W>>,
     /// Who may ask.
@@ -86,12 +104,14 @@ impl<W: World> Http<W> {
             std::io::Error::new(error.kind(), told)
         })?;
         let world = site.settings.borrow().world.clone();
-        Ok(Self { listener, api: Arc::new(Api { world, pulse, site }) })
+        let door = Door::new(listener, site.access.tls.as_ref(), world.clock().clone())?;
+        let (sessions, failures) = (Sessions::default(), Failures::default());
+        Ok(Self { door, api: Arc::new(Api { world, pulse, site, sessions, failures }) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> Result<SocketAddr, std::io::Error> {
-        self.listener.local_addr()
+        self.door.local_addr()
     }
 
     /// Serves until the hard stop: health can be asked for while the rest finishes.
@@ -100,7 +120,7 @@ impl<W: World> Http<W> {
         let clock = api.world.clock().clone();
         let router = router(&api);
         let hard = stop.hard.clone();
-        let serving = axum::serve(self.listener, router)
+        let serving = axum::serve(self.door, router.into_make_service_with_connect_info::<Peer>())
             .with_graceful_shutdown(async move { hard.cancelled().await })
             .into_future();
         // Answers under way may be finished, but a caller that never ends its request must not keep us from ending.
@@ -117,8 +137,11 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .routes(routes!(session::sign_in))
+        .routes(routes!(session::sign_out))
         .split_for_parts();
     let (guarded, entries) = OpenApiRouter::<Arc<Api<W>>>::new()
+        .routes(routes!(session::show))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::show))
         .routes(routes!(jobs::events))
@@ -130,9 +153,11 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .routes(routes!(feeds::resume))
         .routes(routes!(feeds::run))
         .routes(routes!(feeds::fires))
+        .routes(routes!(files::files))
         .routes(routes!(explain::explain))
         .routes(routes!(sides::endpoints))
         .routes(routes!(sides::resume_endpoint))
+        .routes(routes!(trial::execute))
         .routes(routes!(sides::storages))
         .routes(routes!(sides::resume_storage))
         .split_for_parts();
@@ -147,6 +172,7 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
     open.merge(openapi::routes(&openapi::completed(document)))
         .merge(guarded)
         .layer(middleware::from_fn_with_state(api.clone(), gate::same_site::<W>))
+        .layer(middleware::from_fn_with_state(api.clone(), headers::strict::<W>))
         .with_state(api.clone())
 }
 

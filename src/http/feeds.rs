@@ -312,7 +312,7 @@ pub(super) async fn fires<W: World>(
 }
 
 /// A feed of the config; else those that are.
-fn known<W: World>(api: &Api<W>, name: &Name) -> Result<Arc<Feed>, Problem> {
+pub(super) fn known<W: World>(api: &Api<W>, name: &Name) -> Result<Arc<Feed>, Problem> {
     let rules = api.setting().rules;
     rules.feeds.get(name).cloned().ok_or_else(|| {
         let names: Vec<_> = rules.feeds.keys().map(Name::as_str).collect();

@@ -76,6 +76,7 @@ documented! {
     ContentTooLarge = "413", "The body is too large.";
     UnsupportedMediaType = "415", "The body is of another type than the one asked for.";
     TooManyRequests = "429", "Too many wrong tokens were shown; `Retry-After` says in how many seconds to try again.";
+    BadGateway = "502", "The service refused, or could not be reached; the detail has its words.";
     Unavailable = "503", "The store is away, or this node is not at work: try again later.";
 }
 

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use reqwest::Method;
 use scoreline::blobs::AzureBlobs;
 use scoreline::clock::SystemClock;
-use scoreline::config::{Config, Role, Token};
+use scoreline::config::{Access, Config, Role, Token};
 use scoreline::daemon::{Daemon, RealWorld, Settings};
 use scoreline::engine::{Engine, Lease, Limits, Pulse, Rules, Setting, Stop, Tenure};
 use scoreline::feed::{Feed, Name};
@@ -28,8 +28,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod access;
 mod document;
 mod feeds;
+mod property;
+mod trial;
 
 use crate::rig::{Rig, eventually, with_tls};
 use crate::samples::{TERM, arrival, at, permanent, settled, step, submitted, uploaded};
@@ -191,6 +194,8 @@ impl Desk {
         let setting = Setting { world: world.clone(), rules: Arc::new(rules) };
         let site = Site {
             name: "default".into(),
+            node: "n".into(),
+            access: Access::default(),
             settings: watch::channel(setting).1,
             tokens: watch::channel(tokens.iter().map(token).collect()).1,
         };
