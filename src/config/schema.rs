@@ -111,7 +111,8 @@ static NODE: Table = table(
 );
 static DATABASE: Table =
     table(&[("url", Secret), ("max_connections", Number(2)), ("migrate", Flag)], &[]);
-static HTTP: Table = table(&[("listen", Text), ("tokens", List(&TOKEN))], &[]);
+static HTTP: Table =
+    table(&[("listen", Text), ("max_upload", Bytes), ("tokens", List(&TOKEN))], &[]);
 static TOKEN: Table =
     table(&[("role", Words(&["read", "operate"])), ("secret", Secret)], &["role", "secret"]);
 static RETENTION: Table = table(

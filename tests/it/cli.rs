@@ -672,7 +672,7 @@ async fn what_filters_find_is_counted_first_and_done_with_yes() {
 
     let counted = ask(&["retry", "--phase", "failed"]).await;
     assert_eq!((counted.code, counted.out.as_str()), (2, ""), "{counted:?}");
-    assert_eq!(counted.err, "this would retry 3 jobs: add --yes to do it\n");
+    assert_eq!(counted.err, "scoreline: this would retry 3 jobs: add --yes to do it\n");
     let counted = ask(&["cancel", "--name", "BAD"]).await;
     assert_eq!(counted.err, "this would cancel 1 job: add --yes to do it\n", "the others ended");
     assert_eq!(desk.wishes().await, []);
@@ -698,7 +698,7 @@ async fn what_filters_find_is_found_on_every_page() {
         desk.job(&format!("{n}.csv"), []).await;
     }
     let counted = run(&["jobs", "cancel", "--url", &desk.url, "--feed", "churn"]).await;
-    assert_eq!(counted.err, "this would cancel 1001 jobs: add --yes to do it\n");
+    assert_eq!(counted.err, "scoreline: this would cancel 1001 jobs: add --yes to do it\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

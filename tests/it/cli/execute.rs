@@ -83,7 +83,7 @@ async fn each_fault_is_told_once_with_its_cure_and_its_code() {
     let ended = execute(&rig, "slow", &[]).await;
     assert_eq!(
         (ended.code, ended.err.as_str()),
-        (2, "there is no endpoint slow: there is e, fast\n")
+        (2, "scoreline: there is no endpoint slow: there is e, fast\n")
     );
     let ended = execute(&rig, "fast", &["--parameter", "Cutoff"]).await;
     assert_eq!(ended.code, 2);

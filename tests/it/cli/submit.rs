@@ -1,6 +1,6 @@
 //! `submit` and `jobs watch`: with the real daemon, and with one of its words alone where it has to say what it seldom says.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -9,8 +9,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 
-use super::{NOBODY, Running, config, ended, rig, rig_with, run, scoreline};
+use super::{NOBODY, Running, ended, rig, rig_with, run, scoreline};
 
 const ROW: &str = "Col2\nThis is a good day\n";
 
@@ -86,16 +87,15 @@ async fn who_may_only_look_is_told_which_right_is_missing() {
         text.replace("[http]\n", "[http]\ntokens = [{ role = \"read\", secret = \"look\" }]\n")
     })
     .await;
-    let _daemon = Running::serve(&rig, "serve").await;
+    let daemon = Running::serve(&rig, "serve").await;
     let token = rig.path("token");
     std::fs::write(&token, "look").unwrap();
     let file = rig.path("a.csv");
     std::fs::write(&file, ROW).unwrap();
-    let (file, token, url) = (file.to_str().unwrap(), token.to_str().unwrap(), _daemon.url());
+    let (file, token, url) = (file.to_str().unwrap(), token.to_str().unwrap(), daemon.url());
     let told = run(&["submit", "f", file, "--url", &url, "--token-file", token]).await;
     assert_eq!(told.code, 1, "{told:?}");
     assert!(told.err.contains("operate") && told.err.contains("--token-file"), "{told:?}");
-    let _ = config(&rig);
 }
 
 /// What a daemon was asked, and how it answers.
@@ -140,7 +140,7 @@ impl Fake {
         headers: HeaderMap,
         body: Bytes,
     ) -> Response {
-        let mut fake = fake.lock().unwrap();
+        let mut fake = fake.lock().await;
         let key = headers["idempotency-key"].to_str().unwrap().to_owned();
         fake.sent.push((name["name"].clone(), key, body));
         let status = fake.statuses.remove(0);
@@ -153,11 +153,11 @@ impl Fake {
     }
 
     async fn job(State(fake): Shared, Path(_): Path<String>) -> Response {
-        axum::Json(job(fake.lock().unwrap().phase)).into_response()
+        axum::Json(job(fake.lock().await.phase)).into_response()
     }
 
     async fn events(State(fake): Shared, headers: HeaderMap) -> Response {
-        let mut fake = fake.lock().unwrap();
+        let mut fake = fake.lock().await;
         let last = headers.get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
         fake.last_ids.push(last);
         if fake.streams.len() == 1 {
@@ -186,7 +186,7 @@ fn transition(id: u32, from: &str, to: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_asks_to_be_tried_later_is_and_goes_on_where_it_stopped() {
+async fn adaemon_that_asks_to_be_tried_later_is_and_goes_on_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let files = ["a.csv", "b.csv", "c.csv"].map(|name| {
         let file = folder.path().join(name);
@@ -204,7 +204,7 @@ async fn a_daemon_that_asks_to_be_tried_later_is_and_goes_on_where_it_stopped() 
     assert_eq!(again.code, 1, "{again:?}");
     assert!(again.out.contains("a.csv: was sent before"), "{again:?}");
     assert!(again.err.contains("b.csv: refused (422)"), "the others go on: {again:?}");
-    let fake = fake.lock().unwrap();
+    let fake = fake.lock().await;
     let names: Vec<_> = fake.sent.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(names, ["a.csv", "b.csv", "a.csv", "b.csv", "c.csv"]);
     assert_eq!(fake.sent[0].1, fake.sent[2].1, "the same file has the same key");
@@ -225,6 +225,6 @@ async fn a_stream_that_breaks_off_goes_on_after_its_last_event() {
     let ways: Vec<_> = told.out.lines().map(|line| line.rsplit("  ").next().unwrap()).collect();
     assert_eq!(ways, ["queued", "queued → running", "running → scored", "succeeded"]);
     assert!(told.err.contains("trying again"), "{told:?}");
-    let last: Vec<_> = fake.lock().unwrap().last_ids.clone();
+    let last: Vec<_> = fake.lock().await.last_ids.clone();
     assert_eq!(last, [None, Some("7".to_owned()), Some("8".to_owned())]);
 }
