@@ -40,6 +40,7 @@ mod problem;
 mod requests;
 mod send;
 mod sides;
+mod ui;
 mod wishes;
 
 pub use contents::PreviewBody;
@@ -187,6 +188,7 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .fallback(openapi::nothing)
         .layer(middleware::from_fn_with_state(api.clone(), gate::authorized::<W>));
     open.merge(openapi::routes(&openapi::completed(document)))
+        .merge(ui::routes())
         .merge(guarded)
         .layer(middleware::from_fn_with_state(api.clone(), gate::same_site::<W>))
         .with_state(api.clone())

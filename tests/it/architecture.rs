@@ -98,6 +98,7 @@ const VENDORS: [(&str, &[&str]); 21] = [
     ("prometheus", &["metrics"]),
     ("indicatif", &["demo", "cli"]),
     ("croner", &["schedule"]),
+    ("rust_embed", &["http"]),
     ("chrono_tz", &["schedule"]),
     // What answers are made of tells the API's document of itself.
     ("utoipa", &["http", "job", "fault", "fire", "name"]),

@@ -10,7 +10,7 @@ use super::{Desk, ask, look};
 use scoreline::config::Role;
 
 /// Files of the HTTP edge whose routes are pages for people and no part of the API.
-const PAGES: [&str; 1] = ["openapi.rs"];
+const PAGES: [&str; 2] = ["openapi.rs", "ui.rs"];
 
 struct Operation {
     path: String,
