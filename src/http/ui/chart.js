@@ -1,6 +1,6 @@
 // How many jobs ended when: bars of those that succeeded, and above them those that failed.
 
-import { count, soon } from './format.js';
+import { clock, count, soon } from './format.js';
 import { html, uPlot, useEffect, useRef } from './vendor.js';
 
 /** @param {{ points: any[], step: number, label: string }} props */
@@ -61,7 +61,7 @@ function options(/** @type {HTMLElement} */ home) {
     legend: { show: false },
     cursor: { show: true, y: false, points: { show: false }, drag: { x: false, y: false } },
     scales: { x: { time: true }, y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => /** @type {[number, number]} */ ([0, Math.max(4, most * 1.1)]) } },
-    axes: [axis, { ...axis, size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000], values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(count) }],
+    axes: [{ ...axis, size: 28, space: 70, values: (/** @type {any} */ _, /** @type {number[]} */ times) => times.map((time) => clock(time * 1000)) }, { ...axis, size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000], values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(count) }],
     series: [{}, series('failed', '--bad-bar'), series('succeeded', '--good-bar')],
     hooks: { setCursor: [told] },
   };

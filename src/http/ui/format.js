@@ -55,6 +55,13 @@ export function instant(/** @type {string | number} */ at) {
   return local.format(new Date(at));
 }
 
+const hours = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+
+/** The time of the day, in the viewer's zone. */
+export function clock(/** @type {number} */ at) {
+  return hours.format(at);
+}
+
 /** An instant of the days around now, in the viewer's zone. */
 export function soon(/** @type {string | number} */ at) {
   return short.format(new Date(at));

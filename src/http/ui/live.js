@@ -241,5 +241,7 @@ export function useSteady(fresh, key, about) {
   useEffect(() => {
     if (news > 0) announce(`${news} new`);
   }, [news > 0]);
-  return { rows: fresh === null && state.about !== about ? null : state.rows, news, take, hold: { ref: list, onPointerLeave: let_go, onFocusOut: let_go } };
+  // Until others have come those before them stay, so that nothing flickers.
+  const stale = fresh === null && state.about !== about;
+  return { rows: stale && state.rows.length === 0 ? null : state.rows, stale, news: stale ? 0 : news, take, hold: { ref: list, onPointerLeave: let_go, onFocusOut: let_go, 'aria-busy': stale } };
 }

@@ -98,7 +98,7 @@ export function Copied({ text, label }) {
     return () => clearTimeout(timer);
   }, [done]);
   return html`<span class="copied"><code>${text}</code>
-    <button type="button" class="small" aria-label=${`Copy ${label}`} title=${`Copy ${label}`} onClick=${click}>${done ? '✓' : '⧉'}</button></span>`;
+    <button type="button" class="small" aria-label=${`Copy ${label}`} title=${`Copy ${label}`} onClick=${click}>${done ? 'copied' : 'copy'}</button></span>`;
 }
 
 /** A phase, or another state, in its colour. */

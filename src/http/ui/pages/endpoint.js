@@ -73,7 +73,7 @@ function Faults({ name }) {
   const jobs = loaded.value ?? [];
   return html`<${Section} title="Jobs that failed last">
     <${Trouble} error=${loaded.error} again=${loaded.again} />
-    ${loaded.value && jobs.length === 0 && html`<p class="quiet">None of ${mine.length === 1 ? `feed ${mine[0]}` : many(mine.length, 'feed')}.</p>`}
+    ${loaded.value && jobs.length === 0 && html`<p class="quiet">${mine.length === 0 ? 'No feed uses it.' : `None of ${mine.length === 1 ? `feed ${mine[0]}` : many(mine.length, 'feed')}.`}</p>`}
     <ul class="faults">${jobs.map((/** @type {any} */ job) => html`<li key=${job.id}><div><a data-row class="broken" href=${`/jobs/${job.id}`}>${job.name}</a> <span class="quiet"><${Time} at=${job.updated_at} /></span></div>
       <div class="said"><code>${job.error?.code}</code> ${job.error?.message}</div></li>`)}</ul>
     ${mine.length > 0 && jobs.length > 0 && html`<p><a href=${url('/jobs', { phase: 'failed', ...(mine.length === 1 && { feed: mine[0] }) })}>All that failed</a></p>`}

@@ -71,7 +71,7 @@ function Pause({ name, base, close }) {
 function About({ feed }) {
   const inbox = feed.inbox;
   return html`<${Section} title="About it"><${Facts} of=${[
-    ['Takes', feed.takes],
+    ['Takes', feed.takes !== feed.folder && feed.takes],
     ['Folder', feed.folder && html`<code>${feed.folder}</code>`],
     ['Endpoint', html`<a href=${`/endpoints/${part(feed.endpoint)}`}>${feed.endpoint}</a>`],
     ['Storage', html`<a href="/endpoints">${feed.storage}</a>`],

@@ -129,12 +129,12 @@ function Files({ job }) {
 }
 
 function History({ events }) {
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="History"><table>
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="History"><table class="cards">
     <thead><tr><th scope="col">At</th><th scope="col">Step</th><th scope="col">What happened</th><th scope="col">Details</th><th scope="col" class="num">Run</th></tr></thead>
     <tbody>${events.map((/** @type {any} */ event) => html`<tr key=${event.revision}>
-      <td class="nowrap"><${Time} at=${event.at} exact=${true} /></td>
-      <td class="nowrap">${event.from === event.to ? html`<${Badge} state=${event.to} />` : html`<span class="quiet">${event.from} →</span> <${Badge} state=${event.to} />`}</td>
-      <td>${event.outcome.replaceAll('_', ' ')}</td><td class="words">${event.detail}</td><td class="num">${event.generation}</td></tr>`)}</tbody></table></div>`;
+      <td class="nowrap wide"><${Time} at=${event.at} exact=${true} /></td>
+      <td class="nowrap wide">${event.from === event.to ? html`<${Badge} state=${event.to} />` : html`<span class="quiet">${event.from} →</span> <${Badge} state=${event.to} />`}</td>
+      <td data-label="What">${event.outcome.replaceAll('_', ' ')}</td><td class="words">${event.detail}</td><td class="num" data-label="Run">${event.generation}</td></tr>`)}</tbody></table></div>`;
 }
 
 function Requests({ loaded }) {
@@ -143,12 +143,12 @@ function Requests({ loaded }) {
   return html`<${Section} title="Requests" aside=${value && html`<span class="quiet">as node ${value.node} remembers them</span>`}>
     ${!value && html`<${Pending} of=${loaded} what="Its requests" />`}
     ${value && all.length === 0 && html`<p class="quiet">Node ${value.node} remembers none: they are kept in memory, by the node that sent them, until it is started anew.</p>`}
-    ${all.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="Requests"><table>
+    ${all.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="Requests"><table class="cards">
       <thead><tr><th scope="col">At</th><th scope="col">For</th><th scope="col">Request</th><th scope="col" class="num">Status</th><th scope="col" class="num">Took</th></tr></thead>
       <tbody>${all.map((/** @type {any} */ one, /** @type {number} */ n) => html`<tr key=${n}>
-        <td class="nowrap"><${Time} at=${one.at} exact=${true} /></td><td>${one.operation}</td>
+        <td class="nowrap wide"><${Time} at=${one.at} exact=${true} /></td><td data-label="For">${one.operation}</td>
         <td class="words"><code>${one.method} ${one.url}</code>${one.error && html`<div class="bad">${one.error}</div>`}</td>
-        <td class=${`num ${one.status >= 400 || !one.status ? 'bad' : ''}`}>${one.status ?? '–'}</td><td class="num nowrap">${span(one.duration_ms)}</td></tr>`)}</tbody></table></div>
+        <td data-label="Status" class=${`num ${one.status >= 400 || !one.status ? 'bad' : ''}`}>${one.status ?? '–'}</td><td class="num nowrap" data-label="Took">${span(one.duration_ms)}</td></tr>`)}</tbody></table></div>
       ${value.complete === false && html`<p class="quiet">${many(all.length, 'request')}: earlier ones, and those of other nodes, are not among them.</p>`}`}
   <//>`;
 }

@@ -76,7 +76,7 @@ export function JobsPage() {
         <${News} steady=${steady} />
       </div>
       <${Trouble} error=${loaded.error} again=${loaded.again} />
-      ${steady.rows === null ? !loaded.error && html`<${Pending} of=${loaded} />` : rows.length === 0 ? html`<${Nothing} filtered=${filterText !== ''} />` : html`
+      ${steady.rows === null ? !loaded.error && html`<${Pending} of=${loaded} />` : rows.length === 0 && !steady.stale ? html`<${Nothing} filtered=${filterText !== ''} />` : html`
       <div class="list" ...${steady.hold}><table class="cards jobs">
         <thead><tr>
           <th scope="col" class="check"><input type="checkbox" aria-label="Select all on this page" checked=${wholePage} indeterminate=${!wholePage && rows.some((job) => chosen.has(job.id))}

@@ -54,9 +54,9 @@ function Attention({ rows, endpoints, storages, unowned }) {
   const items = [];
   const closed = (/** @type {any} */ side) => side.state === 'suspended' || side.state === 'outage';
   for (const side of (endpoints?.endpoints ?? []).filter(closed)) items.push(html`<li key=${`e${side.name}`}>
-    <${Health} side=${side} /> Endpoint <a href=${`/endpoints/${part(side.name)}`}>${side.name}</a> since <${Time} at=${side.since} />: ${side.error?.message ?? 'no reason is known'}</li>`);
+    <${Health} side=${side} /> Endpoint <a href=${`/endpoints/${part(side.name)}`}>${side.name}</a> (<${Time} at=${side.since} />): ${side.error?.message ?? 'no reason is known'}</li>`);
   for (const side of (storages?.storages ?? []).filter(closed)) items.push(html`<li key=${`s${side.name}`}>
-    <${Health} side=${side} /> Storage <a href="/endpoints">${side.name}</a> since <${Time} at=${side.since} />: ${side.error?.message ?? 'no reason is known'}</li>`);
+    <${Health} side=${side} /> Storage <a href="/endpoints">${side.name}</a> (<${Time} at=${side.since} />): ${side.error?.message ?? 'no reason is known'}</li>`);
   for (const one of rows ?? []) {
     if (one.held > 0) items.push(html`<li key=${`h${one.name}`}><${Badge} state="held" /> <a href=${url('/jobs', { feed: one.name, held: 'true' })}>${many(one.held, 'job')} of ${one.name}</a> ${one.held === 1 ? 'waits' : 'wait'} for a person</li>`);
     if (one.denied > 0) items.push(html`<li key=${`d${one.name}`}><${Badge} state="denied" kind="failed" /> <a href=${`/feeds/${part(one.name)}`}>${many(one.denied, 'file')} of ${one.name}</a> can’t be read</li>`);
@@ -111,7 +111,7 @@ function Rate() {
   const points = loaded.value?.points ?? null;
   const sum = (/** @type {string} */ name) => (points ?? []).reduce((/** @type {number} */ all, /** @type {any} */ point) => all + point[name], 0);
   const range = RANGES.find(([n]) => n === minutes)?.[1];
-  const told = points && `In the last ${range} ${count(sum('succeeded'))} succeeded, ${count(sum('failed'))} failed, ${count(sum('cancelled') + sum('skipped'))} were cancelled or skipped; ${size(sum('bytes'))}`;
+  const told = points && `In the last ${range}: ${count(sum('succeeded'))} succeeded, ${count(sum('failed'))} failed, ${count(sum('cancelled') + sum('skipped'))} cancelled or skipped, ${size(sum('bytes'))}`;
   const choice = html`<span class="choice" role="group" aria-label="How far back">${RANGES.map(([n, text]) =>
     html`<button key=${n} type="button" class="small" aria-pressed=${n === minutes} onClick=${() => setMinutes(n)}>${text}</button>`)}</span>`;
   return html`<${Section} title="Throughput" aside=${choice}>
