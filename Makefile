@@ -11,7 +11,7 @@ WALKS := 1000000
 # How long `make fuzz` tries to break each parser.
 FUZZ_SECONDS := 60
 
-.PHONY: help demo test test-heavy check-deploy deb simulate fuzz soak bench lint fmt tools
+.PHONY: help demo test test-ui ui-picture test-heavy check-deploy deb simulate fuzz soak bench lint fmt tools
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,12 @@ demo: ## The whole way of a file on this machine, in seconds
 
 test: tools ## All tests but the long ones; installs what they need and is missing
 	TOOLS=$(TOOLS) sh scripts/test.sh
+
+test-ui: tools ## The web UI in a real browser
+	sh scripts/test-ui.sh
+
+ui-picture: ## Make the README's picture of the UI anew: needs what test-ui has installed and built
+	cd tests/ui && SCORELINE=$${SCORELINE:-../../target/debug/scoreline} node shoot.mjs --docs
 
 test-heavy: tools ## The long tests
 	TOOLS=$(TOOLS) sh scripts/test.sh --heavy

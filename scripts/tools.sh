@@ -26,6 +26,9 @@ has_postgres() {
 has_python() {
     python3 -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
+has_chromium() {
+    [ -n "${CHROMIUM:-}" ] || has chromium || has google-chrome
+}
 has_patroni() {
     has patroni && has etcd
 }
@@ -36,12 +39,14 @@ if has apt-get; then
     has npm || install nodejs npm || true
     has_postgres || install postgresql || true
     has_python || install python3 python3-venv || true
+    has_chromium || install chromium || true
     [ "${SOAK_PATRONI:-}" != 1 ] || has_patroni || install patroni etcd-server || true
 fi
 has cc || missing "a C compiler"
 has npm || missing "Node.js 20 or later, with npm"
 has_python || missing "Python 3.11 or later, with venv"
 [ "${SOAK_PATRONI:-}" != 1 ] || has_patroni || missing "Patroni and etcd for SOAK_PATRONI=1"
+has_chromium || missing "Chromium"
 has_postgres || missing "a PostgreSQL server, 13 or later, with initdb and pg_ctl on the PATH"
 
 version=3.37.0

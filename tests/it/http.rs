@@ -35,6 +35,7 @@ mod document;
 mod feeds;
 mod live;
 mod sent;
+mod ui;
 
 use crate::rig::{Rig, eventually, with_tls};
 use crate::samples::{TERM, arrival, at, permanent, settled, step, submitted, uploaded};
