@@ -50,25 +50,27 @@ async function sandbox(/** @type {string} */ name, /** @type {string[]} */ args)
 
 /**
  * A daemon with feeds to each kind of remote side: `quick`; `slow`, whose runs don't end; `flaky`, whose first runs fail;
- * `nightly`, which has a schedule; `shut`, whose key is refused.
+ * `nightly`, which has a schedule; `shut`, whose key is refused. `names` are other ones for feeds and endpoints.
+ * @param {{ runTime?: string, flaky?: number, slowRuns?: number, names?: Record<string, string> }} [how]
  */
-export async function open({ port = 0, runTime = '150ms', flaky = 1, slowRuns = 10 } = {}) {
+export async function open({ runTime = '150ms', flaky = 1, slowRuns = 10, names = {} } = {}) {
+  const as = (/** @type {string} */ name) => names[name] ?? name;
   const root = mkdtempSync(join(tmpdir(), 'scoreline-ui-'));
   const remote = {
-    quick: await sandbox('quick', ['--run-time', runTime]),
-    slow: await sandbox('slow', ['--run-time', '1h']),
-    flaky: await sandbox('flaky', ['--run-time', runTime, '--fault', `run=fail:*${flaky}`]),
+    quick: await sandbox(as('quick'), ['--run-time', runTime]),
+    slow: await sandbox(as('slow'), ['--run-time', '1h']),
+    flaky: await sandbox(as('flaky'), ['--run-time', runTime, '--fault', `run=fail:*${flaky}`]),
   };
   const endpoint = (/** @type {string} */ name, /** @type {string} */ kind, /** @type {string} */ url, key = 'sandbox-key') =>
-    `[endpoints.${name}]\nkind = "${kind}"\nurl = "${url}"\napi_key = "${key}"\n`;
+    `[endpoints.${as(name)}]\nkind = "${kind}"\nurl = "${url}"\napi_key = "${key}"\n`;
   const folder = (/** @type {string} */ feed, /** @type {string} */ kind) => {
     const path = join(root, feed, kind);
     mkdirSync(path, { recursive: true });
     return path;
   };
-  const feed = (/** @type {string} */ name, more = '', /** @type {string} */ to = name, storage = to) => `[feeds.${name}]
-endpoint = "${to}"
-storage = "${storage}"
+  const feed = (/** @type {string} */ name, more = '', /** @type {string} */ to = name, storage = to) => `[feeds.${as(name)}]
+endpoint = "${as(to)}"
+storage = "${as(storage)}"
 outputs = { output1 = "{stem}.scores.csv" }
 ${more}
 watch.folder = "${folder(name, 'in')}"
@@ -88,7 +90,7 @@ source.failed = "${folder(name, 'failed')}"
     feed('quick'), feed('slow'), feed('flaky'), feed('shut', '', 'shut', 'quick'),
     feed('nightly', 'schedule = { cron = "0 2 * * *", timezone = "Europe/Berlin" }', 'quick'),
   ].join('\n'));
-  write(port);
+  write(0);
   const serve = () => start(['--config', file, 'serve'], 'stderr', /127\.0\.0\.1:(\d+)/);
   let daemon = await serve();
   const at = Number(daemon.found[1]);
@@ -114,7 +116,7 @@ source.failed = "${folder(name, 'failed')}"
     /** Waits until the feed has so many jobs in one of the phases. */
     async jobs(/** @type {string} */ of, /** @type {number} */ n, /** @type {string[]} */ phases) {
       return until(async () => {
-        const { jobs } = await ask(`/api/v1/jobs?feed=${of}&limit=1000`);
+        const { jobs } = await ask(`/api/v1/jobs?feed=${as(of)}&limit=1000`);
         const found = jobs.filter((/** @type {any} */ job) => phases.includes(job.phase) && !job.held);
         return found.length >= n ? found : null;
       }, `${n} jobs of ${of} that are ${phases.join(' or ')}`);

@@ -255,7 +255,7 @@ test('everything is reached by keys', async () => {
 });
 
 test('a request/response service is called by hand', async () => {
-  const { page, close } = await window(at, stand, { expected: /status of (400|502)/ });
+  const { page, close } = await window(at, stand, { expected: /status of (400|404|422|502)/ });
   await go(page, '/endpoints/by-hand');
   await page.getByRole('button', { name: 'Score' }).click();
   await page.getByRole('heading', { name: 'Answer' }).waitFor();
@@ -295,7 +295,7 @@ for (const dark of [false, true]) {
     stand.drop('slow', `a name that is so long that it has to be broken somewhere, wherever that may be ${dark}.csv`);
     const [failed] = (await stand.ask('/api/v1/jobs?phase=cancelled&limit=1')).jobs;
     const [done] = await stand.jobs('quick', 1, ['succeeded']);
-    const { page, close } = await window(at, stand, { dark, expected: /status of (401|404)/ });
+    const { page, close } = await window(at, stand, { dark, expected: /status of (400|404)/ });
     const pages = ['/', '/jobs', '/jobs?name=nothing+has+this', `/jobs/${done.id}`, `/jobs/${failed.id}`, '/feeds/quick', '/feeds/nightly', '/endpoints', '/endpoints/shut', '/endpoints/by-hand', '/endpoints/none', '/jobs/none'];
     for (const path of pages) {
       await go(page, path);

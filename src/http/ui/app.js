@@ -149,7 +149,11 @@ let waitsForPlace = 0;
 document.addEventListener('keydown', (event) => {
   const at = event.target;
   const typing = at instanceof HTMLElement && at.matches('input:not([type=checkbox]):not([type=file]), textarea, select');
-  if (typing && event.key === 'Escape') at.blur();
+  if (typing && event.key === 'Escape') {
+    // A search field would be emptied as well.
+    event.preventDefault();
+    at.blur();
+  }
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
   if (session.value === null || session.value === 'signed_out') return;
   const goes = event.timeStamp - waitsForPlace < 1500;

@@ -15,6 +15,7 @@ export function EndpointsPage() {
     ${storages.value ? storages.value.storages.map((/** @type {any} */ one) => html`<${Section} key=${one.name} title=${`Storage ${one.name}`} aside=${html`<${Health} side=${one} />`} kind=${closed(one) ? 'attention' : ''}>
       <${Facts} of=${[['Uploads', `${count(one.uploads)} under way`], ['Deliveries', `${count(one.deliveries)} under way`]]} />
       <${Closed} side=${one} path=${`/api/v1/storages/${part(one.name)}/resume`} again=${storages.again} />
+      ${one.faults?.length > 0 && html`<${Faults} side=${one} />`}
     <//>`) : html`<${Pending} of=${storages} what="The storages" />`}
   <//>`;
 }
@@ -52,14 +53,29 @@ export function EndpointPage({ name }) {
         ['Budget', one.budget ? html`${one.budget.name}: ${budget(one.budget)} left` : 'no limit'],
         ['Waiting for it', waiting || null],
       ]} /><//>
-      <${Faults} name=${name} />
+      <${Failures} name=${name} />
     </div>
+    <${Faults} side=${one} />
     ${one.kind === 'rrs' && html`<${TryIt} name=${name} />`}
   <//>`;
 }
 
-/** What its jobs came back with last. */
-function Faults({ name }) {
+/** What went wrong there last, also what passed by itself. */
+function Faults({ side }) {
+  const faults = side.faults ?? [];
+  return html`<${Section} title="What went wrong there" kind="faults" aside=${html`<span class="quiet">for jobs of this node</span>`}>
+    ${faults.length === 0 && html`<p class="quiet">Nothing that this node remembers.</p>`}
+    ${faults.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="What went wrong there"><table class="cards">
+      <thead><tr><th scope="col">At</th><th scope="col">Doing</th><th scope="col">What came back</th><th scope="col" class="num">Times</th><th scope="col">Job</th></tr></thead>
+      <tbody>${faults.map((/** @type {any} */ fault, /** @type {number} */ n) => html`<tr key=${`${n} ${fault.at}`}>
+        <td data-label="At"><${Time} at=${fault.at} /></td><td data-label="Doing">${fault.action}</td>
+        <td class="words"><code>${fault.code}</code> <${Badge} state=${fault.class} kind=${`class-${fault.class}`} /> ${fault.message}</td>
+        <td class="num" data-label="Times">${count(fault.times)}</td><td data-label="Job"><a href=${`/jobs/${part(fault.job)}`} title=${fault.job}>…${fault.job.slice(-8)}</a></td></tr>`)}</tbody></table></div>`}
+  <//>`;
+}
+
+/** Its jobs that failed last, and why. */
+function Failures({ name }) {
   const feeds = useTopic('feeds');
   const mine = (feeds.value?.feeds ?? []).filter((/** @type {any} */ feed) => feed.endpoint === name).map((/** @type {any} */ feed) => feed.name);
   const names = mine.join('\n');

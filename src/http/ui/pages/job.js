@@ -101,6 +101,7 @@ function About({ job }) {
     ['Feed', html`<a href=${`/feeds/${part(job.feed)}`}>${job.feed}</a>`],
     feed && ['Endpoint', html`<a href=${`/endpoints/${part(feed.endpoint)}`}>${feed.endpoint}</a>`],
     job.origin && ['Came by', job.origin],
+    job.doing && ['Now', html`<${Doing} job=${job} />`],
     ['Job', html`<${Copied} text=${job.id} label="the job’s id" />`],
     ['Trace', job.trace_id && html`<${Copied} text=${job.trace_id} label="the trace’s id" />`],
     ['Remote run', job.remote_id && html`<${Copied} text=${job.remote_id} label="the remote run’s id" />`],
@@ -113,6 +114,17 @@ function About({ job }) {
     ['Fire', job.fire && html`${job.fire.kind} for <${Time} at=${job.fire.nominal} exact=${true} />`],
     ['Same content as', job.duplicate_of && html`<a href=${`/jobs/${job.duplicate_of}`}>${job.duplicate_of}</a>`],
   ]} /><//>`;
+}
+
+/** What it does at the moment, or waits for. */
+export function Doing({ job }) {
+  const { action, state, endpoint, storage } = job.doing;
+  const side = endpoint ? html`<a href=${`/endpoints/${part(endpoint)}`}>${endpoint}</a>` : storage;
+  if (state === 'acting' || state === 'writing') return html`${action} is under way`;
+  if (state === 'side') return html`${action} waits until ${side} is well again`;
+  if (state === 'run') return html`${action} waits: as many runs as may be are at ${side}`;
+  if (state === 'turn') return html`${action} waits for its turn`;
+  return job.next_action_at ? html`${action} <${Time} at=${job.next_action_at} />` : action;
 }
 
 function Files({ job }) {
@@ -148,7 +160,7 @@ function Requests({ loaded }) {
       <tbody>${all.map((/** @type {any} */ one, /** @type {number} */ n) => html`<tr key=${n}>
         <td class="nowrap wide"><${Time} at=${one.at} exact=${true} /></td><td data-label="For">${one.operation}</td>
         <td class="words"><code>${one.method} ${one.url}</code>${one.error && html`<div class="bad">${one.error}</div>`}</td>
-        <td data-label="Status" class=${`num ${one.status >= 400 || !one.status ? 'bad' : ''}`}>${one.status ?? '–'}</td><td class="num nowrap" data-label="Took">${span(one.duration_ms)}</td></tr>`)}</tbody></table></div>
+        <td data-label="Status" class=${`num ${one.status >= 400 || !one.status ? 'bad' : ''}`}>${one.status ?? '–'}</td><td class="num nowrap" data-label="Took">${span(one.duration_ms)}${one.times > 1 && html`<div class="quiet">${count(one.times)} times</div>`}</td></tr>`)}</tbody></table></div>
       ${value.complete === false && html`<p class="quiet">${many(all.length, 'request')}: earlier ones, and those of other nodes, are not among them.</p>`}`}
   <//>`;
 }

@@ -102,10 +102,11 @@ export function JobsPage() {
 }
 
 function Row({ job, on, choose }) {
-  const said = job.held?.message ?? (job.phase === 'failed' || !FINAL.has(job.phase) ? job.error?.message : null);
+  const waits = !job.held && job.doing?.state === 'side' ? `waits until ${job.doing.endpoint ?? job.doing.storage} is well again` : null;
+  const said = job.held?.message ?? waits ?? (job.phase === 'failed' || !FINAL.has(job.phase) ? job.error?.message : null);
   return html`<tr class=${on ? 'chosen' : ''}>
     <td class="check"><input type="checkbox" aria-label=${`Select ${job.name}`} checked=${on} onChange=${(/** @type {any} */ event) => choose([job], event.target.checked)} /></td>
-    <th scope="row" class="name"><a data-row href=${`/jobs/${job.id}`}>${job.name}</a>${said && html`<span class="said" title=${said}>${said}</span>`}</th>
+    <th scope="row" class="name"><div><a data-row href=${`/jobs/${job.id}`}>${job.name}</a></div>${said && html`<span class="said" title=${said}>${said}</span>`}</th>
     <td data-label="Feed"><a class="soft" href=${`/feeds/${part(job.feed)}`}>${job.feed}</a></td>
     <td data-label="Phase"><${Phase} job=${job} />${job.generation > 1 && html` <span class="quiet nowrap">run ${job.generation}</span>`}</td>
     <td class="num" data-label="Size">${size(job.size_bytes)}</td>
