@@ -11,9 +11,14 @@ import { TOKENS, browser, open, window } from './stand.mjs';
 let stand;
 /** @type {import('playwright-core').Browser} */
 let at;
+/** A job that nobody retries. */
+/** @type {any} */
+let failed;
 
 before(async () => {
-  stand = await open();
+  stand = await open({ flaky: 2 });
+  stand.drop('flaky', 'stays failed.csv');
+  [failed] = await stand.jobs('flaky', 1, ['failed']);
   at = await browser();
 });
 
@@ -98,7 +103,7 @@ test('files that are dropped onto a feed are sent, followed to their end, looked
 test('a job that failed shows the words of the remote, and is retried to its end without a reload', async () => {
   const { page, close } = await window(at, stand);
   stand.drop('flaky', 'fails once.csv');
-  const [job] = await stand.jobs('flaky', 1, ['failed']);
+  const job = (await stand.jobs('flaky', 2, ['failed'])).find((/** @type {any} */ one) => one.name === 'fails once.csv');
   await go(page, `/jobs/${job.id}`);
   await page.getByRole('heading', { name: 'Why it failed' }).waitFor();
   assert.equal(await page.locator('.remote blockquote').innerText(), job.error.message);
@@ -293,10 +298,11 @@ for (const dark of [false, true]) {
   test(`no page has a serious fault of accessibility, or is wider than its window (${dark ? 'dark' : 'light'})`, async () => {
     stand.drop('shut', 'refused.csv');
     stand.drop('slow', `a name that is so long that it has to be broken somewhere, wherever that may be ${dark}.csv`);
-    const [failed] = (await stand.ask('/api/v1/jobs?phase=cancelled&limit=1')).jobs;
+    stand.drop('quick', `is scored ${dark}.csv`);
     const [done] = await stand.jobs('quick', 1, ['succeeded']);
+    const [long] = await stand.jobs('slow', 1, ['running']);
     const { page, close } = await window(at, stand, { dark, expected: /status of (400|404)/ });
-    const pages = ['/', '/jobs', '/jobs?name=nothing+has+this', `/jobs/${done.id}`, `/jobs/${failed.id}`, '/feeds/quick', '/feeds/nightly', '/endpoints', '/endpoints/shut', '/endpoints/by-hand', '/endpoints/none', '/jobs/none'];
+    const pages = ['/', '/jobs', '/jobs?name=nothing+has+this', `/jobs/${done.id}`, `/jobs/${failed.id}`, `/jobs/${long.id}`, '/feeds/quick', '/feeds/nightly', '/endpoints', '/endpoints/shut', '/endpoints/by-hand', '/endpoints/none', '/jobs/none'];
     for (const path of pages) {
       await go(page, path);
       for (const width of [1280, 768, 360]) {

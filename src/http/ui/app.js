@@ -156,7 +156,7 @@ document.addEventListener('keydown', (event) => {
   }
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]')) return;
   if (session.value === null || session.value === 'signed_out') return;
-  const goes = event.timeStamp - waitsForPlace < 1500;
+  const goes = waitsForPlace > 0 && event.timeStamp - waitsForPlace < 1500;
   waitsForPlace = 0;
   const to = goes && { n: '/', j: '/jobs', e: '/endpoints' }[event.key];
   if (to) navigate(to);
