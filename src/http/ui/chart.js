@@ -14,7 +14,7 @@ export function Throughput({ points, step, label }) {
     const home = /** @type {HTMLDivElement} */ (at.current);
     const draw = () => {
       plot.current?.destroy();
-      plot.current = new uPlot(options(home), data.current, home);
+      plot.current = new uPlot(options(home, step), data.current, home);
     };
     draw();
     const fit = new ResizeObserver(() => plot.current?.setSize({ width: home.clientWidth, height: HEIGHT }));
@@ -49,7 +49,7 @@ function stacked(/** @type {any[]} */ points) {
   return [times, other, succeeded];
 }
 
-function options(/** @type {HTMLElement} */ home) {
+function options(/** @type {HTMLElement} */ home, /** @type {number} */ step) {
   const style = getComputedStyle(home);
   const colour = (/** @type {string} */ name) => style.getPropertyValue(name).trim();
   const bars = uPlot.paths.bars?.({ size: [0.8, 24], gap: 1 });
@@ -60,7 +60,8 @@ function options(/** @type {HTMLElement} */ home) {
     height: HEIGHT,
     legend: { show: false },
     cursor: { show: true, y: false, points: { show: false }, drag: { x: false, y: false } },
-    scales: { x: { time: true }, y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => /** @type {[number, number]} */ ([0, Math.max(4, most * 1.1)]) } },
+    // Half a bar more on each side.
+    scales: { x: { time: true, range: (/** @type {any} */ _, /** @type {number} */ least, /** @type {number} */ most) => /** @type {[number, number]} */ ([least - step / 2, most + step / 2]) }, y: { range: (/** @type {any} */ _, /** @type {number} */ __, /** @type {number} */ most) => /** @type {[number, number]} */ ([0, Math.max(4, most * 1.1)]) } },
     axes: [{ ...axis, size: 28, space: 70, values: (/** @type {any} */ _, /** @type {number[]} */ times) => times.map((time) => clock(time * 1000)) }, { ...axis, size: 44, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000], values: (/** @type {any} */ _, /** @type {number[]} */ values) => values.map(count) }],
     series: [{}, series('failed', '--bad-bar'), series('succeeded', '--good-bar')],
     hooks: { setCursor: [told] },
