@@ -263,6 +263,9 @@ pub struct DaemonArgs {
     /// The file with the token to show [default: from the config]
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// The file with certificates to trust beside the system's, for a daemon that speaks TLS
+    #[arg(long, global = true, env = "SCORELINE_CA", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `jobs`

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use toml::{Table, Value};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
@@ -30,6 +28,7 @@ mod credential;
 mod endpoint;
 mod fast_lane;
 mod fixed;
+mod http;
 mod rates;
 mod reader;
 mod retention;
@@ -42,6 +41,7 @@ mod watch;
 
 pub use self::batch_endpoint::BatchEndpointConfig;
 pub use self::endpoint::{ClassicConfig, EndpointConfig, ServiceConfig};
+pub use self::http::{Access, HttpConfig, PublicUrl, Role, TlsError, TlsFiles, Token};
 pub use self::schema::schema;
 
 use fixed::Named;
@@ -92,35 +92,6 @@ pub struct NodeConfig {
     pub stop_grace: Duration,
     /// How long a node must be silent before others take its jobs over.
     pub lease: Duration,
-}
-
-/// The HTTP server.
-#[derive(Clone, Debug)]
-pub struct HttpConfig {
-    /// Where it listens.
-    pub listen: SocketAddr,
-    /// The longest input that may be sent, in bytes; `None`: whatever its length.
-    pub max_upload: Option<u64>,
-    /// Who may ask; nobody needs one while it listens on loopback alone.
-    pub tokens: Vec<Token>,
-}
-
-/// A bearer token.
-#[derive(Clone, Debug)]
-pub struct Token {
-    /// What its bearer may do.
-    pub role: Role,
-    /// The token.
-    pub secret: SecretString,
-}
-
-/// What the bearer of a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Look.
-    Read,
-    /// Look, retry, cancel, pause, submit.
-    Operate,
 }
 
 /// Logs.
@@ -274,7 +245,7 @@ fn read(mut document: Reader<'_>) -> Option<Config> {
     let store = read_store(&mut database, node_config.state_dir.clone());
     document.include("database", database.finish());
 
-    let http = read_http(&mut document);
+    let http = http::read(&mut document);
     let log = read_log(&mut document);
     let traces = traces::read(&mut document, &node_config, crate::traces::BUILT_IN);
 
@@ -357,53 +328,6 @@ fn read_store(database: &mut Reader<'_>, state_dir: PathBuf) -> store::Settings 
         database.number("max_connections", 10, 2);
     }
     store::Settings { state_dir, server, migrate }
-}
-
-fn read_http(document: &mut Reader<'_>) -> Option<HttpConfig> {
-    let mut http = document.table("http");
-    let listen = http.text("listen", "127.0.0.1:8080");
-    let parsed: Option<SocketAddr> = listen.parse().ok();
-    if parsed.is_none() {
-        http.error(
-            "listen",
-            format!("{listen:?} is no address: write IP:PORT, like \"127.0.0.1:8080\""),
-        );
-    }
-    let listen = parsed;
-    let mut tokens = Vec::new();
-    let mut shown = Vec::new();
-    for mut token in http.list("tokens") {
-        let role = token.required("role", "write \"read\" or \"operate\"", |text| match text {
-            "read" => Ok(Role::Read),
-            "operate" => Ok(Role::Operate),
-            other => Err(format!("{other:?} is no role: write \"read\" or \"operate\"")),
-        });
-        token.demand(
-            "secret",
-            "write { file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }",
-        );
-        let secret = token.secret("secret");
-        shown.push(Value::from(token.finish()));
-        tokens.extend(role.zip(secret).map(|(role, secret)| Token { role, secret }));
-    }
-    if let Some(listen) = listen
-        && !listen.ip().is_loopback()
-        && shown.is_empty()
-    {
-        http.error(
-            "tokens",
-            format!(
-                "is missing: {listen} can be reached from other machines, so callers need a token"
-            ),
-        );
-    }
-    let max_upload = http.parsed("max_upload", rates::bytes);
-    let mut effective = http.finish();
-    if !shown.is_empty() {
-        effective.insert("tokens".into(), shown.into());
-    }
-    document.include("http", effective);
-    Some(HttpConfig { listen: listen?, max_upload, tokens })
 }
 
 fn read_log(document: &mut Reader<'_>) -> LogConfig {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::AzureBlobs;
 use crate::clock::SystemClock;
 use crate::config::{
-    BatchEndpointConfig, ClassicConfig, Config, EndpointConfig, ServiceConfig, Token,
+    Access, BatchEndpointConfig, ClassicConfig, Config, EndpointConfig, ServiceConfig, Token,
 };
 use crate::engine::{Engine, Pulse, Rules, Setting, Stop};
 use crate::feed::{Feed, Fixed, Name};
@@ -217,6 +217,8 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The longest input that may be sent, in bytes.
     pub max_upload: Option<u64>,
+    /// How that looks from outside.
+    pub access: Access,
     /// Who may ask.
     pub tokens: Vec<Token>,
     /// How long a stop waits for what is under way.
@@ -234,6 +236,7 @@ impl From<&Config> for Settings {
             keep: config.keep,
             listen: config.http.listen,
             max_upload: config.http.max_upload,
+            access: config.http.access.clone(),
             tokens: config.http.tokens.clone(),
             grace: config.node.stop_grace,
         }
@@ -281,6 +284,7 @@ impl<W: World> Daemon<W> {
             settings: in_force,
             tokens: tokens_in_force,
             reception,
+            access: settings.access,
         };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::config::Token;
+use crate::config::{Access, Token};
 use crate::engine::{Pulse, Setting, Stop};
 use crate::intake::Reception;
 use crate::ports::{Clock, World};
@@ -28,9 +28,13 @@ use crate::ports::{Clock, World};
 mod asked;
 mod contents;
 mod doing;
+mod door;
 mod explain;
+mod failures;
 mod feeds;
+mod files;
 mod gate;
+mod headers;
 mod health;
 mod jobs;
 mod live;
@@ -39,7 +43,9 @@ mod overview;
 mod problem;
 mod requests;
 mod send;
+mod session;
 mod sides;
+mod trial;
 mod ui;
 mod wishes;
 
@@ -49,20 +55,26 @@ pub use explain::ExplainBody;
 pub use feeds::{
     FeedBody, FeedFireBody, FeedsBody, FiresBody, InboxBody, PauseBody, ScheduleBody, UpcomingBody,
 };
+pub use files::{FileBody, FilesBody};
 pub use jobs::{CountBody, EventBody, EventsBody, FireBody, JobBody, JobsBody};
 pub use live::TransitionBody;
 pub use overview::{FeedSummaryBody, SummaryBody, ThroughputBody, ThroughputPointBody};
 pub use requests::{RequestBody, RequestsBody};
+pub use session::SessionBody;
 pub use sides::{
     BudgetBody, EndpointBody, EndpointsBody, FaultBody, HealthBody, StorageBody, StoragesBody,
 };
+pub use trial::{TrialBody, TrialOutput};
 pub use wishes::{RefusedBody, WishesBody};
 
+use door::{Door, Peer};
+use failures::Failures;
 use problem::Problem;
+use session::Sessions;
 
 /// The HTTP server.
 pub struct Http<W: World> {
-    listener: TcpListener,
+    door: Door<W::Clock>,
     api: Arc<Api<W>>,
 }
 
@@ -73,14 +85,18 @@ struct Api<W: World> {
     site: Site<W>,
     live: Arc<live::Live>,
     glance: overview::Glance,
+    sessions: Sessions,
+    failures: Failures,
 }
 
 /// Whom the server speaks for.
 pub struct Site<W: World> {
     /// The nodes that see the same folders.
     pub name: String,
-    /// This node's name in the config.
+    /// The label of this one.
     pub node: String,
+    /// How the server looks from outside.
+    pub access: Access,
     /// The config in force.
     pub settings: watch::Receiver<Setting<W>>,
     /// Who may ask.
@@ -108,21 +124,22 @@ impl<W: World> Http<W> {
             std::io::Error::new(error.kind(), told)
         })?;
         let world = site.settings.borrow().world.clone();
-        Ok(Self {
-            listener,
-            api: Arc::new(Api {
-                world,
-                pulse,
-                site,
-                live: Arc::default(),
-                glance: overview::Glance::default(),
-            }),
-        })
+        let door = Door::new(listener, site.access.tls.as_ref(), world.clock().clone())?;
+        let api = Api {
+            world,
+            pulse,
+            site,
+            live: Arc::default(),
+            glance: overview::Glance::default(),
+            sessions: Sessions::default(),
+            failures: Failures::default(),
+        };
+        Ok(Self { door, api: Arc::new(api) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> Result<SocketAddr, std::io::Error> {
-        self.listener.local_addr()
+        self.door.local_addr()
     }
 
     /// Serves until the hard stop: health can be asked for while the rest finishes.
@@ -132,7 +149,7 @@ impl<W: World> Http<W> {
         let router = router(&api);
         let following = live::run(api.clone(), stop.soft.clone());
         let hard = stop.hard.clone();
-        let serving = axum::serve(self.listener, router)
+        let serving = axum::serve(self.door, router.into_make_service_with_connect_info::<Peer>())
             .with_graceful_shutdown(async move { hard.cancelled().await })
             .into_future();
         // Answers under way may be finished, but a caller that never ends its request must not keep us from ending.
@@ -150,8 +167,11 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::metrics))
+        .routes(routes!(session::sign_in))
+        .routes(routes!(session::sign_out))
         .split_for_parts();
     let (guarded, entries) = OpenApiRouter::<Arc<Api<W>>>::new()
+        .routes(routes!(session::show))
         .routes(routes!(jobs::list))
         .routes(routes!(jobs::count))
         .routes(routes!(jobs::show))
@@ -173,9 +193,11 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .routes(routes!(feeds::resume))
         .routes(routes!(feeds::run))
         .routes(routes!(feeds::fires))
+        .routes(routes!(files::files))
         .routes(routes!(explain::explain))
         .routes(routes!(sides::endpoints))
         .routes(routes!(sides::resume_endpoint))
+        .routes(routes!(trial::execute))
         .routes(routes!(sides::storages))
         .routes(routes!(sides::resume_storage))
         .split_for_parts();
@@ -191,6 +213,7 @@ fn router<W: World>(api: &Arc<Api<W>>) -> Router {
         .merge(ui::routes())
         .merge(guarded)
         .layer(middleware::from_fn_with_state(api.clone(), gate::same_site::<W>))
+        .layer(middleware::from_fn_with_state(api.clone(), headers::strict::<W>))
         .with_state(api.clone())
 }
 

@@ -548,18 +548,25 @@ fn client(cli: &Cli, args: &DaemonArgs) -> anyhow::Result<Client> {
         }
         None => None,
     };
+    let ca = args.ca_file.as_ref().map(|file| {
+        let unread = || format!("the certificates in {} could not be read", file.display());
+        std::fs::read(file).with_context(unread)
+    });
+    let ca = ca.transpose()?;
+    let client = |url: &str, token| Client::trusting(url, token, ca.as_deref());
     if let Some(url) = &args.url {
-        return Ok(Client::new(url, token)?);
+        return Ok(client(url, token)?);
     }
     if is_default_config(&cli.config) && !cli.config.exists() {
-        return Ok(Client::new("http://127.0.0.1:8080", token)?);
+        return Ok(client("http://127.0.0.1:8080", token)?);
     }
     let config = load(cli)?;
     let token = token.or_else(|| {
         let best = config.http.tokens.iter().max_by_key(|token| token.role);
         best.map(|token| token.secret.clone())
     });
-    Ok(Client::new(&format!("http://{}", config.http.listen), token)?)
+    let scheme = if config.http.access.tls.is_some() { "https" } else { "http" };
+    Ok(client(&format!("{scheme}://{}", config.http.listen), token)?)
 }
 
 /// The first SIGTERM or SIGINT asks for a soft stop, the second for a hard one.

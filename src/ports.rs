@@ -47,8 +47,8 @@ pub use retention::{Forgotten, OldArrival, Retention, StoreSize, Walk, Walked};
 pub use scan::{FilteredOut, Scan, WatchMode, Watching, Why};
 pub use schedules::Schedules;
 pub use scorer::{
-    Executed, Execution, Invoked, RemoteStatus, Run, Scorer, StartAnswer, Submission, SubmitAnswer,
-    Way,
+    Executed, Execution, Invoked, RemoteStatus, Reply, Run, Scorer, StartAnswer, Submission,
+    SubmitAnswer, Way,
 };
 pub use sendings::{Sending, Sendings};
 pub use tokens::{Audience, Tokens};

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use crate::fault::Fault;
 use crate::ports::{
-    Clock, Executed, Execution, Invoked, Paper, RemoteStatus, Run, Scorer, StartAnswer, Submission,
-    SubmitAnswer, Way,
+    Clock, Executed, Execution, Invoked, Paper, RemoteStatus, Reply, Run, Scorer, StartAnswer,
+    Submission, SubmitAnswer, Way,
 };
 use crate::wire::BlobReference;
 
@@ -109,6 +109,14 @@ impl<C: Clock> Scorer for Scoring<C> {
             Self::Bes(bes) => bes.execute(run, execution).await,
             Self::Rrs(rrs) => rrs.execute(run, execution).await,
             Self::BatchEndpoint(endpoint) => endpoint.execute(run, execution).await,
+        }
+    }
+
+    async fn tried(&self, execution: &Execution) -> Result<Option<Reply>, Fault> {
+        match self {
+            Self::Bes(bes) => bes.tried(execution).await,
+            Self::Rrs(rrs) => rrs.tried(execution).await,
+            Self::BatchEndpoint(endpoint) => endpoint.tried(execution).await,
         }
     }
 

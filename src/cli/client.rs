@@ -41,15 +41,27 @@ pub enum ClientError {
 impl Client {
     /// For the daemon at `url`.
     pub fn new(url: &str, token: Option<SecretString>) -> Result<Self, ClientError> {
+        Self::trusting(url, token, None)
+    }
+
+    /// For the daemon at `url`, which these certificates, in PEM, vouch for beside those that the system trusts.
+    pub fn trusting(
+        url: &str,
+        token: Option<SecretString>,
+        ca: Option<&[u8]>,
+    ) -> Result<Self, ClientError> {
         let url = url.trim_end_matches('/').to_owned();
+        let unreachable = |error: reqwest::Error| ClientError::Unreachable {
+            url: url.clone(),
+            cause: words(&error),
+        };
+        let certificates = ca.map(reqwest::Certificate::from_pem_bundle).transpose();
         let http = reqwest::Client::builder()
             .timeout(Duration::from_secs(30))
             .no_proxy()
+            .tls_certs_merge(certificates.map_err(unreachable)?.unwrap_or_default())
             .build()
-            .map_err(|error| ClientError::Unreachable {
-            url: url.clone(),
-            cause: words(&error),
-        })?;
+            .map_err(unreachable)?;
         Ok(Self { http, url, token })
     }
 

@@ -61,11 +61,11 @@ enum Kind {
 
 /// How a file stands.
 #[derive(Debug, Default)]
-struct Standing {
-    state: &'static str,
-    text: String,
-    job: Option<JobId>,
-    left: Option<Duration>,
+pub(super) struct Standing {
+    pub(super) state: &'static str,
+    pub(super) text: String,
+    pub(super) job: Option<JobId>,
+    pub(super) left: Option<Duration>,
 }
 
 /// Why a file is not, or not yet, picked up, or which job it has.
@@ -250,7 +250,7 @@ async fn named<W: World>(api: &Api<W>, feed: &Feed) -> Result<Standing, Problem>
 }
 
 /// What an inbox says, in words.
-fn held_back(why: &Why) -> Standing {
+pub(super) fn held_back(why: &Why) -> Standing {
     let standing = |state, text: String| Standing { state, text, job: None, left: None };
     match why {
         Why::NotThere => standing("not_there", "nothing has that name".into()),
@@ -339,7 +339,7 @@ fn filtered_out(why: FilteredOut) -> std::borrow::Cow<'static, str> {
 
 /// What holds the whole feed back, if anything does: the answer where the file itself is ready, or would be if anybody
 /// looked; else beside its own reason.
-async fn queued<W: World>(
+pub(super) async fn queued<W: World>(
     api: &Api<W>,
     feed: &Feed,
     standing: &mut Standing,

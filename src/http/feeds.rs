@@ -313,7 +313,7 @@ pub(super) async fn fires<W: World>(
 }
 
 /// A feed of the config; else those that are.
-fn known<W: World>(api: &Api<W>, name: &Name) -> Result<Arc<Feed>, Problem> {
+pub(super) fn known<W: World>(api: &Api<W>, name: &Name) -> Result<Arc<Feed>, Problem> {
     let rules = api.setting().rules;
     rules.feeds.get(name).cloned().ok_or_else(|| {
         let cure = did_you_mean(name.as_str(), rules.feeds.keys().map(Name::as_str));

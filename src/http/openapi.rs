@@ -11,9 +11,10 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::{IntoResponses, OpenApi as _};
 use utoipa_swagger_ui::{Config, SwaggerFile};
 
@@ -53,6 +54,18 @@ pub(super) fn completed(mut document: OpenApi) -> OpenApi {
 }
 
 fn complete(operation: &mut Operation) {
+    // What a query or a header leaves out is not there; it can't be null.
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+            && let SchemaType::Array(types) = &mut schema.schema_type
+        {
+            types.retain(|kind| *kind != Type::Null);
+            if let [only] = types.as_slice() {
+                schema.schema_type = SchemaType::Type(only.clone());
+            }
+        }
+    }
     let answers = &mut operation.responses.responses;
     let mut add = |more: std::collections::BTreeMap<_, _>| {
         for (status, answer) in more {
@@ -126,6 +139,7 @@ fn nothing_at(path: &str) -> Response {
     security(("bearer" = []), ("session" = [])),
     tags(
         (name = "overview", description = "A site at a glance, and what happens in it"),
+        (name = "session", description = "Who is signed in"),
         (name = "jobs", description = "Jobs, and what operators want of them"),
         (name = "feeds", description = "Feeds, their folders and their fires"),
         (name = "endpoints", description = "Scoring services, as this node sees them"),

@@ -78,7 +78,7 @@ documented! {
     UnsupportedMediaType = "415", "The body is of another type than the one asked for.";
     UnprocessableContent = "422", "It is empty, or was sent under a key that something else has.";
     TooManyRequests = "429", "Too many wrong tokens were shown; `Retry-After` says in how many seconds to try again.";
-    BadGateway = "502", "The storage refuses it, and will again.";
+    BadGateway = "502", "The service or the storage refused, or could not be reached; the detail has its words.";
     Unavailable = "503", "The store is away, or this node is not at work: try again later.";
 }
 

@@ -50,6 +50,14 @@ pub trait Scorer: Send + Sync + 'static {
         std::future::ready(Err(unfit(run, "score while somebody waits")))
     }
 
+    /// The same for somebody who tries the service by hand, with its whole answer; `None` where the kind has no such call.
+    fn tried(
+        &self,
+        _execution: &Execution,
+    ) -> impl Future<Output = Result<Option<Reply>, Fault>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// Looks at a job.
     fn status(&self, run: Run<'_>) -> impl Future<Output = Result<RemoteStatus, Fault>> + Send;
 
@@ -128,6 +136,15 @@ pub struct Execution {
     /// The outputs that must be there, by the service's names, each with the name of its file, whose extension tells the
     /// format.
     pub outputs: Vec<(String, String)>,
+}
+
+/// What came back to somebody who asked by hand.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// As the service wrote it: JSON, but for NaN and the infinities.
+    pub answer: String,
+    /// Its outputs, in its order.
+    pub outputs: Vec<Executed>,
 }
 
 /// An output of what was scored at once.

@@ -22,7 +22,7 @@ use crate::fault::{Fault, Origin};
 use crate::job::RemoteId;
 use crate::metrics::Metrics;
 use crate::ports::{
-    Clock, Executed, Execution, Paper, RemoteStatus, Run, Scorer, StartAnswer, Submission,
+    Clock, Executed, Execution, Paper, RemoteStatus, Reply, Run, Scorer, StartAnswer, Submission,
     SubmitAnswer, Way,
 };
 use crate::table::{Delimiter, NoTable, Table};
@@ -42,15 +42,6 @@ pub enum Form {
     Table,
     /// An array of objects, asked for by `format=swagger`: what newer services show in their samples.
     Swagger,
-}
-
-/// What came back.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    /// As the service wrote it: JSON, but for NaN and the infinities.
-    pub answer: String,
-    /// Its outputs, in its order.
-    pub outputs: Vec<Executed>,
 }
 
 /// How long a call may take by default; the service itself gives up a little earlier.
@@ -125,6 +116,10 @@ impl<C: Clock> Scorer for Rrs<C> {
     /// At the address in the config, whichever was there when the run got its name: no service knows it.
     async fn execute(&self, _: Run<'_>, execution: &Execution) -> Result<Vec<Executed>, Fault> {
         self.ask(execution).await.map(|reply| reply.outputs)
+    }
+
+    async fn tried(&self, execution: &Execution) -> Result<Option<Reply>, Fault> {
+        self.ask(execution).await.map(Some)
     }
 
     /// What ran at all has finished, with its outputs in our storage.

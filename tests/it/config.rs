@@ -197,6 +197,7 @@ fn the_documented_config_has_every_key_that_is_known_and_no_other() {
                 "ca_file",
             ][..],
         ),
+        ("http", &["tls", "public_url"]),
         ("credentials.entra", &["token_file", "ca_file"]),
         ("endpoints.churn-rrs", &["secondary_api_key", "secondary_subscription_key"]),
     ] {

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use reqwest::Method;
 use scoreline::blobs::AzureBlobs;
 use scoreline::clock::SystemClock;
-use scoreline::config::{Config, Role, Token};
+use scoreline::config::{Access, Config, Role, Token};
 use scoreline::daemon::{Daemon, RealWorld, Settings};
 use scoreline::engine::{Engine, Lease, Limits, Pulse, Rules, Setting, Stop, Tenure};
 use scoreline::feed::{Feed, Name};
@@ -29,12 +29,15 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+mod access;
 mod bulk;
 mod contents;
 mod document;
 mod feeds;
 mod live;
+mod property;
 mod sent;
+mod trial;
 mod ui;
 
 use crate::rig::{Rig, eventually, with_tls};
@@ -205,6 +208,7 @@ impl Desk {
         let site = Site {
             name: "default".into(),
             node: "n".into(),
+            access: Access::default(),
             settings: settings.clone(),
             tokens: watch::channel(tokens.iter().map(token).collect()).1,
             reception: Arc::new(Reception::new("default".into(), settings, pulse.clone())),

@@ -452,7 +452,7 @@ async fn document() -> Value {
 }
 
 /// A program of the environment that Schemathesis is installed into. It leaves nothing there and asks no proxy.
-fn tool(name: &str) -> Command {
+pub(crate) fn tool(name: &str) -> Command {
     let mut command = Command::new(bin().join(name));
     command
         .stdin(Stdio::null())
@@ -483,7 +483,7 @@ fn bin() -> PathBuf {
         })
 }
 
-fn said(output: &std::process::Output) -> String {
+pub(crate) fn said(output: &std::process::Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     text(&output.stdout) + &text(&output.stderr)
 }
