@@ -80,7 +80,7 @@ const NEIGHBOURS: [(&str, &str, &str); 26] = [
 ];
 
 /// Which modules may name a crate.
-const VENDORS: [(&str, &[&str]); 21] = [
+const VENDORS: [(&str, &[&str]); 22] = [
     ("sqlx", &["store"]),
     ("notify", &["inbox"]),
     // The sandbox has a reader of its own, by that name.
