@@ -285,6 +285,7 @@ impl<W: World> Daemon<W> {
             settings: in_force,
             tokens: tokens_in_force,
             reception,
+            access: settings.access,
         };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;

@@ -93,7 +93,7 @@ struct Api<W: World> {
 pub struct Site<W: World> {
     /// The nodes that see the same folders.
     pub name: String,
-    /// This node's name in the config.
+    /// The label of this one.
     pub node: String,
     /// How the server looks from outside.
     pub access: Access,

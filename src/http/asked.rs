@@ -68,7 +68,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Asked<T> {
         let body: &[u8] = if nothing { b"{}" } else { &body };
         // serde would take an array for the fields in their order, which nobody was promised.
         if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(Problem::bad("the body must be an object of JSON"));
+            return Err(Problem::bad("the body is not what is asked for: an object of JSON"));
         }
         serde_json::from_slice(body)
             .map(Self)

@@ -19,7 +19,8 @@ use crate::rig::{Rig, eventually};
 
 /// What a line may have beside `timestamp`, `level`, `target` and `message`. Those who read the log go by these names:
 /// one more is an addition, one less breaks what they have.
-const NAMES: [&str; 60] = [
+const NAMES: [&str; 61] = [
+    "address",
     "arrivals",
     "attempts",
     "audience",
