@@ -285,7 +285,6 @@ impl<W: World> Daemon<W> {
             settings: in_force,
             tokens: tokens_in_force,
             reception,
-            access: settings.access,
         };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;

@@ -33,10 +33,10 @@ async fn served(desk: &Desk, path: &str, known: Option<&str>) -> Served {
 fn named(path: &str, text: &str) -> Vec<String> {
     let folder = &path[..=path.rfind('/').unwrap()];
     let mut found = Vec::new();
-    for quoted in text.split('"').skip(1).step_by(2).filter(|_| path.ends_with(".html")) {
+    for quoted in text.split('"').skip(1).step_by(2).filter(|_| kind(path) == "html") {
         found.extend(quoted.starts_with("/assets/").then(|| quoted.to_owned()));
     }
-    for line in text.lines().filter(|_| path.ends_with(".js") || path.ends_with(".mjs")) {
+    for line in text.lines().filter(|_| ["js", "mjs"].contains(&kind(path))) {
         for (_, rest) in line.match_indices("from").map(|(at, _)| line.split_at(at + 4)) {
             let rest = rest.trim_start();
             let Some(quote) = rest.chars().next().filter(|c| matches!(c, '\'' | '"')) else {
@@ -133,4 +133,9 @@ async fn nothing_that_stands_in_the_page_itself_may_run() {
         page.matches("<script src=").count() + page.matches("<script type=\"module\" src=").count()
     );
     assert!(!page.contains("<style") && !page.contains(" style="), "{page}");
+}
+
+/// What the name says of a file.
+fn kind(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(_, kind)| kind)
 }
