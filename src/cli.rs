@@ -264,7 +264,7 @@ pub struct DaemonArgs {
     #[arg(long, global = true, help_heading = COMMON, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// The file with certificates to trust beside the system's, for a daemon that speaks TLS
-    #[arg(long, global = true, env = "SCORELINE_CA", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = COMMON, env = "SCORELINE_CA", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
 

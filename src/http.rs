@@ -70,7 +70,7 @@ pub use wishes::{RefusedBody, WishesBody};
 use door::{Door, Peer};
 use failures::Failures;
 use problem::Problem;
-use session::Sessions;
+use session::SignedOut;
 
 /// The HTTP server.
 pub struct Http<W: World> {
@@ -85,7 +85,7 @@ struct Api<W: World> {
     site: Site<W>,
     live: Arc<live::Live>,
     glance: overview::Glance,
-    sessions: Sessions,
+    signed_out: SignedOut,
     failures: Failures,
 }
 
@@ -131,7 +131,7 @@ impl<W: World> Http<W> {
             site,
             live: Arc::default(),
             glance: overview::Glance::default(),
-            sessions: Sessions::default(),
+            signed_out: SignedOut::default(),
             failures: Failures::default(),
         };
         Ok(Self { door, api: Arc::new(api) })

@@ -23,6 +23,7 @@
 //! | `node` | a node's id |
 //! | `label`, `site` | what the config calls this node, and the nodes that see the same folders |
 //! | `listen` | where the HTTP server listens |
+//! | `address` | where a caller of it is |
 //! | `endpoint`, `storage`, `budget`, `credential` | one of these, by its name in the config |
 //! | `operation`, `status` | a call to an endpoint, and how it was answered |
 //! | `audience` | whom a token is for |

@@ -111,8 +111,17 @@ static NODE: Table = table(
 );
 static DATABASE: Table =
     table(&[("url", Secret), ("max_connections", Number(2)), ("migrate", Flag)], &[]);
-static HTTP: Table =
-    table(&[("listen", Text), ("max_upload", Bytes), ("tokens", List(&TOKEN))], &[]);
+static HTTP: Table = table(
+    &[
+        ("listen", Text),
+        ("public_url", Text),
+        ("tls", Shape::Table(&TLS)),
+        ("max_upload", Bytes),
+        ("tokens", List(&TOKEN)),
+    ],
+    &[],
+);
+static TLS: Table = table(&[("cert", Text), ("key", Text)], &["cert", "key"]);
 static TOKEN: Table =
     table(&[("role", Words(&["read", "operate"])), ("secret", Secret)], &["role", "secret"]);
 static RETENTION: Table = table(

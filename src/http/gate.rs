@@ -12,15 +12,15 @@ use axum::extract::{ConnectInfo, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::{AppendHeaders, IntoResponse, Response};
 use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::door::Peer;
-use super::session::{cookie, judged};
+use super::session::{judged, role_of_session};
 use super::{Api, Problem};
 use crate::config::{Role, Token};
-use crate::ports::{Clock, World};
+use crate::ports::World;
 
 /// Turns away what comes from somebody else's web page.
 pub(super) async fn same_site<W: World>(
@@ -75,34 +75,42 @@ pub(super) async fn authorized<W: World>(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let role = match role(&api, caller, &request) {
-        Ok(role) => role,
+    let (role, renewed) = match role(&api, caller, &request) {
+        Ok(known) => known,
         Err(refused) => return refused.into_response(),
     };
     if role == Role::Read && !request.method().is_safe() {
         return refused("this token may only look: send one whose role is \"operate\"");
     }
     request.extensions_mut().insert(role);
-    next.run(request).await
+    let answer = next.run(request).await;
+    match renewed {
+        Some(cookie) => (AppendHeaders([(header::SET_COOKIE, cookie)]), answer).into_response(),
+        None => answer,
+    }
 }
 
-fn role<W: World>(api: &Api<W>, caller: Caller, request: &Request) -> Result<Role, Refused> {
+/// What the caller may do, and the cookie that its session goes on with.
+fn role<W: World>(
+    api: &Api<W>,
+    caller: Caller,
+    request: &Request,
+) -> Result<(Role, Option<String>), Refused> {
     let (tokens, headers) = (api.site.tokens.borrow().clone(), request.headers());
     if tokens.is_empty() {
-        return Ok(Role::Operate);
+        return Ok((Role::Operate, None));
     }
     if let Some(shown) = bearer(headers) {
-        return judged(api, caller.0, &tokens, shown);
+        return judged(api, caller.0, &tokens, shown).map(|role| (role, None));
     }
-    // A session that is over is no guess: nobody guesses 256 bits, and pages ask on after a restart.
-    let now = api.world.clock().boot();
-    let session = cookie(headers).and_then(|cookie| api.sessions.role(cookie, &tokens, now));
+    // A session that is over is no guess: nobody guesses 256 bits, and pages ask on when it is.
+    let session = role_of_session(api, headers, &tokens);
     let cure = "send Authorization: Bearer TOKEN with one of http.tokens, or sign in";
-    let role = session.ok_or(Refused::Unknown(cure))?;
+    let known = session.ok_or(Refused::Unknown(cure))?;
     if !request.method().is_safe() {
         from_our_page(api, headers)?;
     }
-    Ok(role)
+    Ok(known)
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {

@@ -1,20 +1,23 @@
 //! Who is signed in: `GET`, `POST` and `DELETE /api/v1/session`.
 //!
-//! A browser shows its token once, for a cookie that its scripts can't read. Sessions live in memory alone, under a hash
-//! of what the cookie says; a restart ends them, and so does the removal of the token that began one.
+//! A browser shows its token once, for a cookie that its scripts can't read. Nothing is kept of a session: the cookie says
+//! when it began and when it was last used, under a code that only the token's secret makes. So every node of a site knows
+//! it, whoever stands before them, a restart doesn't end it, and the removal of its token does. Which cookies were signed
+//! out a node knows for itself, and until it ends: whoever needs more removes the token.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{AppendHeaders, IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use hmac::{Hmac, Mac as _};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use utoipa::ToSchema;
 
 use super::asked::Asked;
@@ -27,63 +30,104 @@ use super::{Api, Problem};
 use crate::config::{Role, Token};
 use crate::ports::{Clock, World};
 
-/// Those who are signed in, by the boot clock.
-#[derive(Debug, Default)]
-pub(super) struct Sessions(Mutex<HashMap<Hash, Session>>);
-
-type Hash = [u8; 32];
-
-#[derive(Debug)]
+/// A session, as its cookie tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Session {
-    token: Hash,
-    born: Duration,
-    seen: Duration,
-}
-
-impl Sessions {
-    /// Begins one; answers what the cookie is to say.
-    fn begin(&self, token: &str, now: Duration) -> Option<String> {
-        let random = rustls::crypto::ring::default_provider().secure_random;
-        let mut halves = [[0; 16]; 2];
-        for half in &mut halves {
-            random.fill(half).ok()?;
-        }
-        let [a, b] = halves.map(u128::from_be_bytes);
-        let text = format!("{a:032x}{b:032x}");
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|_, session| session.lives(now));
-        if held.len() >= SESSIONS
-            && let Some(oldest) = held.iter().min_by_key(|(_, session)| session.seen)
-        {
-            let oldest = *oldest.0;
-            held.remove(&oldest);
-        }
-        held.insert(hash(&text), Session { token: hash(token), born: now, seen: now });
-        Some(text)
-    }
-
-    /// What a session may do: what its token may, as long as there is that token.
-    pub(super) fn role(&self, cookie: &str, tokens: &[Token], now: Duration) -> Option<Role> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = held.get_mut(&hash(cookie)).filter(|session| session.lives(now))?;
-        session.seen = now;
-        let is_its = |token: &&Token| hash(token.secret.expose_secret()) == session.token;
-        tokens.iter().filter(is_its).map(|token| token.role).max()
-    }
-
-    fn end(&self, cookie: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&hash(cookie));
-    }
+    /// Tells it from all others.
+    id: u128,
+    born: DateTime<Utc>,
+    seen: DateTime<Utc>,
 }
 
 impl Session {
-    fn lives(&self, now: Duration) -> bool {
-        now.saturating_sub(self.seen) < IDLE && now.saturating_sub(self.born) < LIFE
+    fn begin(now: DateTime<Utc>) -> Option<Self> {
+        let mut id = [0; 16];
+        rustls::crypto::ring::default_provider().secure_random.fill(&mut id).ok()?;
+        Some(Self { id: u128::from_be_bytes(id), born: now, seen: now })
+    }
+
+    /// What the cookie says, for the bearer of a token.
+    fn cookie(self, token: &str) -> String {
+        let said = format!("{:032x}.{}.{}", self.id, self.born.timestamp(), self.seen.timestamp());
+        let code = code(&said, token).finalize().into_bytes();
+        code.iter().fold(said + ".", |text, byte| text + &format!("{byte:02x}"))
+    }
+
+    /// The session that a cookie tells of, if one of the tokens made it.
+    fn of<'a>(cookie: &str, tokens: &'a [Token]) -> Option<(Self, &'a Token)> {
+        let (said, shown) = cookie.rsplit_once('.')?;
+        if shown.len() != 64 || !shown.is_ascii() {
+            return None;
+        }
+        let shown: Result<Vec<_>, _> =
+            (0..64).step_by(2).map(|at| u8::from_str_radix(&shown[at..at + 2], 16)).collect();
+        let shown = shown.ok()?;
+        let is_its =
+            |token: &&Token| code(said, token.secret.expose_secret()).verify_slice(&shown).is_ok();
+        let token = tokens.iter().filter(is_its).max_by_key(|token| token.role)?;
+        let mut parts = said.split('.');
+        let id = u128::from_str_radix(parts.next()?, 16).ok()?;
+        let mut time = || DateTime::from_timestamp(parts.next()?.parse().ok()?, 0);
+        Some((Self { id, born: time()?, seen: time()? }, token))
+    }
+
+    /// A clock that another node, or another day, had a little further on ends nothing.
+    fn lives(self, now: DateTime<Utc>) -> bool {
+        now - self.seen < IDLE && now - self.born < LIFE && self.seen - now < SKEW
     }
 }
 
-fn hash(text: &str) -> Hash {
-    Sha256::digest(text).into()
+/// What only who has the token can make of a text.
+fn code(said: &str, token: &str) -> Hmac<Sha256> {
+    let code = Hmac::<Sha256>::new_from_slice(token.as_bytes());
+    let code = code.expect("a code takes a key of any length");
+    code.chain_update("scoreline session ").chain_update(said)
+}
+
+/// Sessions that were signed out, and when they began: what has outlived its time is forgotten.
+#[derive(Debug, Default)]
+pub(super) struct SignedOut(Mutex<HashMap<u128, DateTime<Utc>>>);
+
+impl SignedOut {
+    fn add(&self, session: Session, now: DateTime<Utc>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|_, born| now - *born < LIFE);
+        // Only who has a token can begin sessions, and so fill this.
+        if held.len() >= SIGNED_OUT
+            && let Some(oldest) = held.iter().min_by_key(|(_, born)| **born).map(|(id, _)| *id)
+        {
+            held.remove(&oldest);
+        }
+        held.insert(session.id, session.born);
+    }
+
+    fn has(&self, session: Session) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&session.id)
+    }
+}
+
+/// What a session may do: what its token may, as long as there is that token. With it comes the cookie anew, if it is
+/// time for that: a session that is used goes on.
+pub(super) fn role_of_session<W: World>(
+    api: &Api<W>,
+    headers: &HeaderMap,
+    tokens: &[Token],
+) -> Option<(Role, Option<String>)> {
+    let now = api.world.clock().now();
+    let (session, token) = Session::of(cookie(headers)?, tokens)?;
+    if !session.lives(now) || api.signed_out.has(session) {
+        return None;
+    }
+    let renewed = (now - session.seen > RENEWED).then(|| {
+        let renewed = Session { seen: now, ..session };
+        set_cookie(api, headers, &renewed.cookie(token.secret.expose_secret()))
+    });
+    Some((token.role, renewed))
+}
+
+fn set_cookie<W: World>(api: &Api<W>, headers: &HeaderMap, cookie: &str) -> String {
+    let secure = if is_secure(api, headers) { "; Secure" } else { "" };
+    format!("{SESSION_COOKIE}={cookie}; HttpOnly; SameSite=Strict; Path=/{secure}")
 }
 
 /// The session that a request belongs to.
@@ -143,12 +187,11 @@ pub(super) async fn sign_in<W: World>(
         return Ok(axum::Json(body(&api, Role::Operate)).into_response());
     }
     let role = judged(&api, caller.0, &tokens, &asked.token)?;
-    let Some(id) = api.sessions.begin(&asked.token, api.world.clock().boot()) else {
+    let Some(session) = Session::begin(api.world.clock().now()) else {
         let text = "there is no randomness to make a session of; try again later";
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, text).into());
     };
-    let secure = if is_secure(&api, &headers) { "; Secure" } else { "" };
-    let set = format!("{SESSION_COOKIE}={id}; HttpOnly; SameSite=Strict; Path=/{secure}");
+    let set = set_cookie(&api, &headers, &session.cookie(&asked.token));
     Ok((AppendHeaders([(header::SET_COOKIE, set)]), axum::Json(body(&api, role))).into_response())
 }
 
@@ -161,7 +204,9 @@ pub(super) async fn sign_out<W: World>(
 ) -> Result<Response, Problem> {
     if let Some(cookie) = cookie(&headers) {
         from_our_page(&api, &headers)?;
-        api.sessions.end(cookie);
+        if let Some((session, _)) = Session::of(cookie, &api.site.tokens.borrow()) {
+            api.signed_out.add(session, api.world.clock().now());
+        }
     }
     let gone = format!("{SESSION_COOKIE}=; HttpOnly; SameSite=Strict; Path=/; Max-Age=0");
     Ok((StatusCode::NO_CONTENT, AppendHeaders([(header::SET_COOKIE, gone)])).into_response())
@@ -205,10 +250,14 @@ fn is_secure<W: World>(api: &Api<W>, headers: &HeaderMap) -> bool {
     api.site.access.tls.is_some() || origin.is_some_and(|origin| origin.starts_with("https://"))
 }
 
-const SESSIONS: usize = 1000;
 /// How long a session lives that nobody uses, and how long any does.
-const IDLE: Duration = Duration::from_hours(12);
-const LIFE: Duration = Duration::from_hours(7 * 24);
+const IDLE: TimeDelta = TimeDelta::hours(12);
+const LIFE: TimeDelta = TimeDelta::days(7);
+/// How old the last use is that a cookie may tell of while the session is used.
+const RENEWED: TimeDelta = TimeDelta::minutes(10);
+/// How far the clocks of a site's nodes may be apart.
+const SKEW: TimeDelta = TimeDelta::minutes(10);
+const SIGNED_OUT: usize = 1000;
 
 #[cfg(test)]
 mod tests {
@@ -218,37 +267,58 @@ mod tests {
         Token { role, secret: text.to_owned().into() }
     }
 
+    fn at(hours: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_800_000_000, 0).unwrap() + TimeDelta::hours(hours)
+    }
+
     #[test]
     fn a_session_lives_while_it_is_used_and_a_week_at_most() {
-        let (sessions, tokens) = (Sessions::default(), [token(Role::Read, "t")]);
-        let hours = |n| Duration::from_hours(n);
-        let id = sessions.begin("t", hours(0)).unwrap();
-        for hour in (10..160).step_by(10) {
-            assert_eq!(sessions.role(&id, &tokens, hours(hour)), Some(Role::Read), "{hour}");
-        }
-        assert_eq!(sessions.role(&id, &tokens, hours(168)), None);
-        let idle = sessions.begin("t", hours(200)).unwrap();
-        assert_eq!(sessions.role(&idle, &tokens, hours(212)), None);
+        let begun = Session::begin(at(0)).unwrap();
+        assert!(begun.lives(at(11)) && !begun.lives(at(12)));
+        let used = |hours| Session { seen: at(hours), ..begun };
+        assert!(used(160).lives(at(167)) && !used(160).lives(at(168)));
+        assert!(!used(24).lives(at(23)), "nobody is seen tomorrow");
     }
 
     #[test]
     fn a_session_ends_with_its_token_and_has_the_role_that_it_has_now() {
-        let sessions = Sessions::default();
-        let id = sessions.begin("t", Duration::ZERO).unwrap();
-        let role = |tokens: &[Token]| sessions.role(&id, tokens, Duration::ZERO);
-        assert_eq!(role(&[token(Role::Read, "t")]), Some(Role::Read));
-        assert_eq!(role(&[token(Role::Operate, "t")]), Some(Role::Operate));
+        let session = Session::begin(at(0)).unwrap();
+        let cookie = session.cookie("t");
+        let role = |tokens: &[Token]| {
+            Session::of(&cookie, tokens).map(|(told, token)| (told == session, token.role))
+        };
+        assert_eq!(role(&[token(Role::Read, "t")]), Some((true, Role::Read)));
+        let both = [token(Role::Operate, "t"), token(Role::Read, "other")];
+        assert_eq!(role(&both), Some((true, Role::Operate)));
         assert_eq!(role(&[token(Role::Operate, "other")]), None);
     }
 
     #[test]
-    fn nobody_fills_memory_by_signing_in() {
-        let sessions = Sessions::default();
-        let first = sessions.begin("t", Duration::ZERO).unwrap();
-        for n in 0..SESSIONS as u64 {
-            sessions.begin("t", Duration::from_secs(1 + n)).unwrap();
+    fn no_letter_of_a_cookie_can_be_changed() {
+        let tokens = [token(Role::Read, "t")];
+        let cookie = Session::begin(at(0)).unwrap().cookie("t");
+        assert!(Session::of(&cookie, &tokens).is_some());
+        for n in 0..cookie.len() {
+            let mut other = cookie.clone().into_bytes();
+            other[n] = if other[n] == b'1' { b'2' } else { b'1' };
+            let other = String::from_utf8(other).unwrap();
+            assert_eq!(Session::of(&other, &tokens).map(|(told, _)| told), None, "{other}");
         }
-        assert_eq!(sessions.0.lock().unwrap().len(), SESSIONS);
-        assert_eq!(sessions.role(&first, &[token(Role::Read, "t")], Duration::ZERO), None);
+        for wrong in ["", ".", "a.b", &"ä".repeat(32), &format!("x.{}", "0".repeat(64))] {
+            assert!(Session::of(wrong, &tokens).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nobody_fills_memory_by_signing_out() {
+        let out = SignedOut::default();
+        let first = Session::begin(at(0)).unwrap();
+        out.add(first, at(0));
+        assert!(out.has(first));
+        for _ in 0..SIGNED_OUT {
+            out.add(Session::begin(at(1)).unwrap(), at(1));
+        }
+        assert_eq!(out.0.lock().unwrap().len(), SIGNED_OUT);
+        assert!(!out.has(first));
     }
 }

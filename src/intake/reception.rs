@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::engine::health::Trouble;
 use crate::engine::{Incoming, Pulse, Setting, Tenure};
@@ -34,6 +34,8 @@ pub struct Reception<W: World> {
     pulse: Arc<Pulse>,
     most_bytes: Option<u64>,
     desk: Mutex<Option<Desk<W::Clock>>>,
+    /// Each takes some memory, however long its input is.
+    senders: Semaphore,
 }
 
 /// Under which id the node works at the moment, and who begins what it takes in.
@@ -152,7 +154,8 @@ pub enum Refused {
 impl<W: World> Reception<W> {
     /// That of a site, under the config in force; it takes something once there is an engine.
     pub fn new(site: String, settings: watch::Receiver<Setting<W>>, pulse: Arc<Pulse>) -> Self {
-        Self { site, settings, pulse, most_bytes: None, desk: Mutex::default() }
+        let senders = Semaphore::new(SENDERS);
+        Self { site, settings, pulse, most_bytes: None, desk: Mutex::default(), senders }
     }
 
     /// The same, for inputs of so many bytes at most.
@@ -191,6 +194,9 @@ impl<W: World> Reception<W> {
         {
             return Err(Refused::TooLong(most));
         }
+        // Nothing is read from whoever waits, so that it costs nothing but its connection.
+        let turn = world.clock().timeout(TURN_MAX, self.senders.acquire()).await;
+        let _turn = turn.ok_or(Refused::Away("as many send as may at once"))?;
         self.may_begin(&*world, feed).await?;
         let id = store.draw_id(world.clock().now());
         let blobs = world.blobs(&feed.storage).ok_or_else(|| Refused::StorageAway {
@@ -429,6 +435,9 @@ impl<R: AsyncRead + Unpin> AsyncRead for Body<R> {
     }
 }
 
+/// How many send at once, at most: each has a block of its own in memory. And how long another one waits for its turn.
+const SENDERS: usize = 100;
+const TURN_MAX: Duration = Duration::from_secs(30);
 const FORGOTTEN: &str = "the job of it was forgotten just now; send it again";
 const SOON: Duration = Duration::from_secs(5);
 const LATER: Duration = Duration::from_mins(1);

@@ -255,7 +255,7 @@ async fn each_difference_is_found_and_named() {
             "INSERT INTO job_history SELECT '018f3c00-0000-7000-8000-000000000001', site, feed, path, name, inode, size_bytes, \
              mtime_ns, node, want, phase, generation, revision, attempts, created_at, updated_at, finished_at, deadline_at, \
              held_code, held_message, error_class, error_code, error_message, input_blob, input_bytes, sha256, remote_id, \
-             redirects, results, outputs, cancel_reason, ended_at, source_settled, NULL, duplicate_of, fire, service \
+             redirects, results, outputs, cancel_reason, ended_at, source_settled, NULL, duplicate_of, fire, service, sent \
              FROM job_history WHERE path = CAST('empty.csv' AS BLOB)"
                 .to_owned(),
             vec![],
@@ -268,7 +268,7 @@ async fn each_difference_is_found_and_named() {
              held_code, held_message, error_class, error_code, error_message, input_blob, input_bytes, sha256, remote_id, \
              redirects, results, outputs, cancel_reason, ended_at, source_settled, NULL, duplicate_of, \
              '{\"id\": \"018f3c00-0000-7000-8000-00000000000f\", \"kind\": \"scheduled\", \"nominal\": \"2026-01-01T00:00:00Z\", \
-             \"window_start\": \"2026-01-01T00:00:00Z\", \"window_end\": \"2026-01-01T00:00:00Z\"}', service \
+             \"window_start\": \"2026-01-01T00:00:00Z\", \"window_end\": \"2026-01-01T00:00:00Z\"}', service, sent \
              FROM job_history WHERE path = CAST('empty.csv' AS BLOB)"
                 .to_owned(),
             vec![],

@@ -674,7 +674,10 @@ async fn what_filters_find_is_counted_first_and_done_with_yes() {
     assert_eq!((counted.code, counted.out.as_str()), (2, ""), "{counted:?}");
     assert_eq!(counted.err, "scoreline: this would retry 3 jobs: add --yes to do it\n");
     let counted = ask(&["cancel", "--name", "BAD"]).await;
-    assert_eq!(counted.err, "this would cancel 1 job: add --yes to do it\n", "the others ended");
+    assert_eq!(
+        counted.err, "scoreline: this would cancel 1 job: add --yes to do it\n",
+        "others ended"
+    );
     assert_eq!(desk.wishes().await, []);
 
     let none = ask(&["cancel", "--phase", "failed"]).await;

@@ -496,7 +496,7 @@ async fn what_cannot_be_answered_is_a_problem_with_its_reason() {
         ("/api/v1/jobs/01890000-0000-7000-8000-000000000000", 404, "there is no job"),
         ("/api/v1/jobs/01890000-0000-7000-8000-000000000000/events", 404, "there is no job"),
         ("/api/v1/nothing", 404, "/api/v1/nothing"),
-        ("/", 404, "nothing at /"),
+        ("/nothing", 404, "nothing at /nothing"),
         ("/api/v1/jobs?phase=sleeping", 400, "queued"),
         ("/api/v1/jobs?feed=a/b", 400, "not a name"),
         ("/api/v1/jobs?limit=0", 400, "from 1 to 1000"),
@@ -572,7 +572,7 @@ async fn with_tokens_only_their_bearers_are_answered_and_health_stays_open() {
         assert!(!answer.text.contains("worker"));
     }
     // Whoever has no token does not even learn what there is.
-    for path in ["/api/v1/jobs", "/api/v1/jobs/x", "/api/v1/nothing", "/"] {
+    for path in ["/api/v1/jobs", "/api/v1/jobs/x", "/api/v1/nothing", "/nothing"] {
         look(&format!("{url}{path}")).await.problem(401);
     }
     for path in ["/healthz", "/readyz", "/metrics"] {
@@ -655,13 +655,13 @@ async fn endpoints_and_storages_are_shown_and_resumed_by_name() {
     let endpoints = look(&format!("{}/api/v1/endpoints", desk.url)).await.json();
     let open = serde_json::json!({
         "name": "e", "kind": "unknown", "in_flight": 0, "max_in_flight": 40, "calls": 0, "concurrency": 64,
-        "max_concurrency": 64, "budget": null, "state": "open", "since": null, "error": null, "paused_seconds": null,
+        "max_concurrency": 64, "budget": null, "faults": [], "state": "open", "since": null, "error": null, "paused_seconds": null,
         "next_probe_seconds": null,
     });
     assert_eq!(endpoints, serde_json::json!({ "endpoints": [open] }));
     let storages = look(&format!("{}/api/v1/storages", desk.url)).await.json();
     let open = serde_json::json!({
-        "name": "s", "uploads": 0, "deliveries": 0, "state": "open", "since": null, "error": null,
+        "name": "s", "uploads": 0, "deliveries": 0, "faults": [], "state": "open", "since": null, "error": null,
         "paused_seconds": null, "next_probe_seconds": null,
     });
     assert_eq!(storages, serde_json::json!({ "storages": [open] }));

@@ -8,7 +8,7 @@ import { JobPage } from './pages/job.js';
 import { JobsPage } from './pages/jobs.js';
 import { NowPage } from './pages/now.js';
 import { SignIn } from './pages/sign_in.js';
-import { navigate, place } from './router.js';
+import { focusOn, navigate, place } from './router.js';
 import { html, render, signal, useEffect, useState } from './vendor.js';
 import { Dialog, Guard, Page, Trouble } from './widgets.js';
 
@@ -168,7 +168,7 @@ document.addEventListener('keydown', (event) => {
   else if (event.key === 'x') /** @type {HTMLElement | null | undefined} */ (document.activeElement?.closest('tr')?.querySelector('input[type=checkbox]'))?.click();
   else if (event.key === '/') {
     if (place.value.path !== '/jobs') navigate('/jobs');
-    setTimeout(() => document.getElementById('search')?.focus());
+    focusOn('search');
   } else return;
   event.preventDefault();
 });

@@ -100,18 +100,43 @@ async function retry() {
   else connect();
 }
 
+/** A page that nobody sees for a minute stops listening: a browser has few connections for each host, and its other pages need them. */
+let resting = false;
+let hidden = 0;
+document.addEventListener('visibilitychange', () => {
+  clearTimeout(hidden);
+  if (document.hidden) hidden = window.setTimeout(rest, 60_000);
+  else if (resting) {
+    resting = false;
+    connect();
+    if (!paused.value) epoch.value += 1;
+  }
+});
+
+function rest() {
+  if (source === null) return;
+  resting = true;
+  hush();
+  connection.value = 'connecting';
+}
+
+function hush() {
+  source?.close();
+  source = null;
+  clearTimeout(waiting);
+  waiting = 0;
+}
+
 /** Begins to listen once somebody is signed in, and ends with that. */
 export function listen() {
   effect(() => {
     const signedIn = session.value !== null && session.value !== 'signed_out';
-    if (signedIn && source === null) {
+    if (signedIn && source === null && !resting) {
       connection.value = 'connecting';
       connect();
-    } else if (!signedIn && source !== null) {
-      source.close();
-      source = null;
-      clearTimeout(waiting);
-      waiting = 0;
+    } else if (!signedIn) {
+      resting = false;
+      hush();
     }
   });
 }

@@ -48,3 +48,20 @@ document.addEventListener('click', (event) => {
   event.preventDefault();
   navigate(link.pathname + link.search);
 });
+
+/** What is to have the focus as soon as it is there. */
+let wanted = '';
+
+/** Gives something the focus: now, or when the page that is on its way has it. */
+export function focusOn(/** @type {string} */ id) {
+  wanted = id;
+  focusWanted();
+}
+
+/** Whether what was to have the focus is there, and has it now. */
+export function focusWanted() {
+  const at = document.getElementById(wanted);
+  if (at) wanted = '';
+  at?.focus();
+  return at !== null;
+}

@@ -3,7 +3,7 @@
 import { Failure, mayNot } from './api.js';
 import { instant, inZone, relative, rows as tableRows, size } from './format.js';
 import { announce, now } from './live.js';
-import { arrivals } from './router.js';
+import { arrivals, focusWanted } from './router.js';
 import { Component, html, useEffect, useRef, useState } from './vendor.js';
 
 /** A page: its title, which the window has too and where the focus goes when one comes to it. */
@@ -13,7 +13,7 @@ export function Page({ title, window: shown = title, aside = null, children }) {
     document.title = `${shown} · scoreline`;
   }, [shown]);
   useEffect(() => {
-    if (arrivals.value > 0) heading.current?.focus();
+    if (!focusWanted() && arrivals.value > 0) heading.current?.focus();
   }, [arrivals.value]);
   return html`
     <div class="title"><h1 tabindex="-1" ref=${heading}>${title}</h1>${aside}</div>

@@ -173,8 +173,8 @@ const ALL: &str = "checks.ignored_auth.enabled = false
 checks.not_a_server_error.expected-statuses = [\"2xx\", \"3xx\", \"4xx\", \"502\", \"503\"]
 checks.positive_data_acceptance.expected-statuses = [\"2xx\", \"404\", \"409\", \"410\", \"412\", \"422\", \"502\", \"503\"]
 [[operations]]
-include-operation-id = [\"explain\", \"execute\", \"pause_feed\", \"release_job\"]
-checks.positive_data_acceptance.expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"412\", \"502\", \"503\"]
+include-operation-id = [\"explain\", \"execute\", \"pause_feed\", \"release_job\", \"send_input\", \"cancel_jobs\", \"retry_jobs\"]
+checks.positive_data_acceptance.expected-statuses = [\"2xx\", \"400\", \"404\", \"409\", \"412\", \"422\", \"502\", \"503\"]
 ";
 
 /// Where most is refused, the form of what is answered is all that holds.
