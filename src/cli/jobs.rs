@@ -45,8 +45,7 @@ pub struct WatchArgs {
 pub async fn jobs(client: &Client, command: &JobsCommand, json: bool) -> anyhow::Result<Exit> {
     match command {
         JobsCommand::List(args) => {
-            let page: JobsBody =
-                client.get("/api/v1/jobs", &args.filters.params(args.limit)).await?;
+            let page = list(client, &args.filters, args.limit).await?;
             if page.jobs.is_empty() {
                 check_feed(client, args.filters.feed.as_ref()).await?;
             }
@@ -82,6 +81,20 @@ pub async fn jobs(client: &Client, command: &JobsCommand, json: bool) -> anyhow:
         }
     }
     Ok(Exit::Done)
+}
+
+/// The newest jobs that the filters find. Where these are rare, a page of the daemon's may be short and not the last.
+async fn list(client: &Client, filters: &Filters, limit: u32) -> Result<JobsBody, ClientError> {
+    let mut found: JobsBody = client.get("/api/v1/jobs", &filters.params(limit)).await?;
+    loop {
+        let left = limit.saturating_sub(u32::try_from(found.jobs.len()).unwrap_or(limit));
+        let Some(cursor) = found.next_cursor.take_if(|_| left > 0) else { return Ok(found) };
+        let mut params = filters.params(left);
+        params.push(("cursor", cursor));
+        let more: JobsBody = client.get("/api/v1/jobs", &params).await?;
+        found.jobs.extend(more.jobs);
+        found.next_cursor = more.next_cursor;
+    }
 }
 
 async fn watch(client: &Client, args: &WatchArgs, json: bool) -> anyhow::Result<Exit> {

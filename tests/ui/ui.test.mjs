@@ -240,7 +240,8 @@ test('everything is reached by keys', async () => {
   await page.keyboard.press('e');
   await page.waitForURL('**/endpoints');
   await page.getByRole('heading', { name: 'Endpoints', level: 1 }).waitFor();
-  assert.equal(await page.evaluate(() => document.activeElement?.tagName), 'H1', 'the focus goes to the heading');
+  // The focus goes to the heading.
+  await page.waitForFunction(() => document.activeElement?.tagName === 'H1');
   await page.keyboard.press('g');
   await page.keyboard.press('j');
   await page.waitForURL('**/jobs');
