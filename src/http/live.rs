@@ -117,10 +117,17 @@ pub(super) async fn events<W: World>(
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, text));
     }
     listener.quiet_since = clock.boot();
-    let told = stream::unfold((listener, clock), |(mut listener, clock)| async move {
-        let event = listener.next(&clock).await?;
-        Some((Ok::<_, Infallible>(event), (listener, clock)))
-    });
+    let mut tokens = api.site.tokens.clone();
+    tokens.mark_unchanged();
+    let told =
+        stream::unfold((listener, clock, tokens), |(mut listener, clock, mut tokens)| async {
+            let event = tokio::select! {
+                event = listener.next(&clock) => event?,
+                // Whoever may ask still comes again.
+                Ok(()) = tokens.changed() => return None,
+            };
+            Some((Ok::<_, Infallible>(event), (listener, clock, tokens)))
+        });
     // A proxy that gathers answers would tell them late.
     Ok(([("x-accel-buffering", "no")], Sse::new(told)).into_response())
 }

@@ -119,6 +119,7 @@ pub(crate) struct Desk {
     node: Node,
     world: Arc<DeskWorld>,
     pub(crate) pulse: Arc<Pulse>,
+    tokens: watch::Sender<Arc<[Token]>>,
     stop: Stop,
 }
 
@@ -205,19 +206,20 @@ impl Desk {
         let rules = Rules { feeds, ..rules() };
         let setting = Setting { world: world.clone(), rules: Arc::new(rules) };
         let settings = watch::channel(setting).1;
+        let (tokens, tokens_in_force) = watch::channel(tokens.iter().map(token).collect());
         let site = Site {
             name: "default".into(),
             node: "n".into(),
             access: Access::default(),
             settings: settings.clone(),
-            tokens: watch::channel(tokens.iter().map(token).collect()).1,
+            tokens: tokens_in_force,
             reception: Arc::new(Reception::new("default".into(), settings, pulse.clone())),
         };
         let address = "127.0.0.1:0".parse().unwrap();
         let http = Http::bind(address, pulse.clone(), site).await.unwrap();
         let (url, stop) = (format!("http://{}", http.address().unwrap()), Stop::default());
         tokio::spawn(http.run(stop.clone()));
-        Self { url, store, node, world, pulse, stop }
+        Self { url, store, node, world, pulse, tokens, stop }
     }
 
     /// A job that has come to where this way leads.

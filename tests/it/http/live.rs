@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use reqwest::Method;
 use scoreline::clock::SystemClock;
-use scoreline::config::Role;
+use scoreline::config::{Role, Token};
 use scoreline::ports::{Clock as _, Store as _};
 use serde_json::{Value, json};
 
@@ -305,4 +305,13 @@ async fn what_was_asked_of_other_machines_is_remembered_for_its_job() {
     let nobody = "01900000-0000-7000-8000-00000000ffff";
     look(&format!("{}/api/v1/jobs/{nobody}/requests", daemon.url)).await.problem(404);
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_listens_on_whose_token_is_gone() {
+    let desk = Desk::open(&[]).await;
+    let mut ear = Ear::listen(&desk.url, "topics=transitions", None).await;
+    let token = Token { role: Role::Read, secret: "another".to_owned().into() };
+    desk.tokens.send_replace([token].into());
+    assert_eq!(ear.next().await, None);
 }
