@@ -234,7 +234,8 @@ impl Feed {
     /// hash: a shared header or a file's number make no two inputs the same. A run that somebody asked for is none that
     /// comes by itself.
     pub fn sameness(&self, job: &Job) -> Option<Sha256> {
-        if job.generation() > 1 || self.duplicates.then == OnDuplicate::Rerun {
+        let asked_for = job.generation() > 1 || job.sent().is_some_and(|sent| sent.again);
+        if asked_for || self.duplicates.then == OnDuplicate::Rerun {
             return None;
         }
         let (by_path, by_content) = match self.duplicates.by {

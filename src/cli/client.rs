@@ -105,7 +105,7 @@ impl Client {
     pub(super) async fn send<T: DeserializeOwned>(
         &self,
         path: &str,
-        name: &str,
+        params: &[(&str, String)],
         key: &str,
         size_bytes: u64,
         input: reqwest::Body,
@@ -113,7 +113,7 @@ impl Client {
         let request = self
             .http
             .post(format!("{}{path}", self.url))
-            .query(&[("name", name)])
+            .query(params)
             .header("idempotency-key", key)
             .header(reqwest::header::CONTENT_TYPE, "application/octet-stream")
             .header(reqwest::header::CONTENT_LENGTH, size_bytes)

@@ -181,7 +181,7 @@ fn row(feed: &FeedBody) -> Vec<String> {
 /// What a pause or a resume came to.
 pub fn paused_or_not(feed: &FeedBody) -> String {
     let said =
-        feed.paused.as_ref().map_or("is not paused: it takes its inputs".to_owned(), pause_note);
+        feed.paused.as_ref().map_or("takes its inputs; it is not paused".to_owned(), pause_note);
     printable(&format!("{}: {said}", feed.name)) + "\n"
 }
 

@@ -121,6 +121,11 @@ async fn watch(client: &Client, args: &WatchArgs, json: bool) -> anyhow::Result<
             return Ok(if args.until_done { Exit::Failed } else { Exit::Done });
         }
     }
+    if args.until_done && follow.jobs().next().is_none() {
+        complain(
+            "nothing was under way: files that wait in a folder have no job yet, see `scoreline feeds list`",
+        );
+    }
     Ok(follow.exit())
 }
 
@@ -182,11 +187,16 @@ fn row(job: &JobBody) -> Vec<String> {
 
 /// The end of a long text: the service puts the point of it last.
 pub fn clipped(text: &str) -> String {
-    const KEPT: usize = 60;
+    // Lines that nobody's screen bounds are whole.
+    if Screen::stdout().width.is_none() {
+        return text.to_owned();
+    }
     let skipped = text.chars().count().saturating_sub(KEPT);
     let end: String = text.chars().skip(skipped).collect();
     if skipped > 0 { format!("…{end}") } else { end }
 }
+
+const KEPT: usize = 60;
 
 /// Wants something of the jobs that were named, or of all that the filters find.
 async fn wish_for(

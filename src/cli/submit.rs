@@ -61,7 +61,7 @@ pub struct SubmitArgs {
     /// Sent again under the same key it is the same job [default: made of its name and content]
     #[arg(long, value_name = "KEY", value_parser = idempotency_key)]
     pub key: Option<String>,
-    /// Score files that were sent before once more (what the feed says of duplicates still holds)
+    /// Score files that were sent before once more, whatever the feed says of duplicates
     #[arg(long, conflicts_with = "key")]
     pub again: bool,
 }
@@ -256,7 +256,9 @@ async fn send(
         .inspect_ok(move |bytes| counted.inc(bytes.len() as u64));
     let body = reqwest::Body::wrap_stream(stream);
     let path = format!("/api/v1/feeds/{}/jobs", args.feed);
-    let sent = client.send::<JobBody>(&path, &input.name, &input.key, input.size_bytes, body).await;
+    let mut params = vec![("name", input.name.clone())];
+    params.extend(args.again.then(|| ("again", true.to_string())));
+    let sent = client.send::<JobBody>(&path, &params, &input.key, input.size_bytes, body).await;
     bar.finish_and_clear();
     let (is_new, job) = sent?;
     if is_new && job.sha256.as_ref().is_some_and(|sha256| *sha256 != input.sha256) {

@@ -37,6 +37,8 @@ pub(super) struct SendParams {
     /// Its file name, with folders before it if need be.
     #[param(example = "customers.csv")]
     name: String,
+    /// Have it scored, whatever the feed says of inputs that were scored before.
+    again: Option<bool>,
 }
 
 /// Sends an input: the body, of whatever length, is put into blob storage as it comes and becomes a job.
@@ -56,7 +58,7 @@ pub(super) async fn send<W: World>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let Query(SendParams { name }) =
+    let Query(SendParams { name, again }) =
         query.map_err(|rejection| Problem::bad(rejection.body_text()))?;
     let coded = headers.get(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity");
     if coded {
@@ -69,6 +71,7 @@ pub(super) async fn send<W: World>(
         key: key_of(&headers)?,
         size_bytes: length(&headers),
         sha256: digest(&headers)?,
+        again: again.unwrap_or_default(),
     };
     let clock = api.world.clock();
     // A sender that says nothing for so long has gone away, whatever its connection says.

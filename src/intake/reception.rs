@@ -58,6 +58,8 @@ pub struct Offer {
     pub size_bytes: Option<u64>,
     /// Its hash, if the sender says so.
     pub sha256: Option<Sha256>,
+    /// It is to be scored, whether it was scored before or not.
+    pub again: bool,
 }
 
 /// What became of it.
@@ -224,7 +226,7 @@ impl<W: World> Reception<W> {
             clear(blobs, &blob).await;
             return Err(refused);
         }
-        let sent = Sent { blob: blob.clone(), content };
+        let sent = Sent { blob: blob.clone(), content, again: offer.again };
         match self.accept(&*world, feed, id, &offer, sent).await? {
             Accepted::New(job) | Accepted::Free(job) => Ok(Received::New(job)),
             // The row is there, and its first answer was lost.

@@ -115,6 +115,9 @@ pub struct Sent {
     pub blob: String,
     /// Its content, as it was read.
     pub content: Content,
+    /// Whoever sent it wants it scored, whether it was scored before or not.
+    #[serde(default)]
+    pub again: bool,
 }
 
 /// A SHA-256 digest.

@@ -125,6 +125,7 @@ pub(crate) fn send(land: &Arc<Land>, path: &str, content: &str, key: &str) {
                     key: Some(key.clone()),
                     size_bytes: None,
                     sha256: Some(sha256),
+                    again: false,
                 };
                 // Now and then the connection breaks halfway.
                 let body = std::io::Cursor::new(content[..content.len() / 2].to_vec());

@@ -101,6 +101,7 @@ function Keys() {
   if (!showKeys.value) return null;
   return html`<${Dialog} title="Keys" close=${() => (showKeys.value = false)}>
     <dl class="keys">${KEYS.map(([key, does]) => html`<div key=${key}><dt>${key.split(' ').map((one) => html`<kbd>${one}</kbd>`)}</dt><dd>${does}</dd></div>`)}</dl>
+    <p>For programs: <a href="/api/docs">the HTTP API</a>.</p>
   <//>`;
 }
 

@@ -138,6 +138,13 @@ export const FINAL = new Set(['succeeded', 'failed', 'cancelled', 'skipped']);
 /** Those in which it has not. */
 export const ACTIVE = Object.keys(PHASES).filter((phase) => !FINAL.has(phase));
 
+/** The point of what a service said: the message in its JSON, else the end, where it has the point. */
+export function gist(/** @type {string} */ said) {
+  const message = said.match(/"message"\s*:\s*"((?:[^"\\]|\\.)+)"/i)?.[1];
+  if (message) return message.replace(/\\(["\\/])/g, '$1');
+  return said.length > 200 ? `…${said.slice(-200)}` : said;
+}
+
 /** Numbers of an answer beyond what a double holds stay as they are written: they become text. */
 export function parseJson(/** @type {string} */ text) {
   // Outside of strings only: a match that begins with a quote is a string and stays.

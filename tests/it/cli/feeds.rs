@@ -34,7 +34,7 @@ async fn feeds_are_listed_paused_resumed_and_run() {
         let resumed = ask(&["resume", "f"]).await;
         assert_eq!(
             (resumed.code, resumed.out.as_str()),
-            (0, "f: is not paused: it takes its inputs\n")
+            (0, "f: takes its inputs; it is not paused\n")
         );
     }
 

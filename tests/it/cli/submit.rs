@@ -42,10 +42,16 @@ async fn a_file_that_is_sent_comes_back_scored_and_is_not_scored_twice() {
     assert!(again.out.contains("(--again scores it once more)"), "{again:?}");
     assert_eq!(rig.sandbox.ledger().totals.starts, 1, "nothing runs twice unasked");
 
-    // Asked for, it is another job; what the feed says of duplicates has the last word.
+    // Asked for, it is another job, whatever the feed says of duplicates.
     let anew = submit(&["--wait", "--again", "--json"]).await;
     let anew: Value = serde_json::from_str(&anew.out).unwrap();
     assert_eq!(anew["jobs"][0]["new"], true, "{anew}");
+    assert_eq!(anew["jobs"][0]["job"]["phase"], "succeeded", "{anew}");
+    assert_eq!(rig.sandbox.ledger().totals.starts, 2, "asked for, it runs again");
+    // What is sent twice is no file that was taken in twice.
+    let config = rig.path("scoreline.toml");
+    let audit = run(&["--config", config.to_str().unwrap(), "audit"]).await;
+    assert_eq!(audit.code, 0, "{audit:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

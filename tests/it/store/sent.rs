@@ -26,7 +26,7 @@ fn sending(store: &impl Store, key: &str) -> Sending {
         feed: name("f"),
         path: arrival("a/x.csv").path,
         key: key.to_owned(),
-        sent: Sent { blob: format!("f/{id}/0-sent/x.csv"), content },
+        sent: Sent { blob: format!("f/{id}/0-sent/x.csv"), content, again: true },
         deadline_at: at(1000),
     }
 }

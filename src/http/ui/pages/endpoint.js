@@ -1,7 +1,7 @@
 // Endpoints and storages: how much goes there, how well they are, what came back wrong, and a call by hand.
 
 import { call, get, mayNot, part, post, url } from '../api.js';
-import { count, many, span } from '../format.js';
+import { count, gist, many, span } from '../format.js';
 import { epoch, useLoaded, useTopic, useTransitions } from '../live.js';
 import { html, useRef, useState } from '../vendor.js';
 import { Act, Badge, Facts, Health, Meter, Page, Pending, Remote, Section, Sheet, Time, Trouble } from '../widgets.js';
@@ -64,7 +64,7 @@ export function EndpointPage({ name }) {
 function Faults({ side }) {
   const faults = side.faults ?? [];
   return html`<${Section} title="What went wrong there" kind="faults" aside=${html`<span class="quiet">for jobs of this node</span>`}>
-    ${faults.length === 0 && html`<p class="quiet">Nothing that this node remembers.</p>`}
+    ${faults.length === 0 && html`<p class="quiet">No call went wrong there that this node remembers.</p>`}
     ${faults.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label="What went wrong there"><table class="cards">
       <thead><tr><th scope="col">At</th><th scope="col">Doing</th><th scope="col">What came back</th><th scope="col" class="num">Times</th><th scope="col">Job</th></tr></thead>
       <tbody>${faults.map((/** @type {any} */ fault, /** @type {number} */ n) => html`<tr key=${`${n} ${fault.at}`}>
@@ -91,7 +91,7 @@ function Failures({ name }) {
     <${Trouble} error=${loaded.error} again=${loaded.again} />
     ${loaded.value && jobs.length === 0 && html`<p class="quiet">${mine.length === 0 ? 'No feed uses it.' : `None of ${mine.length === 1 ? `feed ${mine[0]}` : many(mine.length, 'feed')}.`}</p>`}
     <ul class="faults">${jobs.map((/** @type {any} */ job) => html`<li key=${job.id}><div><a data-row class="broken" href=${`/jobs/${job.id}`}>${job.name}</a> <span class="quiet"><${Time} at=${job.updated_at} /></span></div>
-      <div class="said"><code>${job.error?.code}</code> ${job.error?.message}</div></li>`)}</ul>
+      <div class="said"><code>${job.error?.code}</code> <span title=${job.error?.message}>${gist(job.error?.message ?? '')}</span></div></li>`)}</ul>
     ${mine.length > 0 && jobs.length > 0 && html`<p><a href=${url('/jobs', { phase: 'failed', ...(mine.length === 1 && { feed: mine[0] }) })}>All that failed</a></p>`}
   <//>`;
 }

@@ -1,7 +1,7 @@
 // Jobs: found by name, feed, phase, hold and age, page by page; and retried or cancelled, many at a time.
 
 import { get, mayNot, part, post } from '../api.js';
-import { ACTIVE, FINAL, PHASES, count, many, sinceInstant, size, span } from '../format.js';
+import { ACTIVE, FINAL, PHASES, count, gist, many, sinceInstant, size, span } from '../format.js';
 import { latest, now, useLoaded, useSteady, useTopic, useTransitions } from '../live.js';
 import { place, setQuery } from '../router.js';
 import { html, useEffect, useRef, useState } from '../vendor.js';
@@ -106,7 +106,7 @@ function Row({ job, on, choose }) {
   const said = job.held?.message ?? waits ?? (job.phase === 'failed' || !FINAL.has(job.phase) ? job.error?.message : null);
   return html`<tr class=${on ? 'chosen' : ''}>
     <td class="check"><input type="checkbox" aria-label=${`Select ${job.name}`} checked=${on} onChange=${(/** @type {any} */ event) => choose([job], event.target.checked)} /></td>
-    <th scope="row" class="name"><div><a data-row href=${`/jobs/${job.id}`}>${job.name}</a></div>${said && html`<span class="said" title=${said}>${said}</span>`}</th>
+    <th scope="row" class="name"><div><a data-row href=${`/jobs/${job.id}`}>${job.name}</a></div>${said && html`<span class="said" title=${said}>${gist(said)}</span>`}</th>
     <td data-label="Feed"><a class="soft" href=${`/feeds/${part(job.feed)}`}>${job.feed}</a></td>
     <td data-label="Phase"><${Phase} job=${job} />${job.generation > 1 && html` <span class="quiet nowrap">run ${job.generation}</span>`}</td>
     <td class="num" data-label="Size">${size(job.size_bytes)}</td>
