@@ -13,7 +13,9 @@ export function Page({ title, window: shown = title, aside = null, children }) {
     document.title = `${shown} · scoreline`;
   }, [shown]);
   useEffect(() => {
-    if (!focusWanted() && arrivals.value > 0) heading.current?.focus();
+    // Who types already is not interrupted.
+    const typing = focusWanted() || document.activeElement?.matches('input, textarea, select');
+    if (!typing && arrivals.value > 0) heading.current?.focus();
   }, [arrivals.value]);
   return html`
     <div class="title"><h1 tabindex="-1" ref=${heading}>${title}</h1>${aside}</div>
