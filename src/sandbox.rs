@@ -404,7 +404,7 @@ impl Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address is taken, or not ours.
-    #[error("listening on {address}: {source}; choose another address, or port 0 for a free one")]
+    #[error("could not listen on {address}: choose another address, or port 0 for a free one")]
     Bind {
         /// What was asked for.
         address: SocketAddr,

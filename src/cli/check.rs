@@ -193,7 +193,7 @@ mod tests {
 
     fn told(feed: &str) -> String {
         let text = format!(
-            "[storage.main]\nconnection_string = \"UseDevelopmentStorage=true\"\ncontainer = \"c\"\n\
+            "[storage.main]\nconnection_string = \"UseDevelopmentStorage=true\"\ncontainer = \"scores\"\n\
              [endpoints.churn]\nkind = \"bes\"\nurl = \"https://host/workspaces/w/services/s/jobs\"\napi_key = \"k\"\n\
              [feeds.f]\nendpoint = \"churn\"\nstorage = \"main\"\ndeliver.folder = \"/out\"\n{feed}"
         );

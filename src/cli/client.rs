@@ -145,7 +145,7 @@ impl Client {
             return Ok(answer);
         }
         let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
-        Err(self.refused(status, text))
+        Err(self.refused(status, &text))
     }
 
     /// Asks for the verdict of a probe, and its words.
@@ -180,7 +180,7 @@ impl Client {
         let status = answer.status();
         let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
         if !status.is_success() {
-            return Err(self.refused(status, text));
+            return Err(self.refused(status, &text));
         }
         let read = serde_json::from_str(&text).map_err(|error| ClientError::Refused {
             url: self.url.clone(),
@@ -198,13 +198,22 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> ClientError {
-        ClientError::Unreachable { url: self.url.clone(), cause: words(error) }
+        let mut cause = words(error);
+        // What comes in place of a handshake from who speaks plain HTTP.
+        if cause.contains("InvalidContentType") {
+            cause += " (it may be no https there, but http)";
+        }
+        ClientError::Unreachable { url: self.url.clone(), cause }
     }
 
-    fn refused(&self, status: reqwest::StatusCode, text: String) -> ClientError {
-        let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    fn refused(&self, status: reqwest::StatusCode, text: &str) -> ClientError {
+        let problem: Option<serde_json::Value> = serde_json::from_str(text).ok();
         let said = problem.and_then(|p| Some(p.get("detail")?.as_str()?.to_owned()));
-        let mut detail = said.unwrap_or(text);
+        let stranger = || {
+            let begin: String = text.chars().take(200).collect();
+            format!("{begin:?}, which is not what a scoreline daemon answers; is --url right?")
+        };
+        let mut detail = said.unwrap_or_else(stranger);
         match status {
             reqwest::StatusCode::UNAUTHORIZED => {
                 detail += "; name a file that holds it with --token-file";

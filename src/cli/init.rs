@@ -210,6 +210,11 @@ pub fn init(args: &InitArgs) -> anyhow::Result<PathBuf> {
     if makes_folders {
         std::fs::create_dir_all(&draft.folder).with_context(|| could_not(&draft.folder))?;
         complain(&format!("made {}", draft.folder.display()));
+    } else if !draft.folder.exists() {
+        complain(&format!(
+            "{} is not there yet: make it, since scoreline never does (one that is missing may be a share that is not mounted)",
+            draft.folder.display()
+        ));
     }
     Ok(file)
 }
@@ -533,7 +538,7 @@ mod tests {
     #[test]
     fn what_flags_say_is_not_asked() {
         let words = "--feed f --kind bes --url https://h/workspaces/w/services/s/jobs --api-key env:K --subscription-key file:/k \
-                     --connection-string env:C --container c --folder /in --cron @daily --timezone UTC --make-folders";
+                     --connection-string env:C --container scores --folder /in --cron @daily --timezone UTC --make-folders";
         let (told, draft, _) = asked(words, "");
         assert_eq!(told.lines().filter(|line| line.contains(": ")).count(), 0, "{told}");
         assert_eq!(draft.mistakes(), []);

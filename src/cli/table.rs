@@ -139,8 +139,8 @@ mod tests {
             at(80),
             "0192-aaaa-bbbb  failed  a long name of a file.csv  the service said a lot"
         );
-        assert_eq!(at(65), "0192-aaaa-bbbb  failed  a long name of a file.csv  the service…");
-        assert_eq!(at(50), "0192-aaaa-bbbb  failed  a long name o…  the ser…");
+        assert_eq!(at(65), "0192-aaaa-bbbb  failed  a long name of a file.csv  the service s…");
+        assert_eq!(at(50), "0192-aaaa-bbbb  failed  a long name of …  the ser…");
         assert_eq!(at(10), "0192-aaaa-bbbb  failed  a long …  the ser…", "and no less than that");
         let path: &[&str] = &["1", "ok", "/srv/churn/archive/a.csv", ""];
         let cut = shown(Some(24), false, &head, &[path]);

@@ -564,10 +564,12 @@ const GIVEN: [&str; 16] = [
 ];
 
 /// Of what the annotated config says all in an example, or among other things; by the ends of paths.
-const SAID: [(&str, &str); 21] = [
+const SAID: [(&str, &str); 23] = [
     ("node", "This daemon."),
     ("database", "Where jobs are kept."),
     ("http", "The web UI, the API, health and metrics."),
+    ("http.tls.cert", "The certificate, and those between it and its authority, in PEM."),
+    ("http.tls.key", "The certificate's private key, in PEM."),
     ("log", "What is logged, and how."),
     ("credentials", "Who we are for Entra ID, under names of your choice."),
     ("storage.*.account_key", "The account's key, as one of the ways into `account`."),

@@ -169,7 +169,8 @@ mod tests {
         calls.tell(job(JOBS_MAX), call("submit", 2));
         assert_eq!((known(&calls, 0).len(), known(&calls, 1).len()), (2, 0));
         assert_eq!((known(&calls, 2).len(), known(&calls, JOBS_MAX).len()), (1, 1));
-        assert_eq!(calls.kept().turns.len(), calls.kept().jobs.len());
+        let kept = calls.kept();
+        assert_eq!(kept.turns.len(), kept.jobs.len());
     }
 
     #[test]
