@@ -163,31 +163,6 @@ fn no_file_has_more_than_800_lines() {
     }
 }
 
-#[test]
-fn an_image_is_built_from_all_that_the_program_is_made_of() {
-    let ignored = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
-    let let_in: Vec<_> = ignored.lines().filter_map(|line| line.strip_prefix('!')).collect();
-    let mut found = 0;
-    for (file, _, text) in sources() {
-        let folder = Path::new("src").join(file.parent().unwrap());
-        for included in text.split("include_str!(\"").skip(1) {
-            let mut path = folder.clone();
-            for part in included.split('"').next().unwrap().split('/') {
-                if part == ".." {
-                    path.pop();
-                } else {
-                    path.push(part);
-                }
-            }
-            assert!(root().join(&path).is_file(), "{}", path.display());
-            let in_context = let_in.iter().any(|let_in| path.starts_with(let_in));
-            assert!(in_context, ".dockerignore keeps {} out of the image", path.display());
-            found += 1;
-        }
-    }
-    assert!(found > 20, "{found} files are included");
-}
-
 /// Every source file with the module it belongs to.
 fn sources() -> Vec<(PathBuf, String, String)> {
     let src = root().join("src");
