@@ -25,6 +25,11 @@ PROMETHEUS = ROOT / "deploy/prometheus"
 SECRETS = "/run/secrets/scoreline"
 
 
+def open_routes():
+    """What the daemon answers to whoever asks: health and metrics."""
+    return set(re.findall(r'path = "([^"]+)"', (ROOT / "src/http/health.rs").read_text()))
+
+
 def good(text):
     print(f"good: {text}", flush=True)
 
@@ -160,7 +165,7 @@ def fits_the_program(overlay, manifests):
     host, _, port = config["http"]["listen"].rpartition(":")
     expect("the port is not the one of http.listen", ports == {"http": int(port)} and host == "0.0.0.0")
     expect("the service has another port", one(manifests, "Service")["spec"]["ports"] == [{"name": "http", "port": int(port), "targetPort": "http"}])
-    routes = set(re.findall(r'\.route\("([^"]+)"', (ROOT / "src/http.rs").read_text()))
+    routes = open_routes()
     probes = {kind: node[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
     paths = {kind: probe["path"] for kind, probe in probes.items()}
     expect("a probe asks for what there is not", set(paths.values()) <= routes and all(probe["port"] == "http" for probe in probes.values()))
@@ -256,7 +261,7 @@ def main():
                     wrong(f"{name}: the pods don't ask for an identity")
             if "monitoring" in components:
                 endpoint = one(manifests, "ServiceMonitor")["spec"]["endpoints"][0]
-                if endpoint["port"] != "http" or f'"{endpoint["path"]}"' not in (ROOT / "src/http.rs").read_text():
+                if endpoint["port"] != "http" or endpoint["path"] not in open_routes():
                     wrong(f"{name}: what is scraped is not there")
     good("pods keep the restricted standard, and ports, probes, folders, secrets, users and configs fit the program")
     good("the operator's schemas know every key of its manifests")
