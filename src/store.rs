@@ -23,8 +23,19 @@ use crate::ports::{
     Sendings, Store, StoreError, Transition, Unowned, Wished,
 };
 
+/// The method of the store at hand. Before the modules, which have it too.
+macro_rules! either {
+    ($self:ident, $store:ident => $call:expr) => {
+        match &$self.0 {
+            Kind::Sqlite($store) => $call.await,
+            Kind::Postgres($store, _) => $call.await,
+        }
+    };
+}
+
 mod budget;
 mod duplicates;
+mod listing;
 mod model;
 mod overview;
 mod postgres;
@@ -160,16 +171,6 @@ enum Kind<C> {
     Sqlite(Box<SqliteStore<C>>),
     /// Without a state folder it is there to be read.
     Postgres(PostgresStore<C>, Option<StateDir>),
-}
-
-/// The method of the store at hand.
-macro_rules! either {
-    ($self:ident, $store:ident => $call:expr) => {
-        match &$self.0 {
-            Kind::Sqlite($store) => $call.await,
-            Kind::Postgres($store, _) => $call.await,
-        }
-    };
 }
 
 impl<C: Clock> Store for AnyStore<C> {

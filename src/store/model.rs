@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::budget::Account;
 use super::duplicates::{Holder, Recognised, recognise};
-use super::overview::Recent;
+use super::overview::{Recent, as_told};
 use super::quota::{FeedQuotas, Quota, STILL_WAITS};
 use crate::feed::{Name, SourcePath};
 use crate::fire::{FeedPause, FireId};
@@ -240,7 +240,7 @@ impl Store for ModelStore {
                 }
             };
             let event = job.adopted_event();
-            recent.add(&node.site, [(job.clone(), event.clone())]);
+            recent.add([(node.site.clone(), as_told(&job, &event))]);
             events.entry(job.id()).or_default().push((node.id, event));
             row.job = job.clone();
             if !job.holds_run() {
@@ -327,7 +327,7 @@ impl Store for ModelStore {
                 tables.arrivals.insert(key, (job.id(), now));
             }
             tables.events.insert(job.id(), vec![(node.id, job.accepted_event())]);
-            tables.recent.add(&node.site, [(job.clone(), job.accepted_event())]);
+            tables.recent.add([(node.site.clone(), as_told(&job, &job.accepted_event()))]);
             let owner = (ours > 0).then_some(node.id);
             ours = ours.saturating_sub(1);
             let site = node.site.clone();
@@ -576,7 +576,7 @@ impl Tables {
         if row.node == Some(node.id) && row.job.revision() + 1 == job.revision() {
             self.told = self.told.max(event.at);
             history.push((node.id, event.clone()));
-            self.recent.add(&node.site, [(job.clone(), event.clone())]);
+            self.recent.add([(node.site.clone(), as_told(job, event))]);
             row.job = job.clone();
             if answers.is_some() && row.want == *answers {
                 row.want = None;

@@ -1,8 +1,4 @@
-//! What the stores have in common about what people look at.
-//!
-//! A list is bounded by the rows that are looked at, not by those that fit. What has an index is walked along it; where
-//! a condition has none, like a part of a name, a first look along the same index finds how far the call may go, and the
-//! page ends there, full or not.
+//! What the stores have in common about what people look at, but for lists.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,20 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 
 use super::{AnyStore, Kind};
-use crate::job::{Event, Job, Phase};
+use crate::job::{Event, Job};
 use crate::ports::{
     Clock, Counted, Ended, Followed, JobQuery, Live, Node, Overview, StoreError, Told,
 };
-
-/// The method of the store at hand.
-macro_rules! either {
-    ($self:ident, $store:ident => $call:expr) => {
-        match &$self.0 {
-            Kind::Sqlite($store) => $call.await,
-            Kind::Postgres($store, _) => $call.await,
-        }
-    };
-}
 
 impl<C: Clock> Overview for AnyStore<C> {
     async fn count(&self, query: &JobQuery) -> Result<Counted, StoreError> {
@@ -53,47 +39,17 @@ impl<C: Clock> Overview for AnyStore<C> {
     }
 }
 
-/// A walk through the history, from the newest job on: along which of its indexes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Along {
-    /// All jobs, or all of the feed.
-    Age,
-    /// Those that came to this bad end.
-    End(Phase),
-    /// Those that are held.
-    Held,
-}
-
-/// The walks that together meet every job of the history that a query holds of; none where only a live one can be meant.
-pub(super) fn walks(query: &JobQuery) -> Vec<Along> {
-    if query.held == Some(true) {
-        return vec![Along::Held];
-    }
-    let mut ends: Vec<_> = query.phases.iter().copied().filter(|phase| phase.is_final()).collect();
-    ends.dedup();
-    if query.phases.is_empty() || ends.contains(&Phase::Succeeded) {
-        return vec![Along::Age];
-    }
-    Phase::ALL.into_iter().filter(|end| ends.contains(end)).map(Along::End).collect()
-}
-
-/// Whether the walks may meet many rows that don't fit.
-pub(super) fn is_sparse(query: &JobQuery, walks: &[Along]) -> bool {
-    query.name.is_some()
-        || query.held.is_some()
-        || (walks.contains(&Along::Age) && !query.phases.is_empty())
-}
-
-/// The phases by their names.
-pub(super) fn names(phases: &[Phase]) -> Vec<&'static str> {
-    phases.iter().map(|phase| phase.name()).collect()
-}
-
 /// So many rows were found, of which one more than the most was looked for.
 pub(super) fn counted(found: i64, cut: bool) -> Counted {
     let found = u64::try_from(found).unwrap_or_default();
     let count = found.min(crate::ports::COUNT_MAX);
     Counted { count, more: cut || found > count }
+}
+
+/// What is told of an event, all but its cursor.
+pub(super) fn as_told(job: &Job, event: &Event) -> Told {
+    let (feed, path) = (job.feed().clone(), job.path().clone());
+    Told { cursor: 0, job: job.id(), feed, path, event: event.clone() }
 }
 
 /// The last events of a store that is a single process's, in memory: nobody else writes any.
@@ -119,14 +75,13 @@ impl Recent {
         }
     }
 
-    /// These are in the store now.
-    pub(super) fn add(&self, site: &str, events: impl IntoIterator<Item = (Job, Event)>) {
+    /// These are in the store now, each of its site's jobs.
+    pub(super) fn add(&self, events: impl IntoIterator<Item = (String, Told)>) {
         let mut last = self.last();
-        for (job, event) in events {
+        for (site, told) in events {
             last.cursor += 1;
-            let (feed, path) = (job.feed().clone(), job.path().clone());
-            let told = Told { cursor: last.cursor, job: job.id(), feed, path, event };
-            last.events.push_back((site.to_owned(), told));
+            let told = Told { cursor: last.cursor, ..told };
+            last.events.push_back((site, told));
         }
         let room = last.events.len().saturating_sub(RECENT_MAX);
         last.events.drain(..room);
@@ -160,9 +115,6 @@ impl Recent {
     }
 }
 
-/// Rows of the history that a page may look at, and those that a count may.
-pub(super) const PAGE_LOOK: i64 = 20_000;
-pub(super) const COUNT_LOOK: i64 = 200_000;
 /// Events that are remembered.
 const RECENT_MAX: usize = 10_000;
 
@@ -173,35 +125,12 @@ mod tests {
     use crate::ports::NodeId;
 
     #[test]
-    fn each_query_walks_along_the_index_that_leads_to_its_jobs() {
-        let query = |phases: &[Phase]| JobQuery { phases: phases.to_vec(), ..JobQuery::default() };
-        let failed = Along::End(Phase::Failed);
-        for (query, expected, sparse) in [
-            (query(&[]), vec![Along::Age], false),
-            (query(&[Phase::Running, Phase::Queued]), vec![], false),
-            (query(&[Phase::Failed, Phase::Queued, Phase::Failed]), vec![failed], false),
-            (
-                query(&[Phase::Skipped, Phase::Failed]),
-                vec![failed, Along::End(Phase::Skipped)],
-                false,
-            ),
-            (query(&[Phase::Failed, Phase::Succeeded]), vec![Along::Age], true),
-            (JobQuery { held: Some(true), ..query(&[]) }, vec![Along::Held], true),
-            (JobQuery { held: Some(false), ..query(&[]) }, vec![Along::Age], true),
-            (JobQuery { name: Some("x".into()), ..query(&[]) }, vec![Along::Age], true),
-        ] {
-            let walks = walks(&query);
-            assert_eq!((is_sparse(&query, &walks), walks), (sparse, expected), "{query:?}");
-        }
-    }
-
-    #[test]
     fn who_follows_misses_nothing_without_being_told() {
         let recent = Recent::default();
         recent.begin(&Node { id: NodeId(3), site: "site".to_owned() });
         let job = queued("a.csv");
         let add = |n: usize| {
-            recent.add("site", (0..n).map(|_| (job.clone(), job.accepted_event())));
+            recent.add((0..n).map(|_| ("site".to_owned(), as_told(&job, &job.accepted_event()))));
         };
         let begun = recent.follow("site", None, 10);
         assert_eq!((begun.next, begun.gap, begun.events.len()), (3 << 32, false, 0));
@@ -215,7 +144,7 @@ mod tests {
         }
         assert!(seen.into_iter().eq((3 << 32) + 1..=(3 << 32) + 25));
         // Another site's are passed over.
-        recent.add("other", [(job.clone(), job.accepted_event())]);
+        recent.add([("other".to_owned(), as_told(&job, &job.accepted_event()))]);
         let followed = recent.follow("site", Some(after), 10);
         assert_eq!((followed.next, followed.gap, followed.events.len()), (after + 1, false, 0));
         for wrong in [0, 3 << 32, after + 2, u64::MAX] {

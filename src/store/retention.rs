@@ -8,16 +8,6 @@ use crate::feed::{Name, SourcePath};
 use crate::job::{FileIdentity, JobId};
 use crate::ports::{Clock, OldArrival, Retention, StoreError, StoreSize, Walk, Walked};
 
-/// The method of the store at hand.
-macro_rules! either {
-    ($self:ident, $store:ident => $call:expr) => {
-        match &$self.0 {
-            Kind::Sqlite($store) => $call.await,
-            Kind::Postgres($store, _) => $call.await,
-        }
-    };
-}
-
 impl<C: Clock> Retention for AnyStore<C> {
     async fn forget_jobs(
         &self,

@@ -6,6 +6,7 @@ use super::{ModelStore, Row, counted_id};
 use crate::feed::Name;
 use crate::job::JobId;
 use crate::ports::{Accepted, Node, Sending, Sendings, StoreError};
+use crate::store::overview::as_told;
 
 impl Sendings for ModelStore {
     fn draw_id(&self, _now: DateTime<Utc>) -> JobId {
@@ -35,7 +36,7 @@ impl Sendings for ModelStore {
         tables.sent_keys.insert(key, sending.id);
         let job = sending.job(now);
         tables.events.insert(job.id(), vec![(node.id, job.accepted_event())]);
-        tables.recent.add(&node.site, [(job.clone(), job.accepted_event())]);
+        tables.recent.add([(node.site.clone(), as_told(&job, &job.accepted_event()))]);
         let (site, node) = (node.site.clone(), Some(node.id));
         let row = Row { job: job.clone(), site, node, want: None, history: false };
         tables.jobs.insert(job.id(), row);

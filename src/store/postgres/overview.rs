@@ -17,9 +17,9 @@ use crate::job::JobId;
 use crate::ports::{
     COUNT_MAX, Clock, Counted, Ended, Followed, JobPage, JobQuery, Live, Overview, StoreError, Told,
 };
-use crate::store::overview::{Along, COUNT_LOOK, PAGE_LOOK, counted, is_sparse, names, walks};
-use crate::store::row;
-use crate::store::{retention::first_id, signed};
+use crate::store::listing::{COUNT_LOOK, Dialect, PAGE_LOOK, last_of, select, unbounded};
+use crate::store::overview::counted;
+use crate::store::{row, signed};
 
 impl<C: Clock> Overview for PostgresStore<C> {
     async fn count(&self, wanted: &JobQuery) -> Result<Counted, StoreError> {
@@ -131,16 +131,9 @@ impl Session {
     /// The last row of the history that a call may look at, which may look at so many along each index; `None` when it
     /// may look at all.
     async fn floor(&mut self, wanted: &JobQuery, look: i64) -> Result<Option<Uuid>, Failure> {
-        let walks = walks(wanted);
-        if !is_sparse(wanted, &walks) {
-            return Ok(None);
-        }
         let mut floor = None;
-        for along in walks {
-            let mut sql = QueryBuilder::new("SELECT id FROM job_history WHERE true");
-            walk(&mut sql, along, wanted.feed.as_ref());
-            ages(&mut sql, wanted, None);
-            sql.push(" ORDER BY id DESC LIMIT 1 OFFSET ").push_bind(look - 1);
+        for along in unbounded(wanted) {
+            let mut sql = last_of::<Postgres>(wanted, along, look);
             let last: Option<Uuid> = sql.build_query_scalar().fetch_optional(self.on()).await?;
             floor = floor.max(last);
         }
@@ -148,90 +141,30 @@ impl Session {
     }
 }
 
-/// The jobs of both tables that are wanted, newest first.
-fn select(
-    sql: &mut QueryBuilder<Postgres>,
-    what: &str,
-    wanted: &JobQuery,
-    floor: Option<Uuid>,
-    limit: i64,
-) {
-    sql.push("SELECT * FROM (");
-    let mut begin = format!("(SELECT id AS place, {what} FROM job WHERE true");
-    for along in [None].into_iter().chain(walks(wanted).into_iter().map(Some)) {
-        sql.push(begin);
-        begin = format!(" UNION ALL (SELECT id, {what} FROM job_history WHERE true");
-        if let Some(along) = along {
-            walk(sql, along, wanted.feed.as_ref());
-        } else if let Some(feed) = &wanted.feed {
-            sql.push(" AND feed = ").push_bind(feed.as_str().to_owned());
-        }
-        ages(sql, wanted, floor);
-        let by_phase = !wanted.phases.is_empty() && !matches!(along, Some(Along::End(_)));
-        others(sql, wanted, by_phase);
-        sql.push(" ORDER BY id DESC LIMIT ").push_bind(limit).push(")");
+impl Dialect for Postgres {
+    fn id(sql: &mut QueryBuilder<Self>, id: Uuid) {
+        sql.push_bind(id);
     }
-    sql.push(") AS job ORDER BY place DESC LIMIT ").push_bind(limit);
-}
-
-/// What leads to the jobs along an index.
-fn walk(sql: &mut QueryBuilder<Postgres>, along: Along, feed: Option<&Name>) {
-    if let Some(feed) = feed {
-        sql.push(" AND feed = ").push_bind(feed.as_str().to_owned());
+    fn text(sql: &mut QueryBuilder<Self>, text: &str) {
+        sql.push_bind(text.to_owned());
     }
-    match along {
-        Along::Age => {}
-        // The index is for those alone of which this is said in so many words.
-        Along::End(phase) => {
-            sql.push(" AND phase <> 'succeeded' AND phase = ").push_bind(phase.name());
-        }
-        Along::Held => {
-            sql.push(" AND held_code IS NOT NULL");
-        }
+    fn number(sql: &mut QueryBuilder<Self>, number: i64) {
+        sql.push_bind(number);
     }
-}
-
-/// What a place in the order of ids says. An id carries the time it was made, or a later one: the key leads there without
-/// a walk through all that is older, or newer.
-fn ages(sql: &mut QueryBuilder<Postgres>, wanted: &JobQuery, floor: Option<Uuid>) {
-    if let Some(since) = wanted.since {
-        sql.push(" AND id >= ").push_bind(first_id(since));
+    fn time(sql: &mut QueryBuilder<Self>, time: DateTime<Utc>) {
+        sql.push_bind(time);
     }
-    if let Some(until) = wanted.until {
-        // The time's own millisecond may have jobs of before it.
-        sql.push(" AND id < ").push_bind(first_id(until + chrono::TimeDelta::milliseconds(1)));
+    fn phase_among(sql: &mut QueryBuilder<Self>, names: Vec<&'static str>) {
+        sql.push("phase = ANY(").push_bind(names).push(")");
     }
-    if let Some(before) = wanted.before {
-        sql.push(" AND id < ").push_bind(before.uuid());
-    }
-    if let Some(floor) = floor {
-        sql.push(" AND id >= ").push_bind(floor);
-    }
-}
-
-/// What no index knows.
-fn others(sql: &mut QueryBuilder<Postgres>, wanted: &JobQuery, by_phase: bool) {
-    if by_phase {
-        sql.push(" AND phase = ANY(").push_bind(names(&wanted.phases)).push(")");
-    }
-    if let Some(held) = wanted.held {
-        sql.push(if held { " AND held_code IS NOT NULL" } else { " AND held_code IS NULL" });
-    }
-    if let Some(name) = &wanted.name {
-        if name.contains('\0') {
+    fn name_has(sql: &mut QueryBuilder<Self>, part: &str) {
+        if part.contains('\0') {
             // No file has it in its name, and no text can here.
-            sql.push(" AND false");
+            sql.push("false");
         } else {
             // Not LIKE: its pattern would have to be escaped. In the column's collation `lower` knows ASCII alone.
-            let name = name.to_ascii_lowercase();
-            sql.push(" AND position(").push_bind(name).push(" in lower(name)) > 0");
+            sql.push("position(").push_bind(part.to_owned()).push(" in lower(name)) > 0");
         }
-    }
-    if let Some(since) = wanted.since {
-        sql.push(" AND created_at >= ").push_bind(since);
-    }
-    if let Some(until) = wanted.until {
-        sql.push(" AND created_at < ").push_bind(until);
     }
 }
 

@@ -15,10 +15,10 @@ use crate::feed::Name;
 use crate::fire::Fired;
 use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
 use crate::ports::{
-    Accepted, Adopted, Ask, Committed, Node, NodeId, Reservation, Reserved, StoreError, Transition,
-    Wished,
+    Accepted, Adopted, Ask, Committed, Node, NodeId, Reservation, Reserved, StoreError, Told,
+    Transition, Wished,
 };
-use crate::store::overview::Recent;
+use crate::store::overview::{Recent, as_told};
 use crate::store::quota::{Admission, FeedQuotas, Quota, STILL_WAITS};
 use crate::store::row::{self, cancel_reason_name, digest_text, holds_run, is_done, json};
 use crate::store::{forgotten, signed};
@@ -28,8 +28,8 @@ pub(super) struct Write<'s> {
     slot: MutexGuard<'s, Option<SqliteConnection>>,
     connection: SqliteConnection,
     recent: &'s Recent,
-    /// Events for those who follow, with their jobs and sites; told once they are in the store.
-    noted: Vec<(String, Job, Event)>,
+    /// What is told to those who follow, with their sites, once it is in the store.
+    noted: Vec<(String, Told)>,
 }
 
 impl<'s> Write<'s> {
@@ -49,9 +49,7 @@ impl<'s> Write<'s> {
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
         let doubt = Doubt((!self.noted.is_empty()).then_some(self.recent));
         query("COMMIT").execute(&mut self.connection).await?;
-        for (site, job, event) in self.noted {
-            self.recent.add(&site, [(job, event)]);
-        }
+        self.recent.add(self.noted);
         doubt.settled();
         *self.slot = Some(self.connection);
         Ok(())
@@ -130,7 +128,7 @@ impl<'s> Write<'s> {
         let rows = rows.iter().map(|row| Ok((job(row), left_by(row.try_get("id")?))));
         let adopted = row::adopted(rows.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter());
         for (job, _) in &adopted.jobs {
-            self.noted.push((node.site.clone(), job.clone(), job.adopted_event()));
+            self.noted.push((node.site.clone(), as_told(job, &job.adopted_event())));
         }
         Ok(adopted)
     }
@@ -393,7 +391,7 @@ impl<'s> Write<'s> {
                    (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
         by_event(query(sql), node, job.id(), event).execute(self.on()).await?;
-        self.noted.push((node.site.clone(), job.clone(), event.clone()));
+        self.noted.push((node.site.clone(), as_told(job, event)));
         Ok(())
     }
 
