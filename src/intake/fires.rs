@@ -4,10 +4,11 @@
 //! boot-time clock, which never jumps: one that leaps by more than [`LEAP`] fires nothing until it has gone on evenly for
 //! a while. What has fired is a row, so nothing here needs to be remembered: [`decide`] answers from the rows alone.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 
 use super::last_fire::LastFire;
 use crate::feed::{Feed, Name};
@@ -90,10 +91,10 @@ impl Fires {
             // What it is to take settles still: from here on it stands, however long that lasts.
             store.enter(node, &self.feed.name, &[fresh]).await?;
         }
-        let mut table = store.schedule(node, &self.feed.name, &rules).await?;
+        let (mut table, mut asked) = self.timetable(world, node, &rules).await?;
         if let Some(pause) = table.pause.clone().filter(|pause| !pause.holds(table.now)) {
             self.resumed(world, node, &pause, table.now).await?;
-            table = store.schedule(node, &self.feed.name, &rules).await?;
+            (table, asked) = self.timetable(world, node, &rules).await?;
         }
         if self.feed.schedule.is_some()
             && table.pause.is_none()
@@ -104,7 +105,7 @@ impl Fires {
             table.pause = Some(pause);
         }
         self.show_pause(world, table.pause.is_some());
-        let even = self.clocks.go_evenly(table.now, boot);
+        let even = self.clocks.go_evenly(table.now, asked);
         if !even {
             tracing::warn!(feed = %self.feed.name, now = %table.now,
                 "the database's clock has jumped: nothing fires until it has gone on evenly for {} s", EVEN_FOR.as_secs());
@@ -131,6 +132,18 @@ impl Fires {
         let longest = if some_wait { ASK_SOON } else { ASK_EVERY };
         self.ask_at = boot + self.wait(world, table.now).min(longest);
         Ok(self.gate.clone())
+    }
+
+    /// What the store knows, and between which times of the boot clock it was asked.
+    async fn timetable<W: World>(
+        &self,
+        world: &W,
+        node: &Node,
+        rules: &str,
+    ) -> Result<(Timetable, RangeInclusive<Duration>), StoreError> {
+        let before = world.clock().boot();
+        let table = world.store().schedule(node, &self.feed.name, rules).await?;
+        Ok((table, before..=world.clock().boot()))
     }
 
     /// A fire has taken all that there is; or it waits for something that is expected.
@@ -423,21 +436,25 @@ fn rules_of(schedule: &Schedule) -> String {
 /// The database's clock, held against the boot-time clock.
 #[derive(Debug, Default)]
 struct Clocks {
-    last: Option<(DateTime<Utc>, Duration)>,
+    last: Option<(DateTime<Utc>, RangeInclusive<Duration>)>,
     even_from: Duration,
 }
 
 impl Clocks {
-    /// Whether the database's clock has gone on evenly for long enough.
-    fn go_evenly(&mut self, now: DateTime<Utc>, boot: Duration) -> bool {
-        if let Some((then, since)) = self.last.replace((now, boot)) {
-            let passed = TimeDelta::from_std(boot.saturating_sub(since)).unwrap_or(TimeDelta::MAX);
-            let leap = (now - then).checked_sub(&passed).unwrap_or(TimeDelta::MAX).abs();
-            if leap.to_std().unwrap_or(Duration::MAX) > LEAP {
-                self.even_from = boot + EVEN_FOR;
+    /// Whether the database's clock, which was read between these times of the other, has gone on evenly for long enough.
+    /// A database that is slow to answer has no clock that leaps.
+    fn go_evenly(&mut self, now: DateTime<Utc>, asked: RangeInclusive<Duration>) -> bool {
+        let answered = *asked.end();
+        if let Some((then, last)) = self.last.replace((now, asked.clone())) {
+            let passed = |from: &Duration, to: &Duration| to.saturating_sub(*from).as_secs_f64();
+            let (least, most) =
+                (passed(last.end(), asked.start()), passed(last.start(), asked.end()));
+            let by_database = (now - then).as_seconds_f64();
+            if (least - by_database).max(by_database - most) > LEAP.as_secs_f64() {
+                self.even_from = answered + EVEN_FOR;
             }
         }
-        boot >= self.even_from
+        answered >= self.even_from
     }
 }
 
@@ -589,7 +606,7 @@ mod tests {
     #[test]
     fn a_clock_that_leaps_is_believed_when_it_has_gone_on_evenly() {
         let mut clocks = Clocks::default();
-        let second = Duration::from_secs;
+        let second = |boot| Duration::from_secs(boot)..=Duration::from_secs(boot);
         assert!(clocks.go_evenly(at(0), second(1000)));
         // A machine that was suspended: both went on.
         assert!(clocks.go_evenly(at(36_000), second(37_000)));
@@ -601,5 +618,19 @@ mod tests {
             assert!(!clocks.go_evenly(at(leap + 299), second(1300)));
             assert!(clocks.go_evenly(at(leap + 300), second(1301)));
         }
+    }
+
+    #[test]
+    fn a_database_that_is_slow_to_answer_has_no_clock_that_leaps() {
+        let asked = |from, to| Duration::from_secs(from)..=Duration::from_secs(to);
+        // It read its clock when it was asked or just before it answered, once so and once so.
+        for then in [at(50), at(300)] {
+            let mut clocks = Clocks::default();
+            clocks.go_evenly(at(0), asked(900, 1000));
+            assert!(clocks.go_evenly(then, asked(1050, 1200)), "{then}");
+        }
+        let mut clocks = Clocks::default();
+        clocks.go_evenly(at(0), asked(1000, 1000));
+        assert!(!clocks.go_evenly(at(7200), asked(1050, 1200)), "however slow it is");
     }
 }
