@@ -24,7 +24,7 @@ use tokio::io::{BufReader, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-use crate::figure::{Figure, Section, since};
+use crate::figure::{Count, Figure, Section, since};
 use crate::{CLOCK, Extent};
 
 /// Names the side that a process is.
@@ -76,11 +76,6 @@ pub(crate) async fn section(extent: &Extent, gb: usize, python: bool) -> anyhow:
         format!(
             "{BLOCKS_IN_FLIGHT} blocks of 8 MiB on their way, ours with SHA-256 and MD5 of the whole and MD5 of each block"
         ),
-        format!(
-            "the most memory a process of ours had: {} MiB up, {} MiB down",
-            peaks[0].div_ceil(1024),
-            peaks[1].div_ceil(1024)
-        ),
     ];
     conditions.extend(absent);
     Ok(Section {
@@ -88,7 +83,14 @@ pub(crate) async fn section(extent: &Extent, gb: usize, python: bool) -> anyhow:
         conditions,
         figures: vec![up, hashed, down, beside_python],
         spreads: Vec::new(),
+        counts: ["up", "down"].into_iter().zip(peaks).map(peak).collect(),
     })
+}
+
+/// The most memory that a process of ours had.
+#[expect(clippy::cast_precision_loss, reason = "some digits are enough")]
+fn peak((way, kib): (&str, u64)) -> Count {
+    Count::new(format!("{way}: the most memory of ours"), kib as f64 / 1024.0, "MiB").at_most(128.0)
 }
 
 fn index(side: &str) -> usize {

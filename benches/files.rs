@@ -57,6 +57,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         conditions,
         figures: vec![sqlite, postgres],
         spreads: Vec::new(),
+        counts: Vec::new(),
     })
 }
 

@@ -26,7 +26,8 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
             for (step, name) in STEPS.into_iter().enumerate() {
                 let beyond = times.iter().map(|times| times[step] - f64::from(settle));
                 let what = format!("{store}, {rule}: {name}");
-                spreads.push(Spread::of(what, &beyond.collect::<Vec<_>>()));
+                let spread = Spread::of(what, &beyond.collect::<Vec<_>>());
+                spreads.push(if name == "started" { spread.at_most(50.0) } else { spread });
             }
         }
     }
@@ -42,6 +43,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         conditions,
         figures: Vec::new(),
         spreads,
+        counts: Vec::new(),
     })
 }
 

@@ -10,11 +10,12 @@
 //! A topic is a file here and a variant of [`Topic`]; it answers a [`Section`](figure::Section) of figures. The server, the
 //! table and the JSON are there for all.
 
+use std::io::ErrorKind;
 use std::num::NonZero;
 
+use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use scoreline::clock::SystemClock;
-use serde::Serialize;
 use sqlx::Connection as _;
 
 mod blobs;
@@ -29,7 +30,7 @@ mod latency;
 mod server;
 mod transitions;
 
-use figure::{Section, median};
+use figure::{Report, median};
 
 /// Measures, and prints ratios.
 #[derive(Parser)]
@@ -50,8 +51,11 @@ struct Args {
     #[arg(long)]
     python: bool,
     /// A tenth of everything, for a look at whether it works
-    #[arg(long)]
+    #[arg(long, conflicts_with = "record")]
     quick: bool,
+    /// Put what is measured on record, in benches/figures.json, for later runs to be held against
+    #[arg(long)]
+    record: bool,
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -82,13 +86,6 @@ impl Extent {
     pub(crate) fn of(&self, whole: usize) -> usize {
         if self.quick { whole.div_ceil(10) } else { whole }
     }
-}
-
-/// Everything that is told.
-#[derive(Serialize)]
-struct Report {
-    conditions: Vec<String>,
-    sections: Vec<Section>,
 }
 
 #[tokio::main]
@@ -124,14 +121,30 @@ async fn main() -> anyhow::Result<()> {
     }
     conditions.push(format!("load {} at the end", load()?));
     let report = Report { conditions, sections };
+    // A tenth of the work comes to other figures.
+    let before = if args.quick { None } else { on_record()? };
     let text = if args.json {
         serde_json::to_string_pretty(&report)? + "\n"
     } else {
-        figure::table(&report.conditions, &report.sections)
+        report.table(before.as_ref())
     };
     scoreline::cli::tell(&text)?;
+    if args.record {
+        std::fs::write(RECORD, serde_json::to_string_pretty(&report.over(before))? + "\n")?;
+    }
     Ok(())
 }
+
+/// The figures that later ones are held against.
+fn on_record() -> anyhow::Result<Option<Report>> {
+    match std::fs::read(RECORD) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text).context(RECORD)?)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).context(RECORD),
+    }
+}
+
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/figures.json");
 
 fn machine() -> anyhow::Result<String> {
     let cpus = std::fs::read_to_string("/proc/cpuinfo")?;

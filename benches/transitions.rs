@@ -23,7 +23,8 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         let jobs = extent.of(if batch == 1 { 400 } else { 6000 }).next_multiple_of(batch * clients);
         let plural = if clients == 1 { "" } else { "s" };
         let beside = format!("pgbench, {clients} client{plural}");
-        let mut postgres = Figure::new(format!("PostgreSQL, {batch} a commit"), beside.clone());
+        let mut postgres = Figure::new(format!("PostgreSQL, {batch} a commit"), beside.clone())
+            .at_least(1.0 / 3.0);
         let mut sqlite = Figure::new(format!("SQLite, {batch} a commit"), beside);
         for turn in 0..extent.turns {
             let work = Work { jobs, batch, clients };
@@ -58,6 +59,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         conditions,
         figures,
         spreads: Vec::new(),
+        counts: Vec::new(),
     })
 }
 
