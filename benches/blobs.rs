@@ -1,125 +1,298 @@
-//! Large files to blob storage and back, beside a client that does nothing else, and how much memory that takes.
+//! Large files to blob storage and back, beside a client that does nothing else and beside the public tools that are
+//! installed, and how much memory and how much of the processors that takes.
 //!
-//! The other side is a sink of the bench's own: it speaks what an upload and a download ask for, throws away what comes
-//! and makes up what goes. Every side is a process of its own, this program once more with [`ROLE`] set, so that its peak
-//! of memory is its own.
+//! All sides read one file and write one, where files are in memory if the machine has room for that; the other end is a
+//! [sink](sink) of the bench's own. Every side is a process of its own, this program once more with [`ROLE`] set, so that
+//! its peak of memory is its own.
+//!
+//! The sink and a side share the processors: what a side can do is what the other leaves. So everything is measured twice,
+//! with the sink as fast as it can and as a line of [`GBIT`] Gbit/s, which is more than most machines have to their storage.
 
-use std::pin::Pin;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context as TaskContext, Poll};
 
 use anyhow::{Context as _, bail, ensure};
 use azure_core::http::{Body, NoFormat, RequestContent};
 use azure_storage_blob::BlobClient;
 use azure_storage_blob::models::BlockLookupList;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
-use futures::stream::{StreamExt as _, TryStreamExt as _};
+use futures::stream::TryStreamExt as _;
+use md5::Digest as _;
 use scoreline::blobs::{AzureBlobs, BLOCKS_IN_FLIGHT, ConnectionString, HandOver, Settings};
 use scoreline::ports::{BlobPlace, Blobs as _, Clock as _};
-use sha2::Digest as _;
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _};
-use tokio::io::{BufReader, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+use tokio::task::JoinSet;
 
-use crate::figure::{Count, Figure, Section, since};
+use crate::figure::{Count, Figure, Section, median, since};
 use crate::{CLOCK, Extent};
+
+mod sink;
+
+use sink::{PIECE, Sink};
 
 /// Names the side that a process is.
 pub(crate) const ROLE: &str = "SCORELINE_BENCH_ROLE";
 
-pub(crate) async fn section(extent: &Extent, gb: usize, python: bool) -> anyhow::Result<Section> {
-    let bytes = extent.of(gb * 1_000_000_000);
-    let mut up = Figure::new("up: MB", "Microsoft's client, no hash");
-    let mut hashed = Figure::new("up: MB", "SHA-256 and MD5 alone");
-    let mut down = Figure::new("down: MB", "reqwest, no hash");
-    let mut beside_python = Figure::new("up: MB", "azure-storage-blob (Python)");
-    let mut peaks = [0; 2];
-    let mut absent = None;
-    for turn in 0..extent.turns {
-        let mut sides = ["up", "bare-up", "hash", "down", "bare-down", "python-up"];
-        sides.rotate_left(turn % 6);
-        let mut rates = [0.0; 6];
-        for side in sides {
-            let rate = match side {
-                "python-up" if !python => continue,
-                "python-up" => match by_python(bytes).await? {
-                    Ok(rate) => rate,
-                    Err(why) => {
-                        absent = Some(why);
-                        continue;
-                    }
-                },
-                side => {
-                    let measured = measure(side, bytes).await?;
-                    match side {
-                        "up" => peaks[0] = measured.peak_kib.max(peaks[0]),
-                        "down" => peaks[1] = measured.peak_kib.max(peaks[1]),
-                        _ => {}
-                    }
-                    measured.rate
-                }
-            };
-            rates[index(side)] = rate;
-        }
-        up.add(rates[index("up")], rates[index("bare-up")]);
-        hashed.add(rates[index("up")], rates[index("hash")]);
-        down.add(rates[index("down")], rates[index("bare-down")]);
-        if rates[index("python-up")] > 0.0 {
-            beside_python.add(rates[index("up")], rates[index("python-up")]);
+pub(crate) async fn section(extent: &Extent, gb: usize) -> anyhow::Result<Section> {
+    let work = Work::made(extent.of(gb * 1_000_000_000))?;
+    let mut conditions = vec![
+        format!(
+            "one file of {} bytes in {}, to and from a sink on loopback that shares the processors",
+            work.bytes,
+            work.folder.path().display()
+        ),
+        format!(
+            "{BLOCKS_IN_FLIGHT} blocks of 8 MiB on their way; ours with SHA-256 of the whole, MD5 of each block up, and MD5 of the whole down where the blob has one"
+        ),
+        "tools from their start to their end, with no hash of the whole; rclone with MD5 of each block".to_owned(),
+    ];
+    let mut sides = vec!["up", "bare-up", "down", "down-md5", "bare-down"];
+    for tool in ["azcopy", "rclone", "python"] {
+        match work.why_not(tool).await {
+            None if tool == "python" => sides.push("python-up"),
+            None if tool == "azcopy" => sides.extend(["azcopy-up", "azcopy-down"]),
+            None => sides.extend(["rclone-up", "rclone-down"]),
+            Some(why) => conditions.push(why),
         }
     }
-    let mut conditions = vec![
-        format!("{bytes} bytes, made as they are read, to and from a sink on loopback"),
-        format!(
-            "{BLOCKS_IN_FLIGHT} blocks of 8 MiB on their way, ours with SHA-256 and MD5 of the whole and MD5 of each block"
-        ),
-    ];
-    conditions.extend(absent);
+    let mut figures = Vec::new();
+    let mut all: BTreeMap<&str, Vec<Measured>> = BTreeMap::new();
+    for gbit in [None, Some(GBIT)] {
+        let line = gbit.map_or(String::new(), |gbit| format!(" ({gbit} Gbit/s)"));
+        let mut beside: Vec<_> = PAIRS
+            .iter()
+            .filter(|(_, other, ..)| sides.contains(other))
+            .map(|(ours, other, named, reach)| {
+                let figure = Figure::new(format!("{ours}: MB{line}"), *named);
+                (*ours, *other, figure.at_least(*reach))
+            })
+            .collect();
+        for turn in 0..extent.turns {
+            let mut rates = BTreeMap::new();
+            let count = sides.len();
+            sides.rotate_left(turn % count);
+            for side in &sides {
+                let measured = work.measure(side, gbit).await?;
+                rates.insert(*side, measured.rate);
+                all.entry(side).or_default().push(measured);
+            }
+            for (ours, other, figure) in &mut beside {
+                figure.add(rates[ours], rates[other]);
+            }
+        }
+        figures.extend(beside.into_iter().map(|(_, _, figure)| figure));
+    }
+    let mut counts = Vec::new();
+    for (side, measured) in all {
+        let cpu = median(&measured.iter().map(|one| one.cpu).collect::<Vec<_>>());
+        counts.push(Count::new(format!("{side}: of a core, for each GB"), cpu, "s"));
+        if let Some(kib) = measured.iter().filter_map(|one| one.peak_kib).max() {
+            counts.push(peak(side, kib));
+        }
+    }
     Ok(Section {
         title: "A large file to blob storage and back".to_owned(),
         conditions,
-        figures: vec![up, hashed, down, beside_python],
+        figures,
         spreads: Vec::new(),
-        counts: ["up", "down"].into_iter().zip(peaks).map(peak).collect(),
+        counts,
     })
 }
 
-/// The most memory that a process of ours had.
+/// The most memory that a side had.
 #[expect(clippy::cast_precision_loss, reason = "some digits are enough")]
-fn peak((way, kib): (&str, u64)) -> Count {
-    Count::new(format!("{way}: the most memory of ours"), kib as f64 / 1024.0, "MiB").at_most(128.0)
+fn peak(side: &str, kib: u64) -> Count {
+    let count = Count::new(format!("{side}: the most memory"), kib as f64 / 1024.0, "MiB");
+    if side.starts_with("bare") { count } else { count.at_most(128.0) }
 }
 
-fn index(side: &str) -> usize {
-    ["up", "bare-up", "hash", "down", "bare-down", "python-up"]
-        .iter()
-        .position(|name| *name == side)
-        .unwrap_or_default()
-}
+/// Who is compared with whom, and what the ratio is to be.
+const PAIRS: [(&str, &str, &str, f64); 8] = [
+    ("up", "bare-up", "Microsoft's client, no hash", 0.9),
+    ("down", "bare-down", "reqwest, no hash", 0.9),
+    ("down-md5", "bare-down", "reqwest, no hash", 0.9),
+    ("up", "azcopy-up", "azcopy", 1.0),
+    ("down", "azcopy-down", "azcopy", 1.0),
+    ("up", "rclone-up", "rclone", 1.0),
+    ("down", "rclone-down", "rclone", 1.0),
+    ("up", "python-up", "azure-storage-blob (Python)", 1.0),
+];
 
 struct Measured {
     /// MB a second.
     rate: f64,
-    peak_kib: u64,
+    /// Seconds of a core for 10⁹ bytes.
+    cpu: f64,
+    /// Only our own sides tell.
+    peak_kib: Option<u64>,
 }
 
-async fn measure(side: &str, bytes: usize) -> anyhow::Result<Measured> {
-    let sink = Sink::start().await?;
-    let output = this_program(side)?
-        .args([sink.address.clone(), bytes.to_string()])
-        .output()
-        .await
-        .context("this program can't be started again")?;
-    let told = String::from_utf8_lossy(&output.stdout);
-    let (micros, peak) = told
-        .trim()
-        .split_once(' ')
-        .with_context(|| format!("{side}: {told}{}", String::from_utf8_lossy(&output.stderr)))?;
-    sink.has_seen(side, bytes).await?;
-    Ok(Measured { rate: rate(bytes, micros.parse()?), peak_kib: peak.parse()? })
+/// What is carried.
+struct Work {
+    bytes: usize,
+    md5: String,
+    folder: tempfile::TempDir,
+}
+
+impl Work {
+    /// Makes the file.
+    fn made(bytes: usize) -> anyhow::Result<Self> {
+        let memory = Path::new("/dev/shm");
+        // It, what comes back, and as much again for everybody else.
+        let room = rustix::fs::statvfs(memory)
+            .is_ok_and(|at| at.f_bavail * at.f_frsize > 3 * bytes as u64);
+        let folder = if room { tempfile::tempdir_in(memory)? } else { tempfile::tempdir()? };
+        let mut file = std::fs::File::create(folder.path().join("source"))?;
+        let mut md5 = md5::Md5::new();
+        let mut left = bytes;
+        while left > 0 {
+            let piece = &PIECE[..left.min(PIECE.len())];
+            file.write_all(piece)?;
+            md5.update(piece);
+            left -= piece.len();
+        }
+        Ok(Self { bytes, md5: BASE64.encode(md5.finalize()), folder })
+    }
+
+    /// Why a tool is not measured.
+    async fn why_not(&self, tool: &str) -> Option<String> {
+        let mut command = match tool {
+            "python" => {
+                let mut command = Command::new("python3");
+                command.args(["-c", "import azure.storage.blob"]);
+                command
+            }
+            tool => {
+                let mut command = self.tool(tool);
+                command.arg("--version");
+                command
+            }
+        };
+        let said = command.stdin(Stdio::null()).output().await;
+        (!said.is_ok_and(|said| said.status.success()))
+            .then(|| format!("{tool} is not installed, or doesn't run, and is not measured"))
+    }
+
+    fn tool(&self, tool: &str) -> Command {
+        let named = std::env::var_os(tool.to_uppercase());
+        let mut command = Command::new(named.unwrap_or_else(|| OsString::from(tool)));
+        let folder = self.folder.path();
+        command
+            .env("AZCOPY_DISABLE_SYSLOG", "true")
+            .env("AZCOPY_LOG_LOCATION", folder)
+            .env("AZCOPY_JOB_PLAN_LOCATION", folder)
+            .env("RCLONE_CONFIG", "/dev/null");
+        command
+    }
+
+    async fn measure(&self, side: &str, gbit: Option<u64>) -> anyhow::Result<Measured> {
+        let sink = Sink::start(gbit, &self.md5).await?;
+        let (source, target) =
+            (self.folder.path().join("source"), self.folder.path().join("target"));
+        let mut command = self.command(side, &sink.address, &source, &target)?;
+        let (began, cpu) = (CLOCK.boot(), cpu_of_children()?);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+        let output = output.with_context(|| format!("{side} can't be started"))?;
+        let took = since(began);
+        let cpu = cpu_of_children()? - cpu;
+        let told = String::from_utf8_lossy(&output.stdout);
+        ensure!(
+            output.status.success(),
+            "{side}: {told}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        sink.has_seen(self.bytes).await?;
+        if side.contains("down") {
+            ensure!(std::fs::metadata(&target)?.len() == self.bytes as u64, "{side}: not whole");
+            std::fs::remove_file(&target)?;
+        }
+        // Our own sides tell what they took without their start.
+        let own = told.trim().split_once(' ');
+        let own =
+            own.and_then(|(micros, kib)| Some((micros.parse::<u64>().ok()?, kib.parse().ok()?)));
+        let micros = u64::try_from(took.as_micros())?;
+        let (micros, peak_kib) = own.map_or((micros, None), |(micros, kib)| (micros, Some(kib)));
+        Ok(Measured {
+            rate: rate(self.bytes, micros),
+            cpu: cpu / rate(self.bytes, 1000) * 1e6,
+            peak_kib,
+        })
+    }
+
+    fn command(
+        &self,
+        side: &str,
+        address: &str,
+        source: &Path,
+        target: &Path,
+    ) -> anyhow::Result<Command> {
+        let url = format!("http://{address}/acct/c/{}", self.bytes);
+        let signed = format!("{url}?sv=2021-12-02&ss=b&srt=sco&sp=rwdlac&se=2099-01-01&sig=QUJD");
+        let mut command = match side {
+            "azcopy-up" | "azcopy-down" => {
+                let mut command = self.tool("azcopy");
+                command.arg("copy");
+                if side == "azcopy-up" {
+                    command.arg(source).args([&signed, "--from-to=LocalBlob"]);
+                } else {
+                    command.arg(signed).arg(target).arg("--from-to=BlobLocal");
+                }
+                command.args(["--check-length=false", "--skip-version-check", "--log-level=NONE"]);
+                command
+            }
+            "rclone-up" | "rclone-down" => {
+                let mut command = self.tool("rclone");
+                let blob = format!(":azureblob:c/{}", self.bytes);
+                command
+                    .env("RCLONE_AZUREBLOB_ACCOUNT", "acct")
+                    .env("RCLONE_AZUREBLOB_KEY", "QUJD")
+                    .env("RCLONE_AZUREBLOB_ENDPOINT", format!("http://{address}/acct"))
+                    .arg("copyto");
+                if side == "rclone-up" {
+                    command.arg(source).arg(blob);
+                } else {
+                    command.arg(blob).arg(target);
+                }
+                command.args([
+                    "--no-check-dest",
+                    "--ignore-checksum",
+                    "--azureblob-disable-checksum",
+                ]);
+                command.args(["--azureblob-no-check-container", "--azureblob-chunk-size=8Mi"]);
+                command
+            }
+            "python-up" => {
+                let mut command = Command::new("python3");
+                command.args(["-c", PYTHON, &url]).arg(source);
+                command
+            }
+            side => {
+                let mut command = this_program(side)?;
+                command.args([address, &self.bytes.to_string()]).arg(source).arg(target);
+                command
+            }
+        };
+        command.stderr(Stdio::piped());
+        Ok(command)
+    }
+}
+
+/// Seconds of a core that processes took which we started and which have ended.
+fn cpu_of_children() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // The name, which comes before, may have spaces.
+    let (_, rest) = stat.rsplit_once(')').context("the kernel tells of this process")?;
+    let ticks: Vec<f64> = rest.split_whitespace().skip(13).take(2).flat_map(str::parse).collect();
+    // Of a hundredth of a second, whatever the machine.
+    Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
 /// MB a second. Bytes in a microsecond are that.
@@ -134,83 +307,46 @@ fn this_program(role: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Microsoft's uploader for Python; why not, where it isn't there.
-async fn by_python(bytes: usize) -> anyhow::Result<Result<f64, String>> {
-    let sink = Sink::start().await?;
-    let url = format!("http://{}/acct/c/{bytes}", sink.address);
-    let output = Command::new("python3")
-        .args(["-c", PYTHON, &url, &bytes.to_string()])
-        .output()
-        .await
-        .context("python3 can't be started")?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().last().unwrap_or_default();
-        return Ok(Err(format!("azure-storage-blob for Python is not measured: {last}")));
-    }
-    sink.has_seen("python-up", bytes).await?;
-    let micros = String::from_utf8_lossy(&output.stdout).trim().parse()?;
-    Ok(Ok(rate(bytes, micros)))
-}
-
 const PYTHON: &str = r"
 import sys, time
 from azure.storage.blob import BlobClient
-class Made:
-    def __init__(self, left): self.left, self.piece = left, bytes(range(256)) * 32768
-    def read(self, size=-1):
-        size = min(self.left, len(self.piece) if size < 0 else size)
-        self.left -= size
-        return self.piece[:size] if size <= len(self.piece) else (self.piece * (size // len(self.piece) + 1))[:size]
 client = BlobClient.from_blob_url(sys.argv[1], max_block_size=8 << 20, max_single_put_size=8 << 20)
-began = time.monotonic()
-client.upload_blob(Made(int(sys.argv[2])), length=int(sys.argv[2]), max_concurrency=4)
-print(int((time.monotonic() - began) * 1e6))
+with open(sys.argv[2], 'rb') as source:
+    client.upload_blob(source, overwrite=True, max_concurrency=4)
 ";
 
 /// What this process does, if it is one of the sides.
 pub(crate) async fn play(role: &str) -> anyhow::Result<()> {
     if role == "sink" {
-        return serve().await;
+        return sink::serve().await;
     }
     let mut arguments = std::env::args().skip(1);
     let address = arguments.next().context("the sink's address")?;
     let bytes: usize = arguments.next().context("how many bytes")?.parse()?;
+    let source = PathBuf::from(arguments.next().context("the file")?);
+    let target = PathBuf::from(arguments.next().context("the other file")?);
     let url = format!("http://{address}/acct/c/{bytes}");
     let began = CLOCK.boot();
     match role {
         "up" => {
-            let mut source = Made(bytes);
+            let mut source = File::open(source).await?;
             let content = ours(&address)?.upload(&bytes.to_string(), "bench", &mut source).await?;
             ensure!(content.size_bytes == bytes as u64);
         }
-        "down" => {
-            let name = bytes.to_string();
-            let mut to = tokio::io::sink();
+        "down" | "down-md5" => {
+            let name = if role == "down" { bytes.to_string() } else { format!("md5/{bytes}") };
+            let mut to = File::create(target).await?;
             let content = ours(&address)?.download(BlobPlace::Ours(&name), &mut to).await?;
             ensure!(content.size_bytes == bytes as u64);
         }
-        "bare-up" => bare_upload(&url, bytes).await?,
+        "bare-up" => bare_upload(&url, bytes, File::open(source).await?).await?,
         "bare-down" => {
+            let mut to = File::create(target).await?;
             let mut body = reqwest::get(url).await?.bytes_stream();
-            let mut got = 0;
             while let Some(chunk) = body.try_next().await? {
-                got += chunk.len();
+                to.write_all(&chunk).await?;
             }
-            ensure!(got == bytes, "{got} bytes of {bytes}");
-        }
-        "hash" => {
-            let (mut sha256, mut md5, mut block) =
-                (sha2::Sha256::new(), md5::Md5::new(), md5::Md5::new());
-            let mut left = bytes;
-            while left > 0 {
-                let piece = &PIECE[..left.min(PIECE.len())];
-                sha256.update(piece);
-                md5.update(piece);
-                block.update(piece);
-                left -= piece.len();
-            }
-            std::hint::black_box((sha256.finalize(), md5.finalize(), block.finalize()));
+            to.flush().await?;
         }
         other => bail!("{other} is none of the sides"),
     }
@@ -236,153 +372,34 @@ fn ours(address: &str) -> anyhow::Result<AzureBlobs> {
     AzureBlobs::new(settings, None, CLOCK).map_err(anyhow::Error::msg)
 }
 
-/// The same requests, and nothing else.
-async fn bare_upload(url: &str, bytes: usize) -> anyhow::Result<()> {
+/// The same requests, and nothing else: each block is read once another one is through.
+async fn bare_upload(url: &str, bytes: usize, mut source: File) -> anyhow::Result<()> {
     let client = BlobClient::new(url.parse()?, None, None)?.block_blob_client();
     let ids: Vec<_> = (0..bytes.div_ceil(BLOCK)).map(|n| format!("{n:06}").into_bytes()).collect();
-    let sent = futures::stream::iter(ids.iter().enumerate()).map(|(n, id)| {
-        let length = BLOCK.min(bytes - n * BLOCK);
-        let client = &client;
-        async move {
-            let mut block = BytesMut::with_capacity(length);
-            while block.len() < length {
-                block.extend_from_slice(&PIECE[..PIECE.len().min(length - block.len())]);
-            }
-            let body: RequestContent<Bytes, NoFormat> = Body::Bytes(block.freeze()).into();
-            client.stage_block(id, length as u64, body, None).await.map(drop)
+    let (client, at_once) = (Arc::new(client), usize::try_from(BLOCKS_IN_FLIGHT.get())?);
+    let mut sending = JoinSet::new();
+    for id in ids.clone() {
+        if sending.len() >= at_once {
+            sending.join_next().await.context("some are on their way")???;
         }
-    });
-    let at_once = usize::try_from(BLOCKS_IN_FLIGHT.get())?;
-    sent.buffer_unordered(at_once).try_collect::<()>().await?;
+        let mut block = BytesMut::with_capacity(BLOCK);
+        let mut rest = (&mut source).take(BLOCK as u64);
+        while rest.read_buf(&mut block).await? > 0 {}
+        let client = client.clone();
+        sending.spawn(async move {
+            let length = block.len() as u64;
+            let body: RequestContent<Bytes, NoFormat> = Body::Bytes(block.freeze()).into();
+            client.stage_block(&id, length, body, None).await.map(drop)
+        });
+    }
+    while let Some(sent) = sending.join_next().await {
+        sent??;
+    }
     let list = BlockLookupList { latest: Some(ids), ..BlockLookupList::default() };
     client.commit_block_list(list.try_into()?, None).await?;
     Ok(())
 }
 
-/// A file that is made up.
-struct Made(usize);
-
-impl AsyncRead for Made {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut TaskContext<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        let length = self.0.min(PIECE.len()).min(buffer.remaining());
-        buffer.put_slice(&PIECE[..length]);
-        self.0 -= length;
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// The server, as a process.
-struct Sink {
-    address: String,
-    _process: Child,
-}
-
-impl Sink {
-    async fn start() -> anyhow::Result<Self> {
-        let mut process = this_program("sink")?.stdout(Stdio::piped()).spawn()?;
-        let mut lines = BufReader::new(process.stdout.take().context("stdout is piped")?).lines();
-        let address = lines.next_line().await?.context("the sink says where it listens")?;
-        Ok(Self { address, _process: process })
-    }
-
-    async fn has_seen(&self, side: &str, bytes: usize) -> anyhow::Result<()> {
-        let seen = reqwest::get(format!("http://{}/seen", self.address)).await?.text().await?;
-        // The list of blocks comes on top of the blocks.
-        let seen: usize = seen.parse()?;
-        let whole = side == "hash" || (bytes..bytes + bytes / 100 + 4096).contains(&seen);
-        ensure!(whole, "the sink has seen {seen} bytes of {bytes}");
-        Ok(())
-    }
-}
-
-async fn serve() -> anyhow::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    scoreline::cli::tell(&format!("{}\n", listener.local_addr()?))?;
-    let seen = Arc::new(AtomicU64::new(0));
-    loop {
-        let (stream, _) = listener.accept().await?;
-        let seen = seen.clone();
-        // A client that goes away ends its own connection.
-        tokio::spawn(async move { connection(stream, &seen).await.ok() });
-    }
-}
-
-async fn connection(stream: TcpStream, seen: &AtomicU64) -> anyhow::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut stream = BufReader::with_capacity(256 << 10, stream);
-    loop {
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await? == 0 {
-                return Ok(());
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-            lines.push(line.trim().to_owned());
-        }
-        let request = lines.first().context("a request")?.clone();
-        let header = |name: &str| {
-            lines.iter().find_map(|line| {
-                let (key, value) = line.split_once(':')?;
-                key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-            })
-        };
-        let mut body: usize = header("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
-        seen.fetch_add(body as u64, Ordering::Relaxed);
-        while body > 0 {
-            let read = stream.fill_buf().await?.len().min(body);
-            ensure!(read > 0, "cut");
-            stream.consume(read);
-            body -= read;
-        }
-        let (method, rest) = request.split_once(' ').context("a method")?;
-        let path = rest.split(' ').next().unwrap_or_default();
-        let answer = match method {
-            "PUT" => "HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n".to_owned(),
-            "GET" if path == "/seen" => {
-                let text = seen.load(Ordering::Relaxed).to_string();
-                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())
-            }
-            "GET" if path.contains("comp=blocklist") => "HTTP/1.1 404 Not Found\r\n\
-                 x-ms-error-code: BlobNotFound\r\nContent-Length: 0\r\n\r\n"
-                .to_owned(),
-            "GET" => {
-                let whole: usize = path.rsplit('/').next().unwrap_or_default().parse()?;
-                let range = header("range").or_else(|| header("x-ms-range"));
-                let from: usize = range
-                    .as_deref()
-                    .and_then(|range| range.strip_prefix("bytes=")?.split('-').next()?.parse().ok())
-                    .unwrap_or(0);
-                let mut left = whole - from;
-                let status = if range.is_some() {
-                    let last = whole - 1;
-                    format!("206 Partial Content\r\nContent-Range: bytes {from}-{last}/{whole}")
-                } else {
-                    "200 OK".to_owned()
-                };
-                let head =
-                    format!("HTTP/1.1 {status}\r\nContent-Length: {left}\r\nETag: \"1\"\r\n\r\n");
-                stream.write_all(head.as_bytes()).await?;
-                while left > 0 {
-                    let piece = &PIECE[..left.min(PIECE.len())];
-                    stream.write_all(piece).await?;
-                    seen.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                    left -= piece.len();
-                }
-                continue;
-            }
-            _ => "HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n".to_owned(),
-        };
-        stream.write_all(answer.as_bytes()).await?;
-    }
-}
-
 const BLOCK: usize = 8 << 20;
-/// What the bytes are.
-static PIECE: [u8; 64 << 10] = [0x5a; 64 << 10];
+/// How wide the line is, where it isn't as wide as it can be.
+const GBIT: u64 = 10;

