@@ -11,10 +11,12 @@ mod connection_string;
 mod delegation;
 mod download;
 mod listing;
+mod md5_lanes;
 mod name;
 mod on_paper;
 mod sas;
 mod shared_key;
+mod sums;
 mod upload;
 mod verdict;
 
@@ -36,10 +38,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use md5::Md5;
+use md5::{Digest as _, Md5};
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 
@@ -50,13 +51,14 @@ pub use self::connection_string::{ConnectionString, ConnectionStringError};
 use self::account::Credential;
 use self::bearer::Bearer;
 use self::delegation::Delegations;
+use self::md5_lanes::LANES;
 pub use self::name::{check_container, check_prefix};
 use self::name::{check_name, encode};
 use self::sas::{Grant, end_of};
 use self::shared_key::SharedKey;
 use self::verdict::{Attempt, Call, answer};
 use crate::fault::Fault;
-use crate::job::{Content, Sha256 as Sha256Digest};
+use crate::job::Content;
 use crate::ports::{Access, BlobPage, BlobPlace, BlobSeen, Blobs, Clock, Paper, Tokens, trace};
 use crate::wire::BlobReference;
 
@@ -77,6 +79,8 @@ pub struct AzureBlobs {
     paper: Option<Arc<dyn Paper>>,
     /// The blocks that may be on their way beyond the one of each upload.
     ahead: Semaphore,
+    /// The blocks that may be hashed side by side beyond the one of each upload.
+    aside: Semaphore,
 }
 
 /// What a storage is made of.
@@ -121,7 +125,9 @@ impl AzureBlobs {
     ) -> Result<Self, String> {
         let Settings { account, container, prefix, create, hand_over, blocks_in_flight, ca } =
             settings;
-        let ahead = Semaphore::new(blocks_in_flight.get() as usize - 1);
+        let blocks = blocks_in_flight.get() as usize;
+        let ahead = Semaphore::new(blocks - 1);
+        let aside = Semaphore::new(blocks.min(LANES) - 1);
         check_container(&container)?;
         let prefix = check_prefix(&prefix)?;
         if hand_over == HandOver::ConnectionString && account.connection_string().is_none() {
@@ -143,7 +149,9 @@ impl AzureBlobs {
         let signing: Option<Arc<dyn Policy>> = match account.credential() {
             Credential::Key { account, key } => {
                 let signer = SharedKey::new(account.clone(), key.clone(), clock);
-                Some(Arc::new(EachTry(move |request: &mut Request| signer.sign(request))))
+                Some(Arc::new(EachTry(move |_: &Context<'_>, request: &mut Request| {
+                    signer.sign(request);
+                })))
             }
             Credential::Sas(_) => None,
             Credential::Identity { credential, .. } => {
@@ -180,6 +188,7 @@ impl AzureBlobs {
             links,
             paper: None,
             ahead,
+            aside,
         })
     }
 
@@ -362,32 +371,11 @@ impl Blobs for AzureBlobs {
     }
 }
 
-/// What is counted over all bytes on their way.
-#[derive(Default)]
-struct Sums {
-    size_bytes: u64,
-    sha256: Sha256,
-    md5: Md5,
-}
-
-impl Sums {
-    fn update(&mut self, bytes: &[u8]) {
-        self.size_bytes += bytes.len() as u64;
-        self.sha256.update(bytes);
-        self.md5.update(bytes);
-    }
-
-    fn finish(self) -> (Content, [u8; 16]) {
-        let sha256 = Sha256Digest(self.sha256.finalize().into());
-        (Content { size_bytes: self.size_bytes, sha256 }, self.md5.finalize().into())
-    }
-}
-
 /// Does something to every try of a request before it is sent.
 struct EachTry<F>(F);
 
 // What `#[async_trait]` would write, which the trait is made with.
-impl<F: Fn(&mut Request) + Send + Sync> Policy for EachTry<F> {
+impl<F: Fn(&Context<'_>, &mut Request) + Send + Sync> Policy for EachTry<F> {
     fn send<'a, 'b, 'c, 'd, 'f>(
         &'a self,
         ctx: &'b Context<'_>,
@@ -401,7 +389,7 @@ impl<F: Fn(&mut Request) + Send + Sync> Policy for EachTry<F> {
         'd: 'f,
         Self: 'f,
     {
-        (self.0)(request);
+        (self.0)(ctx, request);
         // The transport is always behind us.
         next[0].send(ctx, request, &next[1..])
     }
@@ -414,7 +402,7 @@ impl<F> fmt::Debug for EachTry<F> {
 }
 
 /// Says which step of which job a call is part of.
-fn add_traceparent(request: &mut Request) {
+fn add_traceparent(_: &Context<'_>, request: &mut Request) {
     if let Some(step) = trace::current() {
         request.insert_header(trace::TRACEPARENT, step.traceparent());
     }
@@ -422,15 +410,20 @@ fn add_traceparent(request: &mut Request) {
 
 /// Has the service check every body that it gets: the client has no way to ask for that when a blob is sent in one
 /// piece.
-fn add_md5(request: &mut Request) {
+fn add_md5(context: &Context<'_>, request: &mut Request) {
     if let Body::Bytes(bytes) = request.body()
         && !bytes.is_empty()
         && request.headers().get_optional_str(&"content-md5".into()).is_none()
     {
-        let md5 = BASE64.encode(Md5::digest(bytes));
-        request.insert_header("content-md5", md5);
+        let known = context.value::<BodyMd5>().map(|BodyMd5(md5)| *md5);
+        let md5 = known.unwrap_or_else(|| Md5::digest(bytes).into());
+        request.insert_header("content-md5", BASE64.encode(md5));
     }
 }
+
+/// The MD5 of a body that is long enough to be hashed elsewhere.
+#[derive(Debug)]
+struct BodyMd5([u8; 16]);
 
 fn content(bytes: Bytes) -> RequestContent<Bytes, NoFormat> {
     Body::Bytes(bytes).into()
@@ -532,10 +525,10 @@ mod tests {
     #[test]
     fn whatever_is_sent_carries_its_md5() {
         let mut request = Request::new("https://h/".parse().unwrap(), Method::Put);
-        add_md5(&mut request);
+        add_md5(&Context::new(), &mut request);
         assert_eq!(request.headers().get_optional_str(&"content-md5".into()), None);
         request.set_body("hello");
-        add_md5(&mut request);
+        add_md5(&Context::new(), &mut request);
         let sent = request.headers().get_optional_str(&"content-md5".into());
         assert_eq!(sent, Some("XUFAKrxLKna5cZ2REBfFkg=="));
     }

@@ -17,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::{Errno, Result};
 use sha2::Digest;
+use tokio::task::JoinHandle;
 
 use crate::fault::{Fault, Origin};
 use crate::job::{Content, FileIdentity, Sha256};
@@ -413,8 +414,16 @@ pub(crate) async fn off_thread<T: Send + 'static>(
     origin: Origin,
     work: impl FnOnce() -> std::result::Result<T, Fault> + Send + 'static,
 ) -> std::result::Result<T, Fault> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
+    joined(origin, &mut tokio::task::spawn_blocking(work)).await?
+}
+
+/// What came of work that blocks.
+pub(crate) async fn joined<T>(
+    origin: Origin,
+    work: &mut JoinHandle<T>,
+) -> std::result::Result<T, Fault> {
+    match work.await {
+        Ok(outcome) => Ok(outcome),
         Err(failed) if failed.is_panic() => std::panic::resume_unwind(failed.into_panic()),
         Err(_) => Err(Fault::unavailable(
             origin,

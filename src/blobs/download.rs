@@ -5,7 +5,8 @@
 //! (`If-Match` with its `ETag`), so that two blobs are never mixed. One open range and not a series of closed ones, since
 //! each further request is one more that a busy account may refuse.
 //!
-//! A body is taken for whole only when its length is known and right, and its MD5 is the stored one, where there is one.
+//! A body is taken for whole only when its length is known and right, and its MD5 is the stored one, where there is one; and
+//! its SHA-256, where we sent it. What is not compared is not computed, except SHA-256, which is told.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -22,8 +23,9 @@ use reqwest::{StatusCode, Url};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::name::link_url;
+use super::sums::Sums;
 use super::verdict::{Answer, Attempt, Call, Failure, classify};
-use super::{AzureBlobs, Sums, on_paper};
+use super::{AzureBlobs, on_paper};
 use crate::fault::{Blame, Class, Fault, Origin};
 use crate::job::Content;
 use crate::ports::{BlobPlace, Paper, trace};
@@ -92,6 +94,8 @@ pub(super) struct Opened {
     pub(super) etag: Option<String>,
     /// Of the whole blob.
     pub(super) md5: Option<Vec<u8>>,
+    /// The same, if we sent it.
+    pub(super) sha256: Option<String>,
     pub(super) body: BoxStream<'static, Result<Bytes, Fault>>,
 }
 
@@ -109,38 +113,42 @@ impl Server {
             return Err(attempt.unknown_length());
         }
         let etag = opened.etag.take();
-        let mut sums = Sums::default();
+        let sha256 = opened.sha256.take();
+        let mut sums = Sums::new(md5.is_some(), HASHED_BEHIND_BYTES, None);
         let mut patience = Patience::default();
         loop {
             let broken = loop {
                 match opened.body.next().await {
                     Some(Ok(chunk)) => {
-                        sums.update(&chunk);
                         to.write_all(&chunk).await.map_err(|error| write_fault(attempt, &error))?;
+                        sums.add(chunk).await?;
                     }
                     Some(Err(fault)) => break Some(fault),
                     None => break None,
                 }
             };
             let broken = match (broken, size) {
-                (None, Some(size)) if sums.size_bytes != size => {
-                    attempt.wrong_length(size, sums.size_bytes)
+                (None, Some(size)) if sums.size_bytes() != size => {
+                    attempt.wrong_length(size, sums.size_bytes())
                 }
                 (None, _) => break,
                 // Every byte is there, whatever became of the connection then.
-                (Some(_), Some(size)) if sums.size_bytes == size => break,
+                (Some(_), Some(size)) if sums.size_bytes() == size => break,
                 (Some(fault), _) => fault,
             };
-            if size.is_some_and(|size| sums.size_bytes > size) {
+            if size.is_some_and(|size| sums.size_bytes() > size) {
                 return Err(broken);
             }
-            let resumed = self.resume(sums.size_bytes, size, etag.as_deref(), &mut patience);
+            let resumed = self.resume(sums.size_bytes(), size, etag.as_deref(), &mut patience);
             (opened, size) = resumed.await.map_err(|fault| fault.unwrap_or(broken))?;
         }
         to.flush().await.map_err(|error| write_fault(attempt, &error))?;
-        let (content, sum) = sums.finish();
-        if md5.is_some_and(|md5| md5 != sum) {
-            return Err(attempt.wrong_hash());
+        let (content, sum) = sums.finish().await?;
+        if md5.zip(sum).is_some_and(|(md5, sum)| md5 != sum) {
+            return Err(attempt.wrong_hash("MD5"));
+        }
+        if sha256.is_some_and(|sha256| sha256 != content.sha256.to_string()) {
+            return Err(attempt.wrong_hash("SHA-256"));
         }
         Ok(content)
     }
@@ -217,6 +225,7 @@ impl Server {
             length: header("content-length").and_then(|text| text.parse().ok()),
             ends: false,
             etag: header("etag").map(str::to_owned),
+            sha256: header("x-ms-meta-sha256").map(str::to_owned),
             md5: found.properties.blob_content_md5.or(found.properties.content_md5),
             body: found.body.map_err(move |error| attempt.fault(&error)).boxed(),
         })
@@ -266,6 +275,7 @@ impl Server {
             ends: header("transfer-encoding").is_some_and(|coding| coding.contains("chunked"))
                 || response.version() >= reqwest::Version::HTTP_2,
             etag: header("etag").map(str::to_owned),
+            sha256: header("x-ms-meta-sha256").map(str::to_owned),
             md5: header(whole_md5).and_then(|text| BASE64.decode(text).ok()),
             body: response.bytes_stream().map_err(move |error| attempt.http_fault(&error)).boxed(),
         })
@@ -343,6 +353,8 @@ const RESUMPTIONS: u32 = 5;
 const EFFECT_BYTES: u64 = 8 << 20;
 /// Larger than any blob can be (190 TiB), and still exact in a server that counts in floating point.
 const LARGEST_BLOB: usize = 1 << 50;
+/// How much of what is written may still have to be hashed.
+const HASHED_BEHIND_BYTES: usize = 8 << 20;
 const ERROR_BODY_BYTES: usize = 16 << 10;
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ pub(super) fn opened(paper: &dyn Paper, request: &reqwest::Request) -> Opened {
         ends: true,
         etag: None,
         md5: None,
+        sha256: None,
         body: stream::iter([Ok(answered.body)]).boxed(),
     }
 }

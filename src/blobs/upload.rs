@@ -11,16 +11,24 @@
 //! * A blob carries the SHA-256 of its content as metadata: a try whose answer was lost recognises its own blob. The name
 //!   needs no identity beside it, since the blob is found under it; and the label would say the same of any content.
 //!
-//! Memory: blocks of 8 MiB. Each upload has one on its way and one being read, and all uploads of a storage share those
-//! that may be on their way beyond that (see [`Settings::blocks_in_flight`](super::Settings)): with the default of 4, one
-//! upload holds 40 MiB at most and sixteen hold 280. From 98 GiB on blocks grow, up to 64 MiB, and are sent one by one.
+//! Hashing costs more than sending, so all of it is done on other threads, and no byte is hashed more often than it takes:
+//! SHA-256 of the whole, which is what the content is known by, and MD5 of each block, which is what the service checks.
+//! The blob of a large file has no MD5 of its own: the service stores one without a look at it, nothing else of ours needs
+//! it, and it can be computed only one byte after the other, three times as slowly as the SHA-256 that says more.
+//!
+//! Memory: blocks of 8 MiB. Each upload has one on its way and one being read. All uploads of a storage share those that
+//! may be on their way beyond that (see [`Settings::blocks_in_flight`](super::Settings)), and the three that may be read
+//! beyond that, to be hashed side by side: with the default of 4, one upload holds 64 MiB and sixteen hold 304. A block
+//! whose sending was quicker than its SHA-256 is held a little longer, at most four of each upload. From 98 GiB on blocks
+//! grow, up to 64 MiB, and are sent one by one.
 //!
 //! Source: *Put Block*, *Put Block List*, *Get Block List* and *Put Blob* in Microsoft's REST reference.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZero;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
+use azure_core::http::{ClientMethodOptions, Context};
 use azure_storage_blob::BlobClient;
 use azure_storage_blob::clients::BlockBlobClient;
 use azure_storage_blob::models::{
@@ -32,10 +40,13 @@ use futures::stream::{FuturesUnordered, Stream, StreamExt as _};
 use md5::{Digest as _, Md5};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use super::md5_lanes::{LANES, md5_each};
 use super::name::{content_type, encode_label};
+use super::sums::{Spare, Sums, WORTH_A_THREAD};
 use super::verdict::{Attempt, Call, answer};
-use super::{AzureBlobs, Sums, code_of, content};
+use super::{AzureBlobs, BodyMd5, code_of, content};
 use crate::fault::{Fault, Origin};
+use crate::folder::off_thread;
 use crate::job::Content;
 
 impl AzureBlobs {
@@ -49,14 +60,11 @@ impl AzureBlobs {
         let client = self.client(&self.writes, blob, &attempt)?;
         let target =
             Target { blobs: self, blob, label, attempt, client: client.block_blob_client() };
-        let spare = Spare::default();
-        let mut blocks = Blocks { from, sums: Sums::default(), read: 0, spare: &spare };
+        let spare = Arc::new(Spare::default());
+        let sums = sums(false, &spare);
+        let mut blocks = Blocks { from, sums, read: 0, ended: false, spare };
         let first = blocks.next(&target.attempt).await?;
-        let second = if first.len() < BLOCK_BYTES {
-            Bytes::new()
-        } else {
-            blocks.next(&target.attempt).await?
-        };
+        let second = blocks.next(&target.attempt).await?;
         if second.is_empty() {
             target.put(first, blocks.sums).await
         } else {
@@ -85,7 +93,12 @@ enum Found {
 impl Target<'_> {
     /// A small file, in one request.
     async fn put(&self, bytes: Bytes, sums: Sums) -> Result<Content, Fault> {
-        let (whole, md5) = sums.finish();
+        let (whole, _) = sums.finish().await?;
+        let mut method_options = ClientMethodOptions::default();
+        if bytes.len() >= WORTH_A_THREAD {
+            let md5 = BodyMd5(md5_of(&bytes).await?);
+            method_options.context = Context::new().with_value(md5);
+        }
         let put = || {
             let options = BlockBlobClientUploadOptions {
                 blob_content_type: Some(content_type(self.blob).to_owned()),
@@ -93,6 +106,7 @@ impl Target<'_> {
                 metadata: Some(self.metadata(whole)),
                 // One request, whatever the client thinks of the size.
                 partition_size: NonZero::new(BLOCK_BYTES as u64),
+                method_options: method_options.clone(),
                 ..BlockBlobClientUploadOptions::default()
             };
             self.client.upload(content(bytes.clone()), Some(options))
@@ -106,7 +120,9 @@ impl Target<'_> {
             put_once = put().await;
         }
         match put_once {
-            Err(error) if is_taken(&error) => self.recognise(whole, md5).await,
+            Err(error) if is_taken(&error) => {
+                self.recognise(whole, Some(md5_of(&bytes).await?)).await
+            }
             put => put.map(|_| whole).map_err(|error| self.attempt.fault(&error)),
         }
     }
@@ -118,61 +134,94 @@ impl Target<'_> {
         second: Bytes,
         mut blocks: Blocks<'_, R>,
     ) -> Result<Content, Fault> {
-        let found = self.found().await?;
-        let spare = blocks.spare;
+        let there = match self.found().await? {
+            Found::Blocks(there) => there,
+            Found::Blob => return self.reread([first, second], blocks).await,
+        };
+        let spare = Arc::clone(&blocks.spare);
         let mut ids = Vec::new();
         let mut sending = FuturesUnordered::new();
-        let (mut block, mut next) = (first, second);
-        while !block.is_empty() {
-            if ids.len() == BLOCKS_MAX {
+        // Nothing else of this upload is in memory yet, so these two need nobody's leave.
+        let mut some = vec![(first, None), (second, None)];
+        loop {
+            // Several, to be hashed side by side.
+            while some.len() < LANES {
+                let units = blocks.next_bytes() / BLOCK_BYTES;
+                let aside =
+                    self.blobs.aside.try_acquire_many(u32::try_from(units).unwrap_or(u32::MAX));
+                if aside.is_err() && !some.is_empty() {
+                    break;
+                }
+                let block = while_sending(blocks.next(&self.attempt), &mut sending).await?;
+                if block.is_empty() {
+                    break;
+                }
+                some.push((block, aside.ok()));
+            }
+            if some.is_empty() {
+                break;
+            }
+            if ids.len() + some.len() > BLOCKS_MAX {
                 return Err(self.attempt.impossible(
                     "too_large",
                     "the file has more than 50,000 blocks, which are 1.4 TiB",
                     "split it",
                 ));
             }
-            let md5: [u8; 16] = Md5::digest(&block).into();
-            let id = block_id(ids.len(), md5);
-            let there = match &found {
-                Found::Blocks(sent) => sent.contains(&id),
-                // Nothing is sent to a name that is taken: the file is read for its hash alone.
-                Found::Blob => true,
-            };
-            if !there {
+            let hashed: Vec<_> = some.iter().map(|(block, _)| block.clone()).collect();
+            let hashing = off_thread(Origin::Storage, move || Ok(md5_each(&hashed)));
+            let md5s = while_sending(hashing, &mut sending).await?;
+            for ((block, aside), md5) in some.drain(..).zip(md5s) {
+                let id = block_id(ids.len(), md5);
+                ids.push(id.clone());
+                if there.contains(&id) {
+                    spare.give(block);
+                    continue;
+                }
                 let ahead = loop {
                     if sending.is_empty() {
                         break None;
                     }
-                    let blocks = u32::try_from(block.len().div_ceil(BLOCK_BYTES));
-                    match self.blobs.ahead.try_acquire_many(blocks.unwrap_or(u32::MAX)) {
+                    let units = u32::try_from(block.len().div_ceil(BLOCK_BYTES));
+                    match self.blobs.ahead.try_acquire_many(units.unwrap_or(u32::MAX)) {
                         Ok(ahead) => break Some(ahead),
                         Err(_) => sent(sending.next().await)?,
                     }
                 };
-                let bytes = std::mem::take(&mut block);
-                let id = id.clone();
+                drop(aside);
+                let spare = &spare;
                 sending.push(async move {
-                    let sent = self.stage(&id, md5, bytes.clone()).await;
-                    spare.give(bytes);
+                    let sent = self.stage(&id, md5, block.clone()).await;
+                    spare.give(block);
                     drop(ahead);
                     sent
                 });
             }
-            ids.push(id);
-            let more = next.len() == block_bytes(ids.len());
-            block = std::mem::take(&mut next);
-            if more {
-                next = while_sending(blocks.next(&self.attempt), &mut sending).await?;
-            }
+            // What is read next may be in memory beside what is sent, but not beside what was sent before.
+            while_sending(blocks.sums.catch_up(), &mut sending).await?;
         }
         while !sending.is_empty() {
             sent(sending.next().await)?;
         }
-        let (whole, md5) = blocks.sums.finish();
-        match found {
-            Found::Blob => self.recognise(whole, md5).await,
-            Found::Blocks(_) => self.commit(ids, whole, md5).await,
+        let (whole, _) = blocks.sums.finish().await?;
+        self.commit(ids, whole).await
+    }
+
+    /// Nothing is sent to a name that is taken: the file is read for its hashes alone.
+    async fn reread<R: AsyncRead + Unpin + Send>(
+        &self,
+        begun: [Bytes; 2],
+        mut blocks: Blocks<'_, R>,
+    ) -> Result<Content, Fault> {
+        blocks.sums = sums(true, &blocks.spare);
+        for block in begun {
+            blocks.sums.add(block).await?;
         }
+        while !blocks.next(&self.attempt).await?.is_empty() {
+            blocks.sums.catch_up().await?;
+        }
+        let (whole, md5) = blocks.sums.finish().await?;
+        self.recognise(whole, md5).await
     }
 
     /// What is there already. The first call of a large upload: the one that finds out that the container is gone.
@@ -212,15 +261,9 @@ impl Target<'_> {
         staged.map(drop).map_err(|error| self.attempt.fault(&error))
     }
 
-    async fn commit(
-        &self,
-        ids: Vec<Vec<u8>>,
-        whole: Content,
-        md5: [u8; 16],
-    ) -> Result<Content, Fault> {
+    async fn commit(&self, ids: Vec<Vec<u8>>, whole: Content) -> Result<Content, Fault> {
         let list = BlockLookupList { latest: Some(ids), ..BlockLookupList::default() };
         let options = BlockBlobClientCommitBlockListOptions {
-            blob_content_md5: Some(md5.to_vec()),
             blob_content_type: Some(content_type(self.blob).to_owned()),
             if_none_match: Some("*".into()),
             metadata: Some(self.metadata(whole)),
@@ -229,13 +272,13 @@ impl Target<'_> {
         let committed =
             async { self.client.commit_block_list(list.try_into()?, Some(options)).await }.await;
         match committed {
-            Err(error) if is_taken(&error) => self.recognise(whole, md5).await,
+            Err(error) if is_taken(&error) => self.recognise(whole, None).await,
             committed => committed.map(|_| whole).map_err(|error| self.attempt.fault(&error)),
         }
     }
 
     /// The name is taken. By our own blob, if an earlier try was heard and its answer lost; anything else stays as it is.
-    async fn recognise(&self, ours: Content, md5: [u8; 16]) -> Result<Content, Fault> {
+    async fn recognise(&self, ours: Content, md5: Option<[u8; 16]>) -> Result<Content, Fault> {
         let client: BlobClient = self.blobs.client(&self.blobs.reads, self.blob, &self.attempt)?;
         let failed = |error| self.attempt.fault(&error);
         let found = match client.get_properties(None).await {
@@ -252,7 +295,7 @@ impl Target<'_> {
         let sha256 = metadata.iter().find(|(name, _)| name.eq_ignore_ascii_case(SHA256));
         let is_ours = size == Some(ours.size_bytes)
             && sha256.is_some_and(|(_, sha256)| *sha256 == ours.sha256.to_string())
-            && sum.is_none_or(|sum| sum == md5);
+            && sum.zip(md5).is_none_or(|(sum, md5)| sum == md5);
         if is_ours {
             return Ok(ours);
         }
@@ -275,39 +318,34 @@ struct Blocks<'a, R> {
     from: &'a mut R,
     sums: Sums,
     read: usize,
-    spare: &'a Spare,
-}
-
-/// Memory of blocks that were sent, for those to come: an allocator that gets it back in pieces of this size keeps several
-/// times as much as is in use.
-#[derive(Default)]
-struct Spare(Mutex<Vec<BytesMut>>);
-
-impl Spare {
-    /// Takes a block back, unless somebody holds it still.
-    fn give(&self, block: Bytes) {
-        if let Ok(mut block) = block.try_into_mut() {
-            block.clear();
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(block);
-        }
-    }
-
-    fn take(&self, size: usize) -> BytesMut {
-        let spare = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare
-            .filter(|block| block.capacity() >= size)
-            .unwrap_or_else(|| BytesMut::with_capacity(size))
-    }
+    ended: bool,
+    spare: Arc<Spare>,
 }
 
 impl<R: AsyncRead + Unpin + Send> Blocks<'_, R> {
-    /// Reads up to a block; less only at the end.
+    /// How large the next one is, unless it is the last.
+    fn next_bytes(&self) -> usize {
+        block_bytes(self.read)
+    }
+
+    /// Reads up to a block; less only at the end, and then nothing.
     async fn next(&mut self, attempt: &Attempt) -> Result<Bytes, Fault> {
-        let whole = block_bytes(self.read);
-        let mut block = self.spare.take(whole);
+        if self.ended {
+            return Ok(Bytes::new());
+        }
+        let whole = self.next_bytes();
+        // Most files are small, and need no block's memory.
+        let mut block = match self.read {
+            0 => BytesMut::with_capacity(SMALL_BYTES),
+            _ => self.spare.take(whole),
+        };
         while block.len() < whole {
-            let had = block.len();
-            let mut rest = (&mut *self.from).take((whole - had) as u64);
+            if block.len() == block.capacity() {
+                let small = std::mem::replace(&mut block, self.spare.take(whole));
+                block.extend_from_slice(&small);
+            }
+            let room = block.capacity().min(whole) - block.len();
+            let mut rest = (&mut *self.from).take(room as u64);
             let read = rest.read_buf(&mut block).await.map_err(|error| {
                 let place = &attempt.place;
                 let message = format!(
@@ -316,20 +354,35 @@ impl<R: AsyncRead + Unpin + Send> Blocks<'_, R> {
                 Fault::transient(Origin::Inbox, "read_failed", message)
             })?;
             if read == 0 {
+                self.ended = true;
                 break;
             }
-            self.sums.update(&block[had..]);
         }
         self.read += 1;
-        Ok(block.freeze())
+        let block = block.freeze();
+        if !block.is_empty() {
+            self.sums.add(block.clone()).await?;
+        }
+        Ok(block)
     }
 }
 
-/// Reads while blocks are sent: the requests go on only while somebody asks for them.
-async fn while_sending(
-    reading: impl Future<Output = Result<Bytes, Fault>>,
+/// Of a file that is cut, whose blocks' memory is used again.
+fn sums(with_md5: bool, spare: &Arc<Spare>) -> Sums {
+    Sums::new(with_md5, LANES * BLOCK_BYTES, Some(Arc::clone(spare)))
+}
+
+/// The MD5 of a file that is no more than a block.
+async fn md5_of(bytes: &Bytes) -> Result<[u8; 16], Fault> {
+    let bytes = bytes.clone();
+    off_thread(Origin::Storage, move || Ok(Md5::digest(&bytes).into())).await
+}
+
+/// Reads or hashes while blocks are sent: the requests go on only while somebody asks for them.
+async fn while_sending<T>(
+    reading: impl Future<Output = Result<T, Fault>>,
     sending: &mut (impl Stream<Item = Result<(), Fault>> + Unpin),
-) -> Result<Bytes, Fault> {
+) -> Result<T, Fault> {
     let mut reading = std::pin::pin!(reading);
     loop {
         tokio::select! {
@@ -362,6 +415,8 @@ fn is_taken(error: &azure_core::Error) -> bool {
 }
 
 pub(super) const BLOCK_BYTES: usize = 8 << 20;
+/// What most files are smaller than.
+const SMALL_BYTES: usize = 64 << 10;
 const BLOCKS_MAX: usize = 50_000;
 const BLOCKS_OF_ONE_SIZE: usize = BLOCKS_MAX / 4;
 const LABEL: &str = "label";

@@ -54,9 +54,9 @@ impl Attempt {
     }
 
     /// The body isn't what its hash says.
-    pub(super) fn wrong_hash(&self) -> Fault {
-        let cause = "the bytes received don't have the blob's MD5";
-        Fault::transient(self.origin(), "wrong_hash", self.message(cause, AGAIN))
+    pub(super) fn wrong_hash(&self, which: &str) -> Fault {
+        let cause = format!("the bytes received don't have the blob's {which}");
+        Fault::transient(self.origin(), "wrong_hash", self.message(&cause, AGAIN))
     }
 
     /// Nothing says how long the body is, so that a cut one would look whole.
