@@ -194,7 +194,7 @@ mod tests {
         let mut sums = Sums::new(true, 1 << 20, None);
         sums.add(Bytes::from_static(&[1; 1024])).await.unwrap();
         assert!(matches!(sums.hashes, Hashes::Here(_)) && sums.waiting_bytes == 1024);
-        sums.add(Bytes::from_static(&[1; WORTH_A_THREAD])).await.unwrap();
+        sums.add(vec![1; WORTH_A_THREAD].into()).await.unwrap();
         assert!(matches!(sums.hashes, Hashes::Away(_)) && sums.waiting_bytes == 0);
     }
 }
