@@ -96,6 +96,7 @@ async fn main() -> anyhow::Result<()> {
     if let Ok(role) = std::env::var(blobs::ROLE) {
         return match role.as_str() {
             remote::ROLE => remote::play().await,
+            files::BARE_ROLE => files::play().await,
             role => blobs::play(role).await,
         };
     }

@@ -92,8 +92,11 @@ impl Double {
     }
 
     pub(crate) fn connection_string(&self) -> String {
-        let endpoint = format!("http://{}/{ACCOUNT}", self.address);
-        format!("AccountName={ACCOUNT};AccountKey=QUJD;BlobEndpoint={endpoint}")
+        format!("AccountName={ACCOUNT};AccountKey=QUJD;BlobEndpoint={}", self.blob_endpoint())
+    }
+
+    pub(crate) fn blob_endpoint(&self) -> String {
+        format!("http://{}/{ACCOUNT}", self.address)
     }
 
     /// Of the batch service.
