@@ -21,17 +21,17 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::blobs::this_program;
-use crate::figure::{Figure, Section, per_second, since};
+use crate::figure::{Count, Figure, Section, per_second, since};
 use crate::remote::{API_KEY, Counts, Double};
 use crate::server::{Database, Server};
 use crate::{CLOCK, Extent};
 
 pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<Section> {
     let (files, by_guide) = (extent.of(5000), 10);
-    let mut beside_bare = Figure::new("PostgreSQL: files", "the same requests alone");
-    let mut beside_guide = Figure::new("PostgreSQL: files", "guide.py");
-    let mut sqlite = Figure::new("SQLite: files", "PostgreSQL");
-    let mut requests = String::new();
+    let mut beside_bare = Figure::new("PostgreSQL: files", "the same requests alone").at_least(0.5);
+    let mut beside_guide = Figure::new("PostgreSQL: files", "guide.py").at_least(20.0);
+    let mut sqlite = Figure::new("SQLite: files", "PostgreSQL").at_least(0.75);
+    let (mut requests, mut a_file) = (String::new(), f64::NAN);
     for turn in 0..extent.turns {
         let mut sides = [Side::Guide, Side::Bare, Side::Sqlite, Side::Postgres];
         sides.rotate_left(turn % 4);
@@ -51,6 +51,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
             if let Side::Postgres = side {
                 let counts = remote.double.counts().await?;
                 let (all, puts, gets) = (counts.requests(), counts.puts, counts.gets);
+                a_file = f64::from(u32::try_from(all)?) / f64::from(u32::try_from(files + 1)?);
                 let Counts { submits, starts, polls, connections, .. } = counts;
                 requests = format!(
                     "{all} requests of the daemon's for {} files ({puts} uploads, {submits} submits, {starts} starts, {polls} polls, \
@@ -83,7 +84,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         conditions,
         figures: vec![beside_bare, beside_guide, sqlite],
         spreads: Vec::new(),
-        counts: Vec::new(),
+        counts: vec![Count::new("PostgreSQL: requests of a file", a_file, "requests").at_most(5.5)],
     })
 }
 

@@ -31,7 +31,7 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
             }
             let ends = times.iter().map(|times| times[ENDS]);
             let what = format!("{store}, {rule}: remote finish seen to output in place");
-            spreads.push(Spread::of(what, &ends.collect::<Vec<_>>()));
+            spreads.push(Spread::of(what, &ends.collect::<Vec<_>>()).at_most(50.0));
         }
     }
     let build = if cfg!(debug_assertions) { "an unoptimised build" } else { "a release" };
