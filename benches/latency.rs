@@ -29,6 +29,9 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
                 let spread = Spread::of(what, &beyond.collect::<Vec<_>>());
                 spreads.push(if name == "started" { spread.at_most(50.0) } else { spread });
             }
+            let ends = times.iter().map(|times| times[ENDS]);
+            let what = format!("{store}, {rule}: remote finish seen to output in place");
+            spreads.push(Spread::of(what, &ends.collect::<Vec<_>>()).at_most(50.0));
         }
     }
     let build = if cfg!(debug_assertions) { "an unoptimised build" } else { "a release" };
@@ -36,7 +39,8 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
         format!("{build}; files of 1 KiB, renamed into the drop folder one at a time"),
         "the next one some 50 ms after the output of the last one is there: the daemon is idle"
             .to_owned(),
-        "beyond the time of settling; `serve` and `sandbox` as processes of their own".to_owned(),
+        "beyond the time of settling; `serve` and the remote side as processes of their own"
+            .to_owned(),
     ];
     Ok(Section {
         title: "From the rename of a single file".to_owned(),
@@ -47,12 +51,12 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
     })
 }
 
-/// Milliseconds from each file's rename to each of [`STEPS`].
+/// Milliseconds from each file's rename to each of [`STEPS`], and at [`ENDS`] those that delivery takes.
 async fn times(
     files: usize,
     feed: &str,
     database: Option<&Database>,
-) -> anyhow::Result<Vec<[f64; STEPS.len()]>> {
+) -> anyhow::Result<Vec<[f64; ENDS + 1]>> {
     let remote = Remote::start().await?;
     let folder = remote.folder.path();
     let text = database.map_or(String::new(), |database| {
@@ -91,13 +95,16 @@ async fn times(
         else {
             continue;
         };
-        let mut steps = [milliseconds(job.created_at() - *began); STEPS.len()];
+        let mut steps = [milliseconds(job.created_at() - *began); ENDS + 1];
         let events = store.events(job.id()).await?;
-        for (step, outcome) in STEPS.into_iter().zip(&mut steps).skip(1) {
+        let at = |step: &str| -> anyhow::Result<DateTime<Utc>> {
             let event = events.iter().find(|event| event.outcome == step);
-            let at: DateTime<Utc> = event.with_context(|| format!("{name} was never {step}"))?.at;
-            *outcome = milliseconds(at - *began);
+            Ok(event.with_context(|| format!("{name} was never {step}"))?.at)
+        };
+        for (step, outcome) in STEPS.into_iter().zip(&mut steps).skip(1) {
+            *outcome = milliseconds(at(step)? - *began);
         }
+        steps[ENDS] = milliseconds(at("delivered")? - at("finished")?);
         times.push(steps);
     }
     ensure!(times.len() == files, "{} jobs of {files} files", times.len());
@@ -110,4 +117,7 @@ fn milliseconds(time: TimeDelta) -> f64 {
 }
 
 /// What is told of each file, as the outcomes in its history are called.
+/// The last is when the run's start was answered.
 const STEPS: [&str; 4] = ["accepted", "uploaded", "submitted", "started"];
+/// From the answer that says that the run has finished to the output under its name, durably.
+const ENDS: usize = STEPS.len();

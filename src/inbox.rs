@@ -7,20 +7,22 @@
 //! where its end had put it, and is brought back from there.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::fault::{Fault, Origin};
 use crate::feed::{Feed, Name, OWN_FOLDER, SourcePath, Watch, candidate};
 use crate::folder::{
-    Carried, Folder, Stamp, UNFINISHED, carry_over, off_thread, report_name, reported_job, user,
+    Carried, Folder, Stamp, UNFINISHED, carry_over, errno, off_thread, report_name, reported_job,
+    user,
 };
 use crate::job::{FileIdentity, Job, JobId};
 use crate::ports::{
@@ -174,6 +176,10 @@ impl<C: Clock> Inbox for FolderInbox<C> {
 #[derive(Debug)]
 pub struct FolderSource {
     file: tokio::fs::File,
+    /// What was read of it when it was opened, and not given out yet: of a small file all.
+    ahead: Bytes,
+    /// Nothing followed on that then.
+    was_all: bool,
     path: PathBuf,
     opened: Stamp,
     read_bytes: u64,
@@ -219,6 +225,12 @@ impl AsyncRead for FolderSource {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.ahead.is_empty() || self.was_all {
+            let length = self.ahead.len().min(buffer.remaining());
+            buffer.put_slice(&self.ahead.split_to(length));
+            self.read_bytes += length as u64;
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let poll = Pin::new(&mut self.file).poll_read(context, buffer);
         self.read_bytes += (buffer.filled().len() - before) as u64;
@@ -382,7 +394,7 @@ impl Dropped {
         self.take_in(&root, permit)?;
         let found = self.find(&root).map_err(|error| self.failed(error))?;
         let Found { place, folder, name, path, stamp } = found.ok_or_else(|| self.missing())?;
-        let (file, opened) = folder.read(&name).map_err(|error| match error {
+        let (mut file, opened) = folder.read(&name).map_err(|error| match error {
             Errno::NOENT => self.missing(),
             Errno::LOOP | Errno::NXIO => self.replaced(),
             error => unreadable(&path, error),
@@ -391,7 +403,17 @@ impl Dropped {
         if !opened.is_same_file(&stamp) || (in_place && !self.is_untouched(&opened)) {
             return Err(self.replaced());
         }
-        Ok(FolderSource { file: tokio::fs::File::from_std(file), path, opened, read_bytes: 0 })
+        // A small file is read here and now: each trip to another thread costs more than its content.
+        let (mut ahead, mut was_all) = (Vec::new(), false);
+        if opened.size_bytes <= READ_AHEAD_BYTES {
+            let limit = opened.size_bytes + 1;
+            ahead.reserve_exact(usize::try_from(limit).unwrap_or_default());
+            let read = Read::by_ref(&mut file).take(limit).read_to_end(&mut ahead);
+            let read = read.map_err(|error| unreadable(&path, errno(&error)))?;
+            was_all = (read as u64) < limit;
+        }
+        let (file, ahead) = (tokio::fs::File::from_std(file), ahead.into());
+        Ok(FolderSource { file, ahead, was_all, path, opened, read_bytes: 0 })
     }
 
     fn place(&self) -> Result<SourcePlace, Fault> {
@@ -598,4 +620,6 @@ fn named(
 }
 
 const MOVE_TRIES: u32 = 3;
+/// Read when a file is opened, if that is all of it.
+const READ_AHEAD_BYTES: u64 = 64 << 10;
 const CANDIDATES: u32 = 1000;

@@ -65,8 +65,14 @@ impl Outbox for FolderOutbox {
                 }
             }
             let (file, temporary) = Temporary::create(folder, name).map_err(failed)?;
+            let written = file.try_clone().map_err(|error| failed(errno(&error)))?;
             let file = tokio::fs::File::from_std(file);
-            Ok(StagedFile { file, temporary: Some(Arc::new(temporary)), path })
+            Ok(StagedFile {
+                file,
+                written: Arc::new(written),
+                temporary: Some(Arc::new(temporary)),
+                path,
+            })
         })
         .await
     }
@@ -97,21 +103,22 @@ impl Outbox for FolderOutbox {
         let failed = |error: io::Error| fault("finish", &path, errno(&error));
         // Writes go on in the background, and a disk that is full may say so only now.
         staged.file.flush().await.map_err(failed)?;
-        staged.file.sync_all().await.map_err(failed)?;
-        let size_bytes = staged.file.metadata().await.map_err(failed)?.len();
-        if size_bytes != content.size_bytes {
-            return Err(Fault::unavailable(
-                Origin::Outbox,
-                "staged_incomplete",
-                format!(
-                    "{} has {size_bytes} bytes on disk where {} were written: the output is fetched again",
-                    path.display(),
-                    content.size_bytes
-                ),
-            ));
-        }
-        let (target, permit) = (target.to_owned(), permit.clone());
+        let (written, target, permit) = (staged.written.clone(), target.to_owned(), permit.clone());
         let placed = off_thread(Origin::Outbox, move || {
+            let failed = |error: io::Error| fault("finish", &path, errno(&error));
+            written.sync_all().map_err(failed)?;
+            let size_bytes = written.metadata().map_err(failed)?.len();
+            if size_bytes != content.size_bytes {
+                return Err(Fault::unavailable(
+                    Origin::Outbox,
+                    "staged_incomplete",
+                    format!(
+                        "{} has {size_bytes} bytes on disk where {} were written: the output is fetched again",
+                        path.display(),
+                        content.size_bytes
+                    ),
+                ));
+            }
             place(&temporary, content, &target, replace, &permit)
         })
         .await?;
@@ -194,10 +201,10 @@ impl Outbox for FolderOutbox {
             if settled != Settled::Taken
                 && let Some(directory) = &source.work_directory
                 && let Ok((work, name)) = Folder::of(directory)
-                // Only an empty one goes; one that is left over is tidied away at the next start.
-                && work.remove_folder(name).is_ok()
             {
-                let _ = work.sync();
+                // Only an empty one goes; one that is left over, or comes back with a crash, is tidied away at the next
+                // start. So this is not made durable, which would cost as much as the move itself.
+                let _ = work.remove_folder(name);
             }
             Ok(settled)
         })
@@ -224,6 +231,9 @@ impl Outbox for FolderOutbox {
 #[derive(Debug)]
 pub struct StagedFile {
     file: tokio::fs::File,
+    /// The same file, for what is done to it in one go once all of it is written: each trip to another thread costs
+    /// more than a small file's content.
+    written: Arc<File>,
     // `None` once it has its name.
     temporary: Option<Arc<Temporary>>,
     path: PathBuf,

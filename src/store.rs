@@ -35,8 +35,10 @@ macro_rules! either {
 
 mod budget;
 mod duplicates;
+mod gather;
 mod listing;
 mod model;
+mod names;
 mod overview;
 mod postgres;
 mod quota;
@@ -50,6 +52,7 @@ pub use model::ModelStore;
 pub use postgres::{PostgresStore, check_url};
 pub use sqlite::SqliteStore;
 
+use gather::Gatherer;
 use state_dir::StateDir;
 
 /// What opening a store does about its schema.
@@ -84,7 +87,7 @@ pub struct Server {
 impl Settings {
     /// Opens the store, and keeps the state folder for this process.
     pub async fn open<C: Clock>(&self, clock: C) -> Result<AnyStore<C>, StoreError> {
-        Ok(AnyStore(match &self.server {
+        let kind = match &self.server {
             None => {
                 let store = SqliteStore::open(&self.state_dir, self.migrate, clock).await?;
                 Kind::Sqlite(Box::new(store))
@@ -95,13 +98,14 @@ impl Settings {
                     PostgresStore::connect(url.clone(), *max_connections, self.migrate, clock);
                 Kind::Postgres(store.await?, Some(state_dir))
             }
-        }))
+        };
+        Ok(AnyStore(kind, Gatherer::default()))
     }
 
     /// Opens the store to read from it, beside a daemon that may be using it. Nothing in it is changed, and the state
     /// folder is not kept for this process.
     pub async fn open_read_only<C: Clock>(&self, clock: C) -> Result<AnyStore<C>, StoreError> {
-        Ok(AnyStore(match &self.server {
+        let kind = match &self.server {
             None if !SqliteStore::is_in(&self.state_dir) => {
                 return Err(none_in(&self.state_dir));
             }
@@ -114,7 +118,8 @@ impl Settings {
                 let store = PostgresStore::connect(url.clone(), *max_connections, check, clock);
                 Kind::Postgres(store.await?, None)
             }
-        }))
+        };
+        Ok(AnyStore(kind, Gatherer::default()))
     }
 
     /// Brings the store to this program's version. Returns the migrations that ran.
@@ -162,9 +167,9 @@ impl fmt::Display for Settings {
 }
 
 /// The store that settings name, with the state folder, which is one daemon's whatever the store is; for a reader,
-/// without it.
+/// without it. What reserves names goes together.
 #[derive(Debug)]
-pub struct AnyStore<C>(Kind<C>);
+pub struct AnyStore<C>(Kind<C>, Gatherer);
 
 #[derive(Debug)]
 enum Kind<C> {
@@ -320,7 +325,9 @@ impl<C: Clock> Store for AnyStore<C> {
         node: &Node,
         reservations: &[Reservation],
     ) -> Result<Vec<Reserved>, StoreError> {
-        either!(self, store => store.reserve(node, reservations))
+        let together =
+            |all: Vec<_>| async move { either!(self, store => store.reserve(node, &all)) };
+        self.1.reserve(node, reservations, together).await
     }
 
     async fn load(&self, ids: &[JobId]) -> Result<Vec<(Job, Option<NodeId>)>, StoreError> {

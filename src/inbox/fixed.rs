@@ -12,6 +12,7 @@ use crate::feed::{Fixed, Name, SourcePath, blob_identity};
 use crate::folder::{Folder, Stamp, off_thread, user};
 use crate::job::{FileIdentity, Job};
 use crate::ports::{BlobSeen, Blobs, Clock, Scan, WatchMode, Watching, Why};
+use bytes::Bytes;
 
 /// One file, which each fire takes as it is then.
 pub struct FixedFile<C>(Arc<OneFile<C>>);
@@ -89,7 +90,14 @@ impl<C: Clock> FixedFile<C> {
                 return Err(changed());
             }
             let opened_file = tokio::fs::File::from_std(opened);
-            Ok(FolderSource { file: opened_file, path: path.clone(), opened: stamp, read_bytes: 0 })
+            Ok(FolderSource {
+                file: opened_file,
+                ahead: Bytes::new(),
+                was_all: false,
+                path: path.clone(),
+                opened: stamp,
+                read_bytes: 0,
+            })
         })
         .await
     }

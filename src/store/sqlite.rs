@@ -35,6 +35,7 @@ mod backup;
 mod budget;
 mod content;
 mod fires;
+mod names;
 mod overview;
 mod retention;
 mod rows;
@@ -461,10 +462,7 @@ impl<C: Clock> Store for SqliteStore<C> {
     ) -> Result<Vec<Reserved>, StoreError> {
         self.bounded("reserve file names", reservations.len(), async {
             let mut write = self.begin().await?;
-            let mut answers = Vec::with_capacity(reservations.len());
-            for wish in reservations {
-                answers.push(write.reserve(node, wish).await?);
-            }
+            let answers = write.reserve(node, reservations).await?;
             write.commit().await?;
             Ok(answers)
         })

@@ -50,6 +50,34 @@ async fn a_daemon_works_with_a_server_and_leaves_the_jobs_of_others_alone() {
     assert_eq!(owner_of(1).await, Some(owners[1].1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_come_together_are_written_together() {
+    const FILES: u64 = 200;
+    let database = Database::fresh();
+    let rig = Rig::new().await;
+    let rig = rig.database(&format!("url = {:?}", database.url().expose_secret()));
+    let daemon = rig.start().await;
+    // What only reads has no number.
+    let written = async || -> i64 {
+        let mut connection = database.connection().await;
+        let sql = "SELECT txid_current()";
+        let number = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
+        sqlx::Connection::close(connection).await.unwrap();
+        number
+    };
+    rig.drop_file("first.csv", "Col2\nThis is a good day\n");
+    daemon.until_ended(1).await;
+    let before = written().await;
+    for n in 0..FILES {
+        rig.drop_file(&format!("{n}.csv"), &format!("Col2\nThis is good day {n}\n"));
+    }
+    daemon.until_ended(201).await;
+    let commits = u64::try_from(written().await - before).unwrap();
+    daemon.stop().await;
+    // A job has eight steps that are written and two names that are reserved: one by one that were 2000.
+    assert!(commits < 3 * FILES / 2, "{commits} commits for {FILES} jobs");
+}
+
 #[test]
 fn a_config_names_a_server_without_showing_its_password() {
     let parse = |database: &str| {

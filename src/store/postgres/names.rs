@@ -1,9 +1,8 @@
 //! File names that live jobs are going to use.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 
 use sqlx::{Row, query, query_scalar};
 use uuid::Uuid;
@@ -13,6 +12,7 @@ use super::rows::text;
 use super::session::Session;
 use crate::job::JobId;
 use crate::ports::{Node, Reservation, Reserved};
+use crate::store::names::Names;
 use crate::store::row::is_done;
 
 impl Session {
@@ -43,7 +43,7 @@ impl Session {
             names.give(JobId::new(row.try_get("job_id")?), slot, OsString::from_vec(path).into());
         }
         let ours: HashSet<_> = ours.into_iter().map(JobId::new).collect();
-        let (answers, mut new) = names.allot(wishes, &ours);
+        let (answers, mut new) = names.allot(wishes, &ours, |wish| text(&wish.slot).into_owned());
         new.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         let jobs: Vec<_> = new.iter().map(|wish| wish.job.uuid()).collect();
         let paths: Vec<_> = new.iter().map(|wish| wish.path.as_os_str().as_bytes()).collect();
@@ -52,44 +52,5 @@ impl Session {
                    SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::text[]) ON CONFLICT DO NOTHING";
         let kept = query(sql).bind(paths).bind(jobs).bind(slots).execute(self.on()).await?;
         Ok((kept.rows_affected() == new.len() as u64).then_some(answers))
-    }
-}
-
-/// Names that are reserved.
-#[derive(Default)]
-struct Names {
-    by_slot: HashMap<(JobId, String), PathBuf>,
-    taken: HashSet<PathBuf>,
-}
-
-impl Names {
-    fn give(&mut self, job: JobId, slot: String, path: PathBuf) {
-        self.taken.insert(path.clone());
-        self.by_slot.insert((job, slot), path);
-    }
-
-    /// Answers wishes one after the other, and says which of them are to be kept.
-    fn allot<'w>(
-        mut self,
-        wishes: &'w [Reservation],
-        ours: &HashSet<JobId>,
-    ) -> (Vec<Reserved>, Vec<&'w Reservation>) {
-        let mut new = Vec::new();
-        let mut answers = Vec::with_capacity(wishes.len());
-        for wish in wishes {
-            let slot = text(&wish.slot).into_owned();
-            answers.push(if !ours.contains(&wish.job) {
-                Reserved::Lost
-            } else if let Some(path) = self.by_slot.get(&(wish.job, slot.clone())) {
-                Reserved::Yours(path.clone())
-            } else if self.taken.contains(&wish.path) {
-                Reserved::Taken
-            } else {
-                self.give(wish.job, slot, wish.path.clone());
-                new.push(wish);
-                Reserved::Yours(wish.path.clone())
-            });
-        }
-        (answers, new)
     }
 }

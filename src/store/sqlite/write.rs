@@ -1,9 +1,7 @@
 //! A write that is under way: one transaction, and what can be done in it.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStringExt;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Row, SqliteConnection, query, query_as, query_scalar};
@@ -15,8 +13,7 @@ use crate::feed::Name;
 use crate::fire::Fired;
 use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
 use crate::ports::{
-    Accepted, Adopted, Ask, Committed, Node, NodeId, Reservation, Reserved, StoreError, Told,
-    Transition, Wished,
+    Accepted, Adopted, Ask, Committed, Node, NodeId, StoreError, Told, Transition, Wished,
 };
 use crate::store::overview::{Recent, as_told};
 use crate::store::quota::{Admission, FeedQuotas, Quota, STILL_WAITS};
@@ -423,34 +420,6 @@ impl<'s> Write<'s> {
                    SELECT generation FROM job_history WHERE id = ?1";
         let generation = query_scalar(sql).bind(&id).fetch_optional(self.on()).await?;
         Ok(generation.map_or(Wished::Unknown, Wished::Generation))
-    }
-
-    pub(super) async fn reserve(
-        &mut self,
-        node: &Node,
-        wish: &Reservation,
-    ) -> Result<Reserved, Failure> {
-        let id = wish.job.to_string();
-        // Whoever lost a job must not put things in places for it, and nothing would ever end such a reservation.
-        let sql = concat!("SELECT 1 FROM job WHERE id = ?1 AND node = ?2 AND NOT ", is_done!());
-        let ours = query(sql).bind(&id).bind(node.id.0);
-        if ours.fetch_optional(self.on()).await?.is_none() {
-            return Ok(Reserved::Lost);
-        }
-        let sql = "SELECT path FROM reservation WHERE job_id = ?1 AND slot = ?2";
-        let path: Option<Vec<u8>> =
-            query_scalar(sql).bind(&id).bind(&wish.slot).fetch_optional(self.on()).await?;
-        if let Some(path) = path {
-            return Ok(Reserved::Yours(PathBuf::from(OsString::from_vec(path))));
-        }
-        let path = wish.path.as_os_str().as_bytes();
-        let taken = query("SELECT 1 FROM reservation WHERE path = ?1").bind(path);
-        if taken.fetch_optional(self.on()).await?.is_some() {
-            return Ok(Reserved::Taken);
-        }
-        let sql = "INSERT INTO reservation (path, job_id, slot) VALUES (?1, ?2, ?3)";
-        query(sql).bind(path).bind(&id).bind(&wish.slot).execute(self.on()).await?;
-        Ok(Reserved::Yours(wish.path.clone()))
     }
 }
 
