@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::engine::{Came, Incoming, Lease, Setting, Stop, Tenure};
 use crate::feed::{Feed, Name};
 use crate::fire::Scanned;
-use crate::job::Job;
+use crate::job::{Commons, Job, Packed};
 use crate::log;
 use crate::ports::{Clock, Schedules, Store, StoreError, World};
 
@@ -59,9 +59,41 @@ pub struct Joined<W: World> {
     /// Its id and lease.
     pub tenure: Tenure<W::Clock>,
     /// What it took over.
-    pub adopted: Vec<(Job, Came)>,
+    pub adopted: Adopted,
     /// Which feeds it works on.
     pub folders: Folders,
+}
+
+/// Jobs that were taken over, each with how it came. Packed as they come in: what many of them take unpacked would stay with
+/// the process for good.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    jobs: Vec<(Packed, Came)>,
+    commons: Commons,
+}
+
+impl Adopted {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.jobs.len()
+    }
+}
+
+impl Extend<(Job, Came)> for Adopted {
+    fn extend<I: IntoIterator<Item = (Job, Came)>>(&mut self, jobs: I) {
+        let Self { jobs: packed, commons } = self;
+        packed.extend(jobs.into_iter().map(|(job, came)| (Packed::new(job, commons), came)));
+    }
+}
+
+impl IntoIterator for Adopted {
+    type Item = (Job, Came);
+    type IntoIter =
+        std::iter::Map<std::vec::IntoIter<(Packed, Came)>, fn((Packed, Came)) -> (Job, Came)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.jobs.into_iter().map(|(packed, came)| (packed.into_job(), came))
+    }
 }
 
 /// Makes a node known under a new id, and takes over what earlier nodes of the same state folder left, and whatever is
@@ -99,12 +131,12 @@ async fn take_over<W: World>(
     world: &W,
     tenure: &Tenure<W::Clock>,
     feeds: &[Name],
-) -> Result<Vec<(Job, Came)>, StoreError> {
+) -> Result<Adopted, StoreError> {
     let store = world.store();
     for gone in store.gone(&tenure.node).await? {
         store.fence(gone, None).await?;
     }
-    let mut adopted = Vec::new();
+    let mut adopted = Adopted::default();
     loop {
         let batch = adopt(world, tenure, feeds, ADOPT_MAX).await?;
         let full = batch.len() == ADOPT_MAX;
