@@ -205,7 +205,7 @@ impl<W: World> Engine<W> {
         world: Arc<W>,
         rules: Arc<Rules>,
         tenure: Tenure<W::Clock>,
-        adopted: impl IntoIterator<Item = (Job, Came)>,
+        adopted: impl IntoIterator<Item = (Packed, Came)>,
         incoming: mpsc::Receiver<Incoming>,
         pulse: Arc<Pulse>,
     ) -> Self {
@@ -369,12 +369,12 @@ impl<W: World> Engine<W> {
         match incoming {
             Incoming::Jobs(jobs) => {
                 for job in jobs {
-                    self.take_in(job, Came::Accepted);
+                    self.pack_in(job, Came::Accepted);
                 }
             }
             Incoming::Adopted(jobs) => {
                 for (job, came) in jobs {
-                    self.take_in(job, came);
+                    self.pack_in(job, came);
                 }
             }
             Incoming::Owned(rows) => self.compare(&rows),
@@ -394,8 +394,13 @@ impl<W: World> Engine<W> {
         }
     }
 
-    fn take_in(&mut self, job: Job, came: Came) {
-        let id = job.id();
+    fn pack_in(&mut self, job: Job, came: Came) {
+        let packed = Packed::new(job, &mut self.commons);
+        self.take_in(packed, came);
+    }
+
+    fn take_in(&mut self, packed: Packed, came: Came) {
+        let (id, job) = (packed.id(), packed.job());
         if self.jobs.contains_key(&id) {
             return;
         }
@@ -408,7 +413,7 @@ impl<W: World> Engine<W> {
         let slot = Slot {
             holds_run: job.holds_run(),
             begun: traced::begun(&job),
-            job: Packed::new(job, &mut self.commons),
+            job: packed,
             feed,
             stage: Stage::Still,
             tries: 0,
@@ -631,7 +636,10 @@ impl<W: World> Engine<W> {
                     tracing::debug!(job = %id, feed = %slot.feed.name, phase = job.phase().name(),
                         error_class = fault.class.name(), error_code = %fault.code, "{fault}");
                 }
-                slot.job = Packed::new(job, &mut self.commons);
+                // Most looks change nothing. What lives long stays where it is, or memory would be in pieces.
+                if *slot.job.job() != job {
+                    slot.job = Packed::new(job, &mut self.commons);
+                }
                 let wait = match (fault.map(|fault| fault.class), wait) {
                     (Some(Class::Throttled(_)), Wait::After(pause)) => {
                         // The side's own pause keeps it for the rest.

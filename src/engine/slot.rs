@@ -50,3 +50,14 @@ pub(super) enum Stage {
     /// Nowhere: held, or taken out of work by a mistake of ours.
     Still,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_in_memory_is_small_beside_what_is_packed_of_it() {
+        // A hundred thousand wait at once, for less than a KiB each: what is packed takes some 500 bytes.
+        assert!(size_of::<Slot>() <= 128, "{} bytes", size_of::<Slot>());
+    }
+}
