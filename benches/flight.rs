@@ -170,7 +170,8 @@ impl Flight {
     async fn fill(&self) -> anyhow::Result<()> {
         let text = "customers_north-europe_2026-11-23T04-15-00Z_part";
         let id = "'01800000-0000-7000-8000-' || lpad(to_hex(n), 12, '0')";
-        let url = "http://127.0.0.1:9999/workspaces/0123456789abcdef0123456789abcdef/services/fedcba9876543210fedcba9876543210/jobs?api-version=2.0";
+        // Where their runs are known: each job is asked for there.
+        let url = self.double.url();
         let service = format!("'{{\"endpoint\":\"remote\",\"url\":\"{url}\"}}'");
         if let Some(database) = &self.database {
             let store = connect(database).await?;
