@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _, SqliteConnection};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use crate::figure::{Figure, Section, Spread, per_second, since};
+use crate::figure::{Count, Section, Spread, per_second, since};
 use crate::jobs::{Repeated, repeat_in_postgres, repeat_in_sqlite, run};
 use crate::remote::{self, Double};
 use crate::server::{Database, Server};
@@ -24,7 +24,7 @@ use crate::{CLOCK, Extent};
 
 pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<Section> {
     let jobs = extent.of(100_000);
-    let (mut figures, mut spreads) = (Vec::new(), Vec::new());
+    let (mut counts, mut spreads) = (Vec::new(), Vec::new());
     let mut conditions = vec![
         format!(
             "{jobs} jobs whose remote runs go on for good, looked at every {} s, a fifth more or less; measured once",
@@ -36,9 +36,15 @@ pub(crate) async fn section(extent: &Extent, server: &Server) -> anyhow::Result<
     ];
     for database in [Some(Database::on(server)), None] {
         let flight = Flight::begin(database, jobs).await?;
-        flight.measure(&mut figures, &mut spreads, &mut conditions).await?;
+        flight.measure(&mut counts, &mut spreads, &mut conditions).await?;
     }
-    Ok(Section { title: "Remote jobs in flight".to_owned(), conditions, figures, spreads })
+    Ok(Section {
+        title: "Remote jobs in flight".to_owned(),
+        conditions,
+        figures: Vec::new(),
+        spreads,
+        counts,
+    })
 }
 
 /// A daemon, its store and its remote side.
@@ -59,15 +65,13 @@ impl Flight {
 
     async fn measure(
         &self,
-        figures: &mut Vec<Figure>,
+        counts: &mut Vec<Count>,
         spreads: &mut Vec<Spread>,
         conditions: &mut Vec<String>,
     ) -> anyhow::Result<()> {
         let store = if self.database.is_some() { "PostgreSQL" } else { "SQLite" };
-        let mut figure = |what: &str, beside: String, unit, ours: f64, theirs: f64| {
-            let mut figure = Figure::of_less(format!("{store}: {what}"), beside, unit);
-            figure.add(ours, theirs);
-            figures.push(figure);
+        let mut count = |what: &str, value: f64, unit, reach| {
+            counts.push(Count::new(format!("{store}: {what}"), value, unit).at_most(reach));
         };
         // It makes the store, and shows what it takes without a job.
         let mut idle = self.serve()?;
@@ -87,13 +91,7 @@ impl Flight {
         // Until the looks are spread as they stay, and each has been looked at for the second time.
         CLOCK.sleep(LOOKS.mul_f64(1.3)).await;
         let resident = daemon.resident()?;
-        figure(
-            "memory a job",
-            "reach".into(),
-            " B",
-            (resident - empty) / to_f64(self.jobs),
-            1024.0,
-        );
+        count("memory a job", (resident - empty) / to_f64(self.jobs), "B", 1024.0);
 
         let (mut lateness, began) = (Vec::new(), CLOCK.boot());
         let (before, cpu) = (self.double.counts().await?.polls, daemon.cpu_seconds()?);
@@ -107,6 +105,16 @@ impl Flight {
         let polls = usize::try_from(polls)?;
         let cpu = (daemon.cpu_seconds()? - cpu) / to_f64(polls);
         spreads.push(Spread::of(format!("{store}: worst lateness of a second"), &lateness));
+        let mut late = lateness;
+        late.sort_by(f64::total_cmp);
+        let p99 = late.get((late.len() * 99).div_ceil(100) - 1).copied().unwrap_or(f64::NAN);
+        count("lateness, 99th percentile of the worst of a second", p99 / 1000.0, "s", 1.0);
+        let of_jobs = written.iter().zip(&written_then).filter(|(before, _)| before.0 != "node");
+        // Of a file it is known that it was written, not what.
+        let most = if self.database.is_some() { i64::MAX } else { 1 };
+        let rows: i64 = of_jobs.map(|(before, after)| (after.1 - before.1).min(most)).sum();
+        #[expect(clippy::cast_precision_loss, reason = "counts here are small")]
+        count("rows written while nothing changed, beside beats", rows as f64, "", 0.0);
         let rate = per_second(polls, time);
         conditions.push(format!(
             "{store}: {rate:.0} looks a second, {:.0} µs of the daemon's processor time each",
@@ -134,11 +142,11 @@ impl Flight {
                 adopted.is_ok_and(|adopted| adopted >= to_f64(self.jobs))
             })
             .await?;
-        figure("owned after kill -9", "reach".into(), " s", since(began).as_secs_f64(), 5.0);
+        count("owned after kill -9", since(began).as_secs_f64(), "s", 5.0);
         daemon
             .until("all are looked at", Duration::from_mins(5), async || self.looked_at().await)
             .await?;
-        figure("looked at after kill -9", "reach".into(), " s", since(began).as_secs_f64(), 60.0);
+        count("looked at after kill -9", since(began).as_secs_f64(), "s", 60.0);
         conditions.push(format!(
             "{store}: the most memory that it had after that: {:.0} MiB",
             daemon.peak()? / MIB
@@ -298,7 +306,7 @@ fn changes(before: &[(String, i64)], after: &[(String, i64)]) -> String {
 
 /// Ten feeds, and nothing to do.
 pub(crate) async fn idle(extent: &Extent, server: &Server) -> anyhow::Result<Section> {
-    let mut figures = Vec::new();
+    let mut counts = Vec::new();
     let window = Duration::from_secs(extent.of(60) as u64);
     for database in [None, Some(Database::on(server))] {
         let store = if database.is_some() { "PostgreSQL" } else { "SQLite" };
@@ -316,14 +324,12 @@ pub(crate) async fn idle(extent: &Extent, server: &Server) -> anyhow::Result<Sec
         let (cpu, began) = (daemon.cpu_seconds()?, CLOCK.boot());
         CLOCK.sleep(window).await;
         let share = (daemon.cpu_seconds()? - cpu) / since(began).as_secs_f64() * 100.0;
-        let mut figure = |what: &str, unit, ours, reach| {
-            let mut figure = Figure::of_less(format!("{store}: {what}"), "reach", unit);
-            figure.add(ours, reach);
-            figures.push(figure);
+        let mut count = |what: &str, value, unit, reach| {
+            counts.push(Count::new(format!("{store}: {what}"), value, unit).at_most(reach));
         };
-        figure("share of a processor", " %", share, 0.5);
-        figure("resident memory", " MB", daemon.resident()? / 1e6, 30.0);
-        figure("most resident memory", " MB", daemon.peak()? / 1e6, 30.0);
+        count("share of a processor", share, "%", 0.5);
+        count("resident memory", daemon.resident()? / 1e6, "MB", 30.0);
+        count("most resident memory", daemon.peak()? / 1e6, "MB", 30.0);
         daemon.kill().await?;
     }
     let conditions = vec![
@@ -331,7 +337,13 @@ pub(crate) async fn idle(extent: &Extent, server: &Server) -> anyhow::Result<Sec
         "resident memory has the pages of the program's file in it, as far as they were used"
             .to_owned(),
     ];
-    Ok(Section { title: "Idle".to_owned(), conditions, figures, spreads: Vec::new() })
+    Ok(Section {
+        title: "Idle".to_owned(),
+        conditions,
+        figures: Vec::new(),
+        spreads: Vec::new(),
+        counts,
+    })
 }
 
 /// `serve` as a process of its own.
