@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn a_job_in_memory_is_small_beside_what_is_packed_of_it() {
-        // A hundred thousand wait at once, for less than a KiB each: what is packed takes some 500 bytes.
-        assert!(size_of::<Slot>() <= 128, "{} bytes", size_of::<Slot>());
+        // A hundred thousand wait at once, for less than a KiB each: what is packed takes some 500 bytes more.
+        assert!(size_of::<Slot>() <= 136, "{} bytes", size_of::<Slot>());
     }
 }
