@@ -21,6 +21,7 @@ use sqlx::Connection as _;
 mod blobs;
 mod figure;
 mod files;
+mod flight;
 mod history;
 mod jobs;
 mod latency;
@@ -75,6 +76,10 @@ enum Topic {
     Latency,
     /// A large file to blob storage and back, and its memory
     Blobs,
+    /// Many remote runs in flight: memory, lateness of looks, store writes, and a crash
+    Flight,
+    /// A daemon that has nothing to do
+    Idle,
 }
 
 /// How much is measured.
@@ -123,6 +128,8 @@ async fn main() -> anyhow::Result<()> {
             Topic::Files => files::section(&extent, &server).await?,
             Topic::Latency => latency::section(&extent, &server).await?,
             Topic::Blobs => blobs::section(&extent, args.gb.get()).await?,
+            Topic::Flight => flight::section(&extent, &server).await?,
+            Topic::Idle => flight::idle(&extent, &server).await?,
         });
     }
     conditions.push(format!("load {} at the end", load()?));

@@ -44,6 +44,8 @@ pub(crate) struct Counts {
     /// Of runs that were started before: what the service refuses, and clients that keep count never send.
     pub(crate) second_starts: u64,
     pub(crate) polls: u64,
+    /// Runs that go on for good and were looked at, since [`Double::forget_polled`].
+    pub(crate) polled: u64,
     /// Of runs, stopped or forgotten.
     pub(crate) deletes: u64,
     /// Whole blobs, and lists that make blobs of blocks.
@@ -108,6 +110,12 @@ impl Double {
         let answer = reqwest::get(format!("http://{}/stats", self.address)).await?;
         Ok(serde_json::from_slice(&answer.bytes().await?)?)
     }
+
+    /// Counts `polled` anew.
+    pub(crate) async fn forget_polled(&self) -> anyhow::Result<()> {
+        reqwest::get(format!("http://{}/stats/forget", self.address)).await?.error_for_status()?;
+        Ok(())
+    }
 }
 
 /// Makes this process the remote side.
@@ -132,6 +140,8 @@ struct State {
     /// What all blobs' addresses begin with.
     base: String,
     runs: Mutex<HashMap<String, Run>>,
+    /// Those that go on for good, as far as they were looked at.
+    polled: Mutex<HashSet<String>>,
     blobs: Mutex<Storage>,
     tally: Tally,
 }
@@ -186,6 +196,7 @@ impl Tally {
             starts: read(&self.starts),
             second_starts: read(&self.second_starts),
             polls: read(&self.polls),
+            polled: 0,
             deletes: read(&self.deletes),
             puts: read(&self.puts),
             blocks: read(&self.blocks),
@@ -319,8 +330,13 @@ impl State {
 
     fn answer(&self, head: &Head, body: Bytes) -> Answer {
         if head.path == "/stats" {
-            let counts = serde_json::to_string(&self.tally.counts());
+            let polled = lock(&self.polled).len() as u64;
+            let counts = serde_json::to_string(&Counts { polled, ..self.tally.counts() });
             return counts.map_or(Answer::new(WRONG), |text| Answer::json("200 OK", text));
+        }
+        if head.path == "/stats/forget" {
+            lock(&self.polled).clear();
+            return Answer::new("204 No Content");
         }
         let path = head.path.trim_start_matches('/');
         if let Some(rest) = path.strip_prefix(SERVICE) {
@@ -397,6 +413,14 @@ impl State {
 
     fn status(&self, id: &str) -> Answer {
         count(&self.tally.polls);
+        if id.starts_with(FOR_GOOD) {
+            let mut polled = lock(&self.polled);
+            if !polled.contains(id) {
+                polled.insert(id.to_owned());
+            }
+            let body = "{\"StatusCode\":\"Running\",\"Results\":null,\"Details\":null}";
+            return Answer::json("200 OK", body.to_owned());
+        }
         let runs = lock(&self.runs);
         let Some(run) = runs.get(id) else { return self.unknown() };
         let state = run.state(CLOCK.boot());
@@ -637,6 +661,8 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the names of runs begin with that were begun before this did, and go on for good.
+pub(crate) const FOR_GOOD: &str = "f0f0f0f0";
 /// What a process is that is the remote side.
 pub(crate) const ROLE: &str = "remote";
 pub(crate) const API_KEY: &str = "key";

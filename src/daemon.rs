@@ -288,7 +288,7 @@ impl<W: World> Daemon<W> {
         };
         let http = Http::bind(settings.listen, work.pulse.clone(), site).await?;
         let Joined { tenure, adopted, .. } = &first;
-        tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.len(),
+        tracing::info!(node = tenure.node.id.0, label = %work.name, site = %work.site, jobs = adopted.count(),
             listen = %http.address()?, feeds, "ready");
         let (state_dir, site) = (settings.state_dir, work.site.clone());
         let upkeep = Upkeep::new(world.clone(), state_dir, site, keep_in_force);
@@ -463,7 +463,7 @@ impl<W: World> Work<W> {
                 }
             };
             let Joined { tenure, adopted, .. } = &joined;
-            tracing::info!(node = tenure.node.id.0, jobs = adopted.len(), "joined again");
+            tracing::info!(node = tenure.node.id.0, jobs = adopted.count(), "joined again");
         }
     }
 

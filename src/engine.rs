@@ -19,7 +19,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name, Rates};
 use crate::job::{
-    Action, Job, JobId, Outcome, Phase, Step, Submitted, Turn, Wait, Want, apply, next_action,
+    Action, Commons, Job, JobId, Outcome, Packed, Phase, Step, Submitted, Turn, Wait, Want, apply,
+    next_action,
 };
 use crate::ports::{Clock, Permit, Scorer, Store, StoreError, Transition, Way, World};
 
@@ -41,6 +41,7 @@ use self::perform::{Done, Moment, perform};
 use self::progress::Passage;
 use self::remote::{LaneSeen, Spare};
 use self::runs::{Admission, Runs};
+use self::slot::{Slot, Stage};
 use self::standing::Question;
 use self::steady::Steady;
 use self::traced::Step as TracedStep;
@@ -65,6 +66,7 @@ mod runs;
 mod setting;
 mod shown;
 mod sides;
+mod slot;
 mod standing;
 mod steady;
 mod traced;
@@ -161,7 +163,8 @@ pub struct Engine<W: World> {
     questions: broadcast::Receiver<Question>,
     settings: Option<watch::Receiver<Setting<W>>>,
 
-    jobs: HashMap<JobId, Slot>,
+    jobs: HashMap<JobId, Box<Slot>>,
+    commons: Commons,
     due: BTreeSet<(Duration, JobId)>,
     health: BTreeMap<Side, Health>,
     parked: BTreeMap<Side, Vec<JobId>>,
@@ -196,52 +199,13 @@ struct Acted {
     step: TracedStep,
 }
 
-/// A job in memory.
-struct Slot {
-    job: Job,
-    feed: Arc<Feed>,
-    stage: Stage,
-    tries: u32,
-    holds_run: bool,
-    entered: Duration,
-    /// When its generation began, as far as that is known here.
-    begun: DateTime<Utc>,
-    /// How long nothing could be done for it, as far as that is not in its deadline yet.
-    waited: Duration,
-    /// What an operator wants, for when the action under way is over.
-    wish: Option<Want>,
-    /// Breaks off the action under way, if that may be done at any time.
-    break_off: CancellationToken,
-    /// It was not accepted by this engine: somebody before it may have begun an output.
-    handed_on: bool,
-    /// Somebody before it may have made the call that is next.
-    unclear: bool,
-}
-
-/// Where a job is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Stage {
-    /// In `due`, under this time.
-    Waiting(Duration),
-    /// In the queue of a lane, or of an endpoint's runs.
-    Queued,
-    /// In `parked`, since this time.
-    Parked(Duration),
-    /// In `acting`.
-    Acting,
-    /// In `outbox`, or on its way to the store.
-    Committing,
-    /// Nowhere: held, or taken out of work by a mistake of ours.
-    Still,
-}
-
 impl<W: World> Engine<W> {
     /// An engine with these jobs, which the node has adopted.
     pub fn new(
         world: Arc<W>,
         rules: Arc<Rules>,
         tenure: Tenure<W::Clock>,
-        adopted: Vec<(Job, Came)>,
+        adopted: impl IntoIterator<Item = (Packed, Came)>,
         incoming: mpsc::Receiver<Incoming>,
         pulse: Arc<Pulse>,
     ) -> Self {
@@ -254,6 +218,7 @@ impl<W: World> Engine<W> {
             admissions: JoinSet::new(),
             tellings: JoinSet::new(),
             jobs: HashMap::new(),
+            commons: Commons::default(),
             due: BTreeSet::new(),
             acting: JoinSet::new(),
             probes: JoinSet::new(),
@@ -294,9 +259,9 @@ impl<W: World> Engine<W> {
     /// could be finished.
     pub async fn run(mut self, stop: Stop) -> Result<(), StoreError> {
         let finished = self.work(stop).await;
-        let submitted = |slot: &&Slot| slot.job.phase() == Phase::Submitted;
-        let knows: Vec<_> =
-            self.jobs.values().filter(submitted).map(|slot| slot.job.id()).collect();
+        let jobs = self.jobs.values().map(|slot| &slot.job);
+        let submitted = jobs.filter(|job| job.phase() == Phase::Submitted);
+        let knows: Vec<_> = submitted.map(Packed::id).collect();
         // Whatever it still has is nobody's in this process from here on.
         let ids: Vec<_> = self.jobs.keys().copied().collect();
         for id in ids {
@@ -404,12 +369,12 @@ impl<W: World> Engine<W> {
         match incoming {
             Incoming::Jobs(jobs) => {
                 for job in jobs {
-                    self.take_in(job, Came::Accepted);
+                    self.pack_in(job, Came::Accepted);
                 }
             }
             Incoming::Adopted(jobs) => {
                 for (job, came) in jobs {
-                    self.take_in(job, came);
+                    self.pack_in(job, came);
                 }
             }
             Incoming::Owned(rows) => self.compare(&rows),
@@ -429,8 +394,13 @@ impl<W: World> Engine<W> {
         }
     }
 
-    fn take_in(&mut self, job: Job, came: Came) {
-        let id = job.id();
+    fn pack_in(&mut self, job: Job, came: Came) {
+        let packed = Packed::new(job, &mut self.commons);
+        self.take_in(packed, came);
+    }
+
+    fn take_in(&mut self, packed: Packed, came: Came) {
+        let (id, job) = (packed.id(), packed.job());
         if self.jobs.contains_key(&id) {
             return;
         }
@@ -439,22 +409,22 @@ impl<W: World> Engine<W> {
             return;
         };
         self.count(&job, 1);
+        let unclear = came == Came::LeftBehind && self.may_be_invoked(&feed, &job);
         let slot = Slot {
             holds_run: job.holds_run(),
             begun: traced::begun(&job),
-            job,
+            job: packed,
             feed,
             stage: Stage::Still,
             tries: 0,
             entered: self.world.clock().boot(),
             waited: Duration::ZERO,
             wish: None,
-            break_off: CancellationToken::new(),
+            break_off: None,
             handed_on: came != Came::Accepted,
             unclear: came == Came::LeftBehind,
         };
-        let unclear = came == Came::LeftBehind && self.may_be_invoked(&slot);
-        self.jobs.insert(id, slot);
+        self.jobs.insert(id, Box::new(slot));
         if unclear {
             let text = "whoever had the job before may have made the call that starts its run";
             let fault = Fault::unavailable(Origin::Endpoint, "start_unclear", text);
@@ -468,19 +438,22 @@ impl<W: World> Engine<W> {
         if let Stage::Waiting(due) = slot.stage {
             self.due.remove(&(due, id));
         }
-        slot.break_off.cancel();
+        if let Some(break_off) = &slot.break_off {
+            break_off.cancel();
+        }
         self.looks.forget(id);
-        self.count(&slot.job, -1);
+        let job = slot.job.job();
+        self.count(&job, -1);
         if slot.holds_run {
-            let endpoint = endpoint_of(&self.rules, &slot.feed, &slot.job).clone();
+            let endpoint = endpoint_of(&self.rules, &slot.feed, &job).clone();
             self.run_is_free(&endpoint, &slot.feed);
         }
     }
 
     /// Whether the one call that starts a run may have been made for a job that does not say so.
-    fn may_be_invoked(&self, slot: &Slot) -> bool {
-        let endpoint = endpoint_of(&self.rules, &slot.feed, &slot.job);
-        next_action(&slot.job) == Some(Action::Start)
+    fn may_be_invoked(&self, feed: &Feed, job: &Job) -> bool {
+        let endpoint = endpoint_of(&self.rules, feed, job);
+        next_action(job) == Some(Action::Start)
             && self.world.scorer(endpoint).is_some_and(|scorer| scorer.way() == Way::OneCall)
     }
 
@@ -499,9 +472,10 @@ impl<W: World> Engine<W> {
     fn dispatch(&mut self, id: JobId, due: Duration, now: Duration, after: After) {
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         slot.stage = Stage::Still;
-        let Some(action) = next_action(&slot.job) else { return };
-        if is_limited_by_deadline(slot.job.phase())
-            && slot.job.deadline_at() + slot.waited <= self.steady.now(self.world.clock())
+        let job = slot.job.job().into_owned();
+        let Some(action) = next_action(&job) else { return };
+        if is_limited_by_deadline(job.phase())
+            && job.deadline_at() + slot.waited <= self.steady.now(self.world.clock())
         {
             return self.follow(id, Outcome::DeadlinePassed, false);
         }
@@ -518,10 +492,10 @@ impl<W: World> Engine<W> {
             is_open: slot.feed.fast_lane.as_ref().is_some_and(|lane| is_open(&lane.endpoint)),
             unclear: slot.unclear,
         };
-        let endpoint = if action == Action::Start && fast_lane.is_left(&slot.feed, &slot.job) {
+        let endpoint = if action == Action::Start && fast_lane.is_left(&slot.feed, &job) {
             &slot.feed.endpoint
         } else {
-            endpoint_of(&self.rules, &slot.feed, &slot.job)
+            endpoint_of(&self.rules, &slot.feed, &job)
         };
         let lane = lane_of(action, &slot.feed, endpoint);
         let side = lane.side();
@@ -547,7 +521,7 @@ impl<W: World> Engine<W> {
             }
         }
         let way = self.world.scorer(endpoint).map_or(Way::TwoSteps, Scorer::way);
-        let price = self.budgets.price((endpoint, way), slot, action);
+        let price = self.budgets.price((endpoint, way), (&job, slot.tries), action);
         let price = price.filter(|_| after != After::Call);
         // Who waits for calls waits often: not each time is written.
         let worth = if price.is_some() { SWEEP } else { WORTH_A_WRITE };
@@ -580,10 +554,10 @@ impl<W: World> Engine<W> {
         self.looks.acts(action, due, now);
         let (serial, progress) = self.looks.begin(lane.clone(), now);
         let (world, tenure, handed_on) = (self.world.clone(), self.tenure.clone(), slot.handed_on);
-        let (feed, job, tries) = (slot.feed.clone(), slot.job.clone(), slot.tries);
+        let (feed, tries) = (slot.feed.clone(), slot.tries);
         let (rates, clock) = (self.rates.of(action, &feed), world.clock().clone());
         let passage = Passage { progress, rates, clock };
-        let break_off = slot.break_off.clone();
+        let break_off = slot.break_off.insert(CancellationToken::new()).clone();
         let spare = if action == Action::Settle { self.spare(&feed, &job) } else { Spare::No };
         let now = self.steady.now(self.world.clock());
         let step = self.traced_step(&job, action, tries);
@@ -635,9 +609,8 @@ impl<W: World> Engine<W> {
         );
         let Some(slot) = self.jobs.get_mut(&id) else { return };
         let feed = slot.feed.clone();
-        if slot.break_off.is_cancelled() {
+        if slot.break_off.take().is_some_and(|break_off| break_off.is_cancelled()) {
             // Whatever came of it: an operator wants something else.
-            slot.break_off = CancellationToken::new();
             self.wait(id, Wait::Now);
             return self.heed(id);
         }
@@ -652,7 +625,7 @@ impl<W: World> Engine<W> {
         let turn = Turn { now: self.world.clock().now(), tries: slot.tries, outage };
         let fault = outcome.fault().cloned();
         let answers = if let Outcome::Wished(want) = &outcome { Some(want.clone()) } else { None };
-        match apply(slot.job.clone(), outcome, turn, &slot.feed.policy) {
+        match apply(slot.job.job().into_owned(), outcome, turn, &slot.feed.policy) {
             Err(illegal) => {
                 tracing::error!(job = %id, feed = %slot.feed.name, error = %illegal, "job taken out of work");
                 slot.stage = Stage::Still;
@@ -663,7 +636,10 @@ impl<W: World> Engine<W> {
                     tracing::debug!(job = %id, feed = %slot.feed.name, phase = job.phase().name(),
                         error_class = fault.class.name(), error_code = %fault.code, "{fault}");
                 }
-                slot.job = job;
+                // Most looks change nothing. What lives long stays where it is, or memory would be in pieces.
+                if *slot.job.job() != job {
+                    slot.job = Packed::new(job, &mut self.commons);
+                }
                 let wait = match (fault.map(|fault| fault.class), wait) {
                     (Some(Class::Throttled(_)), Wait::After(pause)) => {
                         // The side's own pause keeps it for the rest.
@@ -701,7 +677,8 @@ impl<W: World> Engine<W> {
             slot.entered = now;
             slot.unclear = false;
         }
-        let before = std::mem::replace(&mut slot.job, job);
+        let job = Packed::new(job, &mut self.commons);
+        let before = std::mem::replace(&mut slot.job, job).into_job();
         let held_run = std::mem::replace(&mut slot.holds_run, run.is_some());
         let feed = slot.feed.clone();
         self.show(id, &before, &event, spent);

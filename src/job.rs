@@ -30,6 +30,7 @@ use crate::retry::Policy;
 
 mod history;
 mod identity;
+mod packed;
 mod phase;
 mod record;
 mod setback;
@@ -38,6 +39,7 @@ mod want;
 
 pub use history::{Event, replay};
 pub use identity::{Content, FileIdentity, JobId, RemoteId, Sent, Sha256};
+pub use packed::{Commons, Packed};
 pub use phase::{Action, Phase};
 pub use record::{Corrupt, Record};
 pub use state::{

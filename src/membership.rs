@@ -15,9 +15,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::engine::{Came, Incoming, Lease, Setting, Stop, Tenure};
 use crate::feed::{Feed, Name};
 use crate::fire::Scanned;
-use crate::job::Job;
+use crate::job::{Commons, Job, Packed};
 use crate::log;
-use crate::ports::{Clock, Schedules, Store, StoreError, World};
+use crate::ports::{self, Clock, Schedules, Store, StoreError, World};
 
 mod folders;
 mod others;
@@ -59,9 +59,40 @@ pub struct Joined<W: World> {
     /// Its id and lease.
     pub tenure: Tenure<W::Clock>,
     /// What it took over.
-    pub adopted: Vec<(Job, Came)>,
+    pub adopted: Adopted,
     /// Which feeds it works on.
     pub folders: Folders,
+}
+
+/// Jobs that were taken over, each with how it came. Packed as they come in: what many of them take unpacked would stay with
+/// the process for good.
+#[derive(Debug, Default)]
+pub struct Adopted {
+    jobs: Vec<(Packed, Came)>,
+    commons: Commons,
+}
+
+impl Adopted {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.jobs.len()
+    }
+}
+
+impl Extend<(Job, Came)> for Adopted {
+    fn extend<I: IntoIterator<Item = (Job, Came)>>(&mut self, jobs: I) {
+        let Self { jobs: packed, commons } = self;
+        packed.extend(jobs.into_iter().map(|(job, came)| (Packed::new(job, commons), came)));
+    }
+}
+
+impl IntoIterator for Adopted {
+    type Item = (Packed, Came);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.jobs.into_iter()
+    }
 }
 
 /// Makes a node known under a new id, and takes over what earlier nodes of the same state folder left, and whatever is
@@ -99,23 +130,35 @@ async fn take_over<W: World>(
     world: &W,
     tenure: &Tenure<W::Clock>,
     feeds: &[Name],
-) -> Result<Vec<(Job, Came)>, StoreError> {
+) -> Result<Adopted, StoreError> {
     let store = world.store();
     for gone in store.gone(&tenure.node).await? {
         store.fence(gone, None).await?;
     }
-    let mut adopted = Vec::new();
+    let mut adopted = Adopted::default();
+    let mut beaten = world.clock().boot();
+    let mut batch = store.adopt(&tenure.node, feeds, ADOPT_MAX).await?;
     loop {
-        let batch = adopt(world, tenure, feeds, ADOPT_MAX).await?;
-        let full = batch.len() == ADOPT_MAX;
-        adopted.extend(batch);
-        if !full {
-            return Ok(adopted);
-        }
+        let full = batch.jobs.len() == ADOPT_MAX;
         let sent = world.clock().boot();
-        if store.is_shared() && store.beat(&tenure.node).await? {
-            tenure.lease.renew(sent);
+        if store.is_shared() && full && sent >= beaten + tenure.lease.beat() {
+            beaten = sent;
+            if store.beat(&tenure.node).await? {
+                tenure.lease.renew(sent);
+            }
         }
+        // While the store is at the next ones, these are told of and packed.
+        let next = async {
+            if !full {
+                return Ok(None);
+            }
+            store.adopt(&tenure.node, feeds, ADOPT_MAX).await.map(Some)
+        };
+        let told = async { adopted.extend(told(world, tenure, batch)) };
+        batch = match tokio::join!(next, told).0? {
+            Some(next) => next,
+            None => return Ok(adopted),
+        };
     }
 }
 
@@ -126,7 +169,15 @@ async fn adopt<W: World>(
     feeds: &[Name],
     limit: usize,
 ) -> Result<Vec<(Job, Came)>, StoreError> {
-    let adopted = world.store().adopt(&tenure.node, feeds, limit).await?;
+    Ok(told(world, tenure, world.store().adopt(&tenure.node, feeds, limit).await?).collect())
+}
+
+/// Tells of jobs that were adopted, and how each came.
+fn told<W: World>(
+    world: &W,
+    tenure: &Tenure<W::Clock>,
+    adopted: ports::Adopted,
+) -> impl Iterator<Item = (Job, Came)> {
     for corrupt in &adopted.corrupt {
         tracing::error!(job = %corrupt.id, "a job was left alone: {corrupt}");
     }
@@ -136,7 +187,7 @@ async fn adopt<W: World>(
         world.metrics().jobs_adopted_total.with_label_values(&[reason]).inc();
     }
     let came = |dead| if dead { Came::LeftBehind } else { Came::GivenBack };
-    Ok(adopted.jobs.into_iter().map(|(job, left_by)| (job, came(left_by.is_some()))).collect())
+    adopted.jobs.into_iter().map(move |(job, left_by)| (job, came(left_by.is_some())))
 }
 
 impl<W: World> Membership<W> {

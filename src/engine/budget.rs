@@ -135,11 +135,11 @@ impl Budgets {
     pub(super) fn price(
         &self,
         (endpoint, way): (&Name, Way),
-        slot: &Slot,
+        (job, tries): (&Job, u32),
         action: Action,
     ) -> Option<(Kind, u32)> {
         self.of.get(endpoint)?;
-        price(action, way, &slot.job, slot.tries)
+        price(action, way, job, tries)
     }
 
     /// A job of the feed waits for its call to the endpoint. One that comes back has kept its place.
@@ -320,8 +320,9 @@ impl<W: World> Engine<W> {
             let kind = waiting.kind;
             let slot = jobs.get(&id).filter(|slot| {
                 // What makes no call never had a place, whatever its endpoint's way.
-                let action = next_action(&slot.job);
-                let price = action.and_then(|a| price(a, Way::TwoSteps, &slot.job, slot.tries));
+                let job = slot.job.job();
+                let price = |action| price(action, Way::TwoSteps, &job, slot.tries);
+                let price = next_action(&job).and_then(price);
                 price.is_some_and(|(of, _)| of == kind) && (kind != Kind::Submit || slot.holds_run)
             });
             slot.map_or(There::Gone, |slot| match slot.stage {
@@ -371,7 +372,7 @@ impl<W: World> Engine<W> {
         let mut waited = Vec::new();
         let behind: Vec<_> = self.budgets.behind.keys().copied().collect();
         for id in behind {
-            let waits = |slot: &&mut Slot| slot.stage == Stage::Queued && !slot.holds_run;
+            let waits = |slot: &&mut Box<Slot>| slot.stage == Stage::Queued && !slot.holds_run;
             let Some(slot) = self.jobs.get_mut(&id).filter(waits) else {
                 self.budgets.behind.remove(&id);
                 continue;
@@ -406,10 +407,10 @@ impl<W: World> Engine<W> {
         let mut waiting = BTreeMap::new();
         for (id, one) in &purse.waiting {
             let here = |slot: &Slot| {
-                endpoint_of(&self.rules, &slot.feed, &slot.job) == endpoint
+                endpoint_of(&self.rules, &slot.feed, &slot.job.job()) == endpoint
                     && slot.stage == Stage::Queued
             };
-            if self.jobs.get(id).is_some_and(here) {
+            if self.jobs.get(id).is_some_and(|slot| here(slot)) {
                 *waiting.entry(one.kind.name()).or_default() += 1;
             }
         }

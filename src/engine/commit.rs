@@ -99,7 +99,7 @@ impl<W: World> Engine<W> {
                         self.forget(job.id());
                     }
                     if owner == Some(self.tenure.node.id) {
-                        self.take_in(job, Came::LeftBehind);
+                        self.pack_in(job, Came::LeftBehind);
                     } else if asked.get(&job.id()) == Some(&Unread::FileIsThere)
                         && job.source_moved_to().is_some()
                     {
@@ -168,7 +168,7 @@ impl<W: World> Engine<W> {
                         }
                         Some((row, Some(owner))) if *owner == self.tenure.node.id => {
                             self.forget(id);
-                            self.take_in(row.clone(), Came::LeftBehind);
+                            self.pack_in(row.clone(), Came::LeftBehind);
                         }
                         _ => self.forget(id),
                     }

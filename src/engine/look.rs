@@ -170,7 +170,7 @@ impl<W: World> Engine<W> {
             let queued = |slot: &super::Slot| slot.stage == Stage::Queued;
             which(waiting.action)
                 && (may_write || waiting.action == Action::Poll)
-                && self.jobs.get(&waiting.job).is_some_and(queued)
+                && self.jobs.get(&waiting.job).is_some_and(|slot| queued(slot))
         });
         waiting.map(|waiting| now.saturating_sub(waiting.due)).max()
     }
@@ -224,7 +224,7 @@ impl<W: World> Engine<W> {
         }
         let idle = |id| {
             let slot = self.jobs.get(id);
-            slot.is_some_and(|slot| slot.stage == Stage::Still && slot.job.held().is_none())
+            slot.is_some_and(|slot| slot.stage == Stage::Still && slot.job.job().held().is_none())
         };
         let broken =
             || self.looks.broken.iter().filter(|(id, _)| idle(*id)).map(|(_, since)| *since);

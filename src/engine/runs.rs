@@ -144,14 +144,16 @@ impl<W: World> Engine<W> {
             }
             let waits = |slot: &super::Slot| slot.stage == Stage::Queued && !slot.holds_run;
             let limit_of = |feed: &Name| rules.feeds.get(feed)?.max_in_flight;
-            let asked = runs.first(now, limit_of, |id| jobs.get(&id).is_some_and(waits));
+            let asked =
+                runs.first(now, limit_of, |id| jobs.get(&id).is_some_and(|slot| waits(slot)));
             if asked.is_empty() && !runs.told {
                 continue;
             }
             runs.asking = Some(now);
             let wall = world.clock().now();
-            let ask =
-                |(_, id): &(Name, JobId)| Some(ask(&jobs.get(id)?.feed, &jobs.get(id)?.job, wall));
+            let ask = |(_, id): &(Name, JobId)| {
+                Some(ask(&jobs.get(id)?.feed, &jobs.get(id)?.job.job(), wall))
+            };
             let asks: Vec<_> = asked.iter().filter_map(ask).collect();
             let (world, node, endpoint, limit) =
                 (world.clone(), tenure.node.clone(), endpoint.clone(), runs.limit);
@@ -196,7 +198,7 @@ impl<W: World> Engine<W> {
                 }
                 // It was called off meanwhile and comes back: if it had to ask again then, behind those who wait for the
                 // very run that it has, none of them would ever get it.
-                Stage::Waiting(_) if next_action(&slot.job) == Some(Action::Submit) => {
+                Stage::Waiting(_) if next_action(&slot.job.job()) == Some(Action::Submit) => {
                     slot.holds_run = true;
                 }
                 _ => {}

@@ -56,7 +56,7 @@ impl<W: World> Engine<W> {
     pub(super) fn go_by(&mut self, setting: Setting<W>) {
         let now = self.world.clock().boot();
         // What is counted by endpoint was counted under the rules before.
-        self.jobs.values().for_each(|slot| self.count(&slot.job, -1));
+        self.jobs.values().for_each(|slot| self.count(&slot.job.job(), -1));
         let queued = self.call_off(now);
         self.world = setting.world;
         let before = std::mem::replace(&mut self.rules, setting.rules);
@@ -66,7 +66,7 @@ impl<W: World> Engine<W> {
         for health in self.health.values_mut().filter(|health| health.closed().is_some()) {
             health.resume(now);
         }
-        self.jobs.values().for_each(|slot| self.count(&slot.job, 1));
+        self.jobs.values().for_each(|slot| self.count(&slot.job.job(), 1));
         for id in queued {
             self.wait(id, Wait::Now);
         }
@@ -103,7 +103,8 @@ impl<W: World> Engine<W> {
                     rules.feeds.insert(slot.feed.name.clone(), slot.feed.clone());
                 }
             }
-            let known = slot.job.submitted().and_then(Submitted::service);
+            let job = slot.job.job();
+            let known = job.submitted().and_then(Submitted::service);
             let lane = slot.feed.fast_lane.as_ref().map(|lane| &lane.endpoint);
             let endpoints = known.map(|service| &service.endpoint).into_iter().chain(lane);
             for name in endpoints.chain([&slot.feed.endpoint]) {
@@ -190,6 +191,6 @@ fn keep<T: Clone>(rules: &mut BTreeMap<Name, T>, before: &BTreeMap<Name, T>, nam
 
 /// Whether a job needs the rules it had: its blobs are where they say.
 fn is_bound(slot: &Slot, feed: &Feed) -> bool {
-    let has_blob = slot.job.phase() != Phase::Queued || slot.job.sent().is_some();
+    let has_blob = slot.job.phase() != Phase::Queued || slot.job.job().sent().is_some();
     has_blob && slot.feed.storage != feed.storage
 }

@@ -11,7 +11,8 @@ impl<W: World> Engine<W> {
     /// Shows a transition that is in the store, from how the job stood before; it had been there for `spent`.
     pub(super) fn show(&self, id: JobId, before: &Job, event: &Event, spent: Duration) {
         let Some(slot) = self.jobs.get(&id) else { return };
-        let (job, metrics, name) = (&slot.job, self.world.metrics(), slot.feed.name.as_str());
+        let job = &*slot.job.job();
+        let (metrics, name) = (self.world.metrics(), slot.feed.name.as_str());
         log::transition(job, event, self.tenure.node.id);
         if event.from != event.to {
             metrics.job_transitions_total.with_label_values(&[name, event.to.name()]).inc();

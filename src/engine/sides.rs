@@ -1,7 +1,6 @@
 //! What the engine makes of answers: each says something about the side that it came from, which is health for the
 //! next calls, and how many of them may go on at once.
 
-use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use futures::FutureExt;
 use super::health::Health;
 use super::limits::{Lane, Permits, Side};
 use super::pulse::{EndpointSeen, StorageSeen};
-use super::{Engine, Stage, broken_off, endpoint_of};
+use super::{Engine, Stage, broken_off};
 use crate::fault::{Class, Fault, Origin};
 use crate::feed::{Feed, Name};
 use crate::job::{Action, JobId, Outcome, Wait};
@@ -174,17 +173,18 @@ impl<W: World> Engine<W> {
             let health = self.health.get(&side);
             health.map(|health| health.met().cloned().collect()).unwrap_or_default()
         };
-        let mut in_flight = BTreeMap::<&Name, usize>::new();
-        for slot in self.jobs.values().filter(|slot| slot.job.phase().is_in_flight()) {
-            *in_flight.entry(endpoint_of(&self.rules, &slot.feed, &slot.job)).or_default() += 1;
-        }
+        // Counted as jobs come and go: this is asked every second, however many there are.
+        let in_flight = |name: &Name| {
+            let metric = &self.world.metrics().remote_runs_in_flight;
+            usize::try_from(metric.with_label_values(&[name.as_str()]).get()).unwrap_or_default()
+        };
         let used = |lane: Lane| self.lanes.get(&lane).map_or(0, |permits| permits.used);
         let endpoints = self.rules.endpoints.iter().map(|(name, max_in_flight)| {
             let calls = self.lanes.get(&Lane::Calls(name.clone()));
             EndpointSeen {
                 name: name.clone(),
                 trouble: trouble(Side::Endpoint(name.clone())),
-                in_flight: in_flight.get(name).copied().unwrap_or_default(),
+                in_flight: in_flight(name),
                 max_in_flight: *max_in_flight,
                 calls: used(Lane::Calls(name.clone())),
                 concurrency: calls.map_or(0, |permits: &Permits| permits.pace.limit()),

@@ -56,8 +56,9 @@ impl<W: World> Engine<W> {
     }
 
     fn standing(&self, slot: &Slot) -> Option<Standing> {
-        let action = next_action(&slot.job)?;
-        let endpoint = endpoint_of(&self.rules, &slot.feed, &slot.job);
+        let job = slot.job.job();
+        let action = next_action(&job)?;
+        let endpoint = endpoint_of(&self.rules, &slot.feed, &job);
         let doing = match slot.stage {
             Stage::Waiting(due) => Doing::Waits(due),
             Stage::Queued if action == Action::Submit && !slot.holds_run => Doing::AwaitsRun,

@@ -102,7 +102,8 @@ impl<W: World> Engine<W> {
         if before.is_done() || !(done || next) {
             return;
         }
-        let job = if next { before } else { &slot.job };
+        let after = slot.job.job();
+        let job = if next { before } else { &*after };
         let Some(spans) = self.world.spans().filter(|spans| spans.samples(id)) else { return };
         let (phase, generation) = (job.phase(), job.generation());
         let error = job.error().filter(|_| phase == Phase::Failed);

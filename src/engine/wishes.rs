@@ -29,8 +29,11 @@ impl<W: World> Engine<W> {
             return self.heed(id);
         }
         // An upload may take hours, and nothing of it counts yet.
-        if slot.wish == Some(Want::Cancel) && next_action(&slot.job) == Some(Action::Upload) {
-            slot.break_off.cancel();
+        if slot.wish == Some(Want::Cancel)
+            && next_action(&slot.job.job()) == Some(Action::Upload)
+            && let Some(break_off) = &slot.break_off
+        {
+            break_off.cancel();
         }
     }
 
@@ -43,8 +46,9 @@ impl<W: World> Engine<W> {
         let Some(want) = slot.wish.take() else { return };
         // A failed job's source may be on its way: where it gets to must be written down first. The wish is found again.
         // One that is to be deleted is on its way nowhere, and a retry may be what it is kept for.
-        let moves = *slot.feed.source.end(&slot.job) != SourceEnd::Delete;
-        if slot.job.phase().is_final() && !slot.job.is_done() && moves {
+        let job = slot.job.job();
+        let moves = *slot.feed.source.end(&job) != SourceEnd::Delete;
+        if job.phase().is_final() && !job.is_done() && moves {
             return;
         }
         match slot.stage {

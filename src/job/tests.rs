@@ -101,7 +101,7 @@ fn running(more: impl IntoIterator<Item = Outcome>) -> Vec<Outcome> {
 }
 
 /// A job in every state, by a way that leads there.
-fn every_state() -> Vec<(&'static str, Job)> {
+pub(super) fn every_state() -> Vec<(&'static str, Job)> {
     vec![
         ("queued", way(vec![])),
         ("uploaded", way(vec![uploaded()])),

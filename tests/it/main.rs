@@ -19,6 +19,7 @@ mod hashing;
 mod heavy;
 mod http;
 mod identity;
+mod in_flight;
 mod inbox;
 mod leaps;
 mod log;
