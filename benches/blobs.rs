@@ -126,7 +126,8 @@ fn rate(bytes: usize, micros: u64) -> f64 {
     bytes as f64 / micros as f64
 }
 
-fn this_program(role: &str) -> anyhow::Result<Command> {
+/// This program once more, as one of the sides.
+pub(crate) fn this_program(role: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.env(ROLE, role).stdin(Stdio::null()).kill_on_drop(true);
     Ok(command)

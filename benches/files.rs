@@ -9,10 +9,10 @@ use anyhow::{Context as _, ensure};
 use scoreline::ports::Clock as _;
 use secrecy::ExposeSecret as _;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::figure::{Figure, Section, per_second, since};
+use crate::remote::{API_KEY, Double};
 use crate::server::{Database, Server};
 use crate::{CLOCK, Extent};
 
@@ -69,56 +69,18 @@ enum Side {
 
 /// A remote side, and folders.
 pub(crate) struct Remote {
-    _sandbox: Child,
+    double: Double,
     pub(crate) folder: TempDir,
-    /// The tables of a config.
-    snippet: String,
-    access: Access,
-}
-
-/// What the guide's script needs of the snippet.
-struct Access {
-    connection_string: String,
-    url: String,
-    api_key: String,
-}
-
-impl Access {
-    fn of(snippet: &str) -> anyhow::Result<Self> {
-        let tables: toml::Table = snippet.parse()?;
-        let text = |table: &str, key: &str| {
-            let value =
-                tables.get(table).and_then(|table| table.get("sandbox")?.get(key)?.as_str());
-            value.map(ToOwned::to_owned).with_context(|| format!("the sandbox says no {key}"))
-        };
-        Ok(Self {
-            connection_string: text("storage", "connection_string")?,
-            url: text("endpoints", "url")?,
-            api_key: text("endpoints", "api_key")?,
-        })
-    }
 }
 
 impl Remote {
     pub(crate) async fn start() -> anyhow::Result<Self> {
-        let mut sandbox = program()
-            .args(["sandbox", "--listen", "127.0.0.1:0", "--run-time", "0s"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut lines = BufReader::new(sandbox.stdout.take().context("stdout is piped")?).lines();
-        let mut snippet = String::new();
-        while !snippet.contains("api_key") {
-            let line = lines.next_line().await?.context("the sandbox ended")?;
-            snippet.push_str(&line);
-            snippet.push('\n');
-        }
-        let access = Access::of(&snippet)?;
+        let double = Double::start(Duration::ZERO).await?;
         let folder = tempfile::tempdir()?;
         for name in ["in", "staged"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
-        Ok(Self { _sandbox: sandbox, folder, snippet, access })
+        Ok(Self { double, folder })
     }
 
     /// Files per second, by the daemon.
@@ -133,9 +95,18 @@ impl Remote {
         self.rename_all(files)?;
         self.until_archived(files + 1).await?;
         let time = since(began);
-        let outputs = std::fs::read_dir(self.folder.path().join("out"))?.count();
+        // Beside what the daemon keeps for itself under a hidden name.
+        let visible = |entry: &std::io::Result<std::fs::DirEntry>| {
+            entry
+                .as_ref()
+                .is_ok_and(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."))
+        };
+        let outputs = std::fs::read_dir(self.folder.path().join("out"))?.filter(visible).count();
         ensure!(outputs == files + 1, "{outputs} outputs of {files} files");
         daemon.kill().await?;
+        let counts = self.double.counts().await?;
+        ensure!(counts.violations == 0 && counts.second_starts == 0, "{counts:?}");
+        eprintln!("{} requests of {files} files: {counts:?}", counts.requests());
         Ok(per_second(files, time))
     }
 
@@ -156,9 +127,9 @@ impl Remote {
         let output = Command::new("python3")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/guide.py"))
             .args(arguments)
-            .env("CONNECTION_STRING", &self.access.connection_string)
-            .env("BES_URL", &self.access.url)
-            .env("API_KEY", &self.access.api_key)
+            .env("CONNECTION_STRING", self.double.connection_string())
+            .env("BES_URL", self.double.url())
+            .env("API_KEY", API_KEY)
             .output()
             .await
             .context("python3 can't be started")?;
@@ -188,10 +159,10 @@ impl Remote {
         format!(
             "{database}[node]\nstate_dir = {}\n[http]\nlisten = \"127.0.0.1:0\"\n{}\
              poll = {{ first = \"20ms\", factor = 1.5, max = \"1s\" }}\n\
-             [feeds.bench]\nendpoint = \"sandbox\"\nstorage = \"sandbox\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
+             [feeds.bench]\nendpoint = \"remote\"\nstorage = \"remote\"\noutputs.output1 = \"{{stem}}.scores.csv\"\n\
              watch.folder = {}\ndeliver.folder = {}\nsource.archive = {}\nsource.failed = {}\n",
             path("state"),
-            self.snippet,
+            self.double.config(),
             path("in"),
             path("out"),
             path("archive"),

@@ -23,6 +23,7 @@ mod files;
 mod history;
 mod jobs;
 mod latency;
+mod remote;
 #[path = "../tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
 #[expect(clippy::unwrap_used, reason = "without a server there is nothing to measure")]
@@ -99,7 +100,10 @@ async fn main() -> anyhow::Result<()> {
     // One provider for all TLS in the process; nothing else has set one before.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if let Ok(role) = std::env::var(blobs::ROLE) {
-        return blobs::play(&role).await;
+        return match role.as_str() {
+            remote::ROLE => remote::play().await,
+            role => blobs::play(role).await,
+        };
     }
     let args = Args::parse();
     let extent = Extent { turns: args.turns.get(), quick: args.quick };
