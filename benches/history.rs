@@ -69,7 +69,7 @@ impl History {
 
     /// When job `n` began, in milliseconds.
     fn ms(&self) -> String {
-        format!("CAST({} + floor(n * {}) AS bigint)", self.first_ms, self.apart_ms)
+        format!("CAST({} + floor(n * {:.3}) AS bigint)", self.first_ms, self.apart_ms)
     }
 }
 
@@ -175,7 +175,7 @@ async fn fill_sqlite(folder: &Path, history: &History) -> anyhow::Result<()> {
     sqlx::raw_sql("PRAGMA synchronous = OFF; PRAGMA cache_size = -200000")
         .execute(&mut connection)
         .await?;
-    let ms = format!("({} + CAST(n * {} AS INTEGER))", history.first_ms, history.apart_ms);
+    let ms = format!("({} + CAST(n * {:.3} AS INTEGER))", history.first_ms, history.apart_ms);
     let at = format!("{ms} * 1000");
     let id = format!("printf('%08x-%04x-7000-8000-%012x', {ms} >> 16, {ms} & 65535, n)");
     let path = ("path", "CAST(printf('n/%09d', n) AS BLOB)");

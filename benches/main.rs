@@ -23,6 +23,7 @@ mod files;
 mod history;
 mod jobs;
 mod latency;
+mod nodes;
 mod remote;
 #[path = "../tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
@@ -71,6 +72,8 @@ enum Topic {
     Files,
     /// How soon a single file is on its way
     Latency,
+    /// Several nodes on one PostgreSQL, beside one
+    Nodes,
     /// A large file to blob storage and back, and its memory
     Blobs,
 }
@@ -126,6 +129,7 @@ async fn main() -> anyhow::Result<()> {
             Topic::History => history::section(&extent, args.jobs.get()).await?,
             Topic::Files => files::section(&extent, &server).await?,
             Topic::Latency => latency::section(&extent, &server).await?,
+            Topic::Nodes => nodes::section(&extent, &server).await?,
             Topic::Blobs => blobs::section(&extent, args.gb.get(), args.python).await?,
         });
     }
