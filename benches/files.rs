@@ -325,7 +325,7 @@ impl Remote {
 }
 
 /// The release that cargo built for this.
-fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_scoreline"));
     command.stdin(Stdio::null()).kill_on_drop(true);
     command

@@ -256,7 +256,7 @@ impl Flight {
             ("remote_run", &[("job_id", id), ("endpoint", "'remote'")]),
         ];
         for repeated in tables {
-            repeat_in_sqlite(&mut connection, repeated, self.jobs - 1).await?;
+            repeat_in_sqlite(&mut connection, repeated, 0..self.jobs - 1).await?;
         }
         sqlx::raw_sql(AssertSqlSafe("PRAGMA wal_checkpoint(TRUNCATE)"))
             .execute(&mut connection)

@@ -1,5 +1,6 @@
 //! Jobs on their way through a store, and tables with many of them.
 
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -133,9 +134,7 @@ pub(crate) async fn repeat_in_postgres(
     (table, differing): Repeated<'_>,
     count: usize,
 ) -> anyhow::Result<()> {
-    let sql = "SELECT column_name::text FROM information_schema.columns \
-               WHERE table_schema = 'scoreline' AND table_name = $1 ORDER BY ordinal_position";
-    let columns = sqlx::query_scalar(sql).bind(table).fetch_all(&mut *connection).await?;
+    let columns = columns_in_postgres(connection, table).await?;
     let (columns, values) = lists(&columns, differing);
     let sql = format!(
         "INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series(0, {count} - 1) AS n, {table} AS t"
@@ -144,19 +143,51 @@ pub(crate) async fn repeat_in_postgres(
     Ok(())
 }
 
-/// As [`repeat_in_postgres`].
+/// As [`repeat_in_postgres`], of these numbers and into a table that has nothing but what is repeated: as fast as it can
+/// be filled, without a log and with its indexes made at the end.
+pub(crate) async fn fill_postgres(
+    connection: &mut PgConnection,
+    (table, differing): Repeated<'_>,
+    numbers: Range<usize>,
+) -> anyhow::Result<()> {
+    let columns = columns_in_postgres(connection, table).await?;
+    let (columns, values) = lists(&columns, differing);
+    let Range { start, end } = numbers;
+    // The indexes are switched off, whatever they are. What a later version of a server thinks of it shows here.
+    let sql = format!(
+        "UPDATE pg_index SET indisready = false, indisvalid = false WHERE indrelid = '{table}'::regclass; \
+         BEGIN; CREATE TEMP TABLE t ON COMMIT DROP AS SELECT * FROM {table}; TRUNCATE {table}; \
+         INSERT INTO {table} SELECT * FROM t; \
+         INSERT INTO {table} ({columns}) SELECT {values} FROM generate_series({start}, {end} - 1) AS n, t; \
+         REINDEX TABLE {table}; COMMIT"
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;
+    Ok(())
+}
+
+async fn columns_in_postgres(
+    connection: &mut PgConnection,
+    table: &str,
+) -> anyhow::Result<Vec<String>> {
+    let sql = "SELECT column_name::text FROM information_schema.columns \
+               WHERE table_schema = 'scoreline' AND table_name = $1 ORDER BY ordinal_position";
+    Ok(sqlx::query_scalar(sql).bind(table).fetch_all(connection).await?)
+}
+
+/// As [`repeat_in_postgres`], of these numbers.
 pub(crate) async fn repeat_in_sqlite(
     connection: &mut SqliteConnection,
     (table, differing): Repeated<'_>,
-    count: usize,
+    numbers: Range<usize>,
 ) -> anyhow::Result<()> {
+    let Range { start, end } = numbers;
     let sql = "SELECT name FROM pragma_table_info(?1)";
     let columns = sqlx::query_scalar(sql).bind(table).fetch_all(&mut *connection).await?;
     let (columns, values) = lists(&columns, differing);
     // CROSS JOIN: in the order of the numbers, which is that of the keys.
     let sql = format!(
         "CREATE TEMP TABLE t AS SELECT * FROM {table}; \
-         INSERT INTO {table} ({columns}) WITH RECURSIVE numbers (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM numbers LIMIT {count}) \
+         INSERT INTO {table} ({columns}) WITH RECURSIVE numbers (n) AS (SELECT {start} UNION ALL SELECT n + 1 FROM numbers WHERE n + 1 < {end}) \
          SELECT {values} FROM numbers CROSS JOIN t; DROP TABLE t"
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await?;

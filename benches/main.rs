@@ -25,6 +25,7 @@ mod flight;
 mod history;
 mod jobs;
 mod latency;
+mod nodes;
 mod remote;
 #[path = "../tests/it/postgres/server.rs"]
 #[expect(dead_code, reason = "the tests need more of it")]
@@ -50,6 +51,9 @@ struct Args {
     /// How often each side is measured
     #[arg(long, value_name = "N", default_value_t = NonZero::new(5).expect("5 is not 0"))]
     turns: NonZero<usize>,
+    /// How many finished jobs `history` has
+    #[arg(long, value_name = "N", default_value_t = NonZero::new(1_000_000).expect("it is not 0"))]
+    jobs: NonZero<usize>,
     /// How large the file of `blobs` is, in 10⁹ bytes
     #[arg(long, value_name = "N", default_value_t = NonZero::new(4).expect("4 is not 0"))]
     gb: NonZero<usize>,
@@ -68,12 +72,14 @@ struct Args {
 enum Topic {
     /// Transitions committed, beside pgbench
     Transitions,
-    /// Live work with a million finished jobs, beside the same with none
+    /// Live work with many finished jobs, beside the same with none
     History,
     /// Small files end to end, beside the guide's script
     Files,
     /// How soon a single file is on its way
     Latency,
+    /// Several nodes on one PostgreSQL, beside one
+    Nodes,
     /// A large file to blob storage and back, and its memory
     Blobs,
     /// Many remote runs in flight: memory, lateness of looks, store writes, and a crash
@@ -124,9 +130,10 @@ async fn main() -> anyhow::Result<()> {
         }
         sections.push(match topic {
             Topic::Transitions => transitions::section(&extent, &server).await?,
-            Topic::History => history::section(&extent, &server).await?,
+            Topic::History => history::section(&extent, args.jobs.get()).await?,
             Topic::Files => files::section(&extent, &server).await?,
             Topic::Latency => latency::section(&extent, &server).await?,
+            Topic::Nodes => nodes::section(&extent, &server).await?,
             Topic::Blobs => blobs::section(&extent, args.gb.get()).await?,
             Topic::Flight => flight::section(&extent, &server).await?,
             Topic::Idle => flight::idle(&extent, &server).await?,
@@ -207,6 +214,7 @@ async fn databases(server: &server::Server) -> anyhow::Result<String> {
 }
 
 /// Durable, with room enough that no checkpoint falls into one side's turn alone.
-const SERVER: &str = "shared_buffers = 256MB\nmax_wal_size = 8GB\ncheckpoint_timeout = 1h";
+pub(crate) const SERVER: &str =
+    "shared_buffers = 256MB\nmax_wal_size = 8GB\ncheckpoint_timeout = 1h";
 
 pub(crate) const CLOCK: SystemClock = SystemClock;

@@ -32,7 +32,7 @@ use crate::blobs::this_program;
 /// The remote side, as a process. It ends with this.
 pub(crate) struct Double {
     address: String,
-    _process: Child,
+    process: Child,
 }
 
 /// What it was asked for, since its start.
@@ -80,7 +80,7 @@ impl Double {
             .context("this program can't be started again")?;
         let mut lines = BufReader::new(process.stdout.take().context("stdout is piped")?).lines();
         let address = lines.next_line().await?.context("the remote side says where it listens")?;
-        Ok(Self { address, _process: process })
+        Ok(Self { address, process })
     }
 
     /// The tables of a config, `[storage.remote]` and `[endpoints.remote]`, to whose end keys of an endpoint may be added.
@@ -104,6 +104,11 @@ impl Double {
     /// Of the batch service.
     pub(crate) fn url(&self) -> String {
         format!("http://{}/{SERVICE}", self.address)
+    }
+
+    /// The process's, as long as it runs.
+    pub(crate) fn id(&self) -> Option<u32> {
+        self.process.id()
     }
 
     pub(crate) async fn counts(&self) -> anyhow::Result<Counts> {

@@ -1,6 +1,5 @@
 //! Transitions committed per second, beside the same work by hand and pgbench.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -93,20 +92,19 @@ impl Work {
 
     async fn on_postgres(self, server: &Server) -> anyhow::Result<f64> {
         let database = Database::on(server);
-        let store = Arc::new(connect(&database).await?);
         let mut clients = Vec::new();
         for client in 0..self.clients {
+            let store = connect(&database).await?;
             let node = store.register("bench", "site", scoreline::engine::lease::TERM).await?;
             let share = self.jobs / self.clients;
-            let (jobs, _) = accept(&*store, &node, &client.to_string(), share).await?;
-            clients.push((node, commits(&jobs, self.batch)?));
+            let (jobs, _) = accept(&store, &node, &client.to_string(), share).await?;
+            clients.push((store, node, commits(&jobs, self.batch)?));
         }
         settle(&database).await;
         let mut tasks = JoinSet::new();
         let began = CLOCK.boot();
-        for (node, commits) in clients {
-            let store = store.clone();
-            tasks.spawn(async move { commit(&*store, &node, &commits).await });
+        for (store, node, commits) in clients {
+            tasks.spawn(async move { commit(&store, &node, &commits).await });
         }
         while let Some(done) = tasks.join_next().await {
             done??;

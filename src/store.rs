@@ -5,6 +5,7 @@
 //! keeps everything in memory and is what the others are held against, and what the simulation runs on. What a job is,
 //! and whether a row makes sense, is known to `job` alone: a store moves records.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -508,4 +509,23 @@ fn arrival_key(arrival: &Arrival) -> (&str, &[u8], u64, u64, i64) {
 /// A limit as SQL counts.
 fn signed(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// Transitions in rounds, each with one of a job at most, in the order of the jobs' ids: a statement can write a row
+/// once. Almost always it is one round.
+fn rounds(transitions: &[Transition]) -> Vec<Vec<usize>> {
+    let mut rounds: Vec<Vec<usize>> = Vec::new();
+    let mut seen: HashMap<JobId, usize> = HashMap::with_capacity(transitions.len());
+    for (n, transition) in transitions.iter().enumerate() {
+        let round = seen.entry(transition.job.id()).or_default();
+        if rounds.len() == *round {
+            rounds.push(Vec::new());
+        }
+        rounds[*round].push(n);
+        *round += 1;
+    }
+    for round in &mut rounds {
+        round.sort_unstable_by_key(|n| transitions[*n].job.id());
+    }
+    rounds
 }

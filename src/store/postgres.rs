@@ -21,7 +21,7 @@ use sqlx::{Row, query, query_as, query_scalar};
 use uuid::Uuid;
 
 use super::state_dir::Registration;
-use super::{Ids, Migrate, arrival_key, row, signed};
+use super::{Ids, Migrate, arrival_key, rounds, row, signed};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
@@ -48,8 +48,8 @@ mod wish;
 use nodes::{ADOPT, CLAIM, PAUSE, PAUSES, UNOWNED, WAITING};
 use rows::{ACCEPT, KNOWN, columns, event, job, text};
 pub use server::check_url;
-use server::{CALLS, CONTROL, close, failed, open, options, refusal};
-use session::{Session, note, rounds};
+use server::{CALLS, CONTROL, WRITING, close, failed, open, options, refusal};
+use session::{Session, note};
 
 /// The store on a PostgreSQL server.
 #[derive(Debug)]
@@ -59,6 +59,8 @@ pub struct PostgresStore<C> {
     pool: PgPool,
     /// One connection for who lives: a beat must not wait behind what takes long, or all of the node's work stops.
     control: PgPool,
+    /// One connection for transitions, which come one batch after the other; of two connections it is the other one.
+    writer: PgPool,
     /// The database's own identity.
     id: Uuid,
 }
@@ -77,6 +79,7 @@ impl<C: Clock> PostgresStore<C> {
         }
         let control = options(&url, CONTROL)?;
         let options = options(&url, CALLS)?;
+        let writing = options.clone().options(WRITING);
         let id = within(&clock, CALL_LIMIT, "be opened", async {
             let mut connection = open(&options).await?;
             match migrate {
@@ -94,8 +97,11 @@ impl<C: Clock> PostgresStore<C> {
             pool.acquire_timeout(ACQUIRE_LIMIT).connect_lazy_with(options)
         };
         let control = pool(1, control);
-        let pool = pool(max_connections.saturating_sub(1).max(1), options);
-        Ok(Self { clock, ids: Ids::default(), pool, control, id })
+        let writer = (max_connections > 2).then(|| pool(1, writing));
+        let taken = 1 + u32::from(writer.is_some());
+        let pool = pool(max_connections.saturating_sub(taken).max(1), options);
+        let writer = writer.unwrap_or_else(|| pool.clone());
+        Ok(Self { clock, ids: Ids::default(), pool, control, writer, id })
     }
 
     /// Brings the database to this program's version. Returns the migrations that ran.
@@ -149,6 +155,7 @@ impl<C: Clock> PostgresStore<C> {
     pub async fn close(self) {
         self.pool.close().await;
         self.control.close().await;
+        self.writer.close().await;
     }
 
     /// Does `work` in a time that is bounded by how much it is.
@@ -175,7 +182,7 @@ impl<C: Clock> PostgresStore<C> {
         rounds: &[Vec<usize>],
         answers: &mut [Committed],
     ) -> Result<(), Failure> {
-        let mut session = self.session().await?;
+        let mut session = Session::from(&self.writer).await?;
         // A single statement is a transaction by itself.
         let many = rounds.len() > 1;
         if many {
@@ -480,7 +487,7 @@ impl<C: Clock> Store for PostgresStore<C> {
                 written => return written.map(|()| answers),
             }
             answers.fill(Committed::Stale);
-            let mut session = self.session().await?;
+            let mut session = Session::from(&self.writer).await?;
             for round in &rounds {
                 session.write_in_parts(node, transitions, round, &mut answers).await?;
             }

@@ -8,7 +8,7 @@
 //! caller went away in the middle, it is dropped, which rolls back: SQLite ends a transaction by itself on some errors
 //! (a full disk) and not on others, and a connection that doesn't know where it stands must not be used again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use super::overview::Recent;
 use super::row::{self, json};
 use super::state_dir::StateDir;
-use super::{Ids, Migrate, arrival_key};
+use super::{Ids, Migrate};
 use crate::feed::Name;
 use crate::job::{Arrival, Event, Job, JobId, Want};
 use crate::ports::{
@@ -384,22 +384,8 @@ impl<C: Clock> Store for SqliteStore<C> {
                 return Ok(vec![Accepted::Over; arrivals.len()]);
             }
             let fired = fire.map(|fire| fire.row.fired());
-            let mut answers: Vec<Accepted> = Vec::with_capacity(arrivals.len());
-            let (mut left, mut once) = (ours, HashMap::new());
-            for arrival in arrivals {
-                // What is taken once by the fire leaves nothing behind that could tell the next fire of it.
-                let key = (arrival.once && fired.is_some()).then(|| arrival_key(arrival));
-                if let Some(known) = key.and_then(|key| once.get(&key)) {
-                    answers.push(Accepted::Known(*known));
-                    continue;
-                }
-                let owner = (left > 0).then_some(node.id);
-                let id = self.ids.next(now);
-                let answer = write.accept(node, arrival, owner, id, now, fired.clone()).await?;
-                once.extend(key.map(|key| (key, id)));
-                left -= usize::from(matches!(answer, Accepted::New(_)));
-                answers.push(answer);
-            }
+            let answers =
+                write.accept(node, arrivals, ours, now, fired.as_ref(), &self.ids).await?;
             if let Some(fire) = &fire {
                 write.move_fire(fire, &answers, by_clock).await?;
             }

@@ -65,6 +65,7 @@ macro_rules! every_store {
 
 mod against_the_model;
 mod budgets;
+mod costs;
 mod duplicates;
 pub(crate) mod fires;
 mod long_history;

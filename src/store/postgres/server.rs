@@ -60,6 +60,16 @@ pub(super) fn options(url: &SecretString, limits: Limits) -> Result<PgConnectOpt
     ]))
 }
 
+/// What the writing of transitions asks of a session besides. Its one statement, with which all rows are found by their
+/// keys, takes as long to plan as to run when the batch is small: it is planned once, and so that the plan is right
+/// however small the tables were then.
+pub(super) const WRITING: [(&str, &str); 4] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+];
+
 /// Connects to a server that we can work with.
 pub(super) async fn open(options: &PgConnectOptions) -> Result<PgConnection, Failure> {
     let mut connection = options.connect().await?;

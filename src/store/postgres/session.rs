@@ -1,6 +1,6 @@
 //! A connection that a call works on, and the writing of transitions on it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
@@ -116,23 +116,4 @@ pub(super) fn note(
             answers[*n] = Committed::Done;
         }
     }
-}
-
-/// Transitions in rounds, each with one of a job at most, in the order of the jobs' ids: a statement can write a row
-/// once. Almost always it is one round.
-pub(super) fn rounds(transitions: &[Transition]) -> Vec<Vec<usize>> {
-    let mut rounds: Vec<Vec<usize>> = Vec::new();
-    let mut seen: HashMap<JobId, usize> = HashMap::with_capacity(transitions.len());
-    for (n, transition) in transitions.iter().enumerate() {
-        let round = seen.entry(transition.job.id()).or_default();
-        if rounds.len() == *round {
-            rounds.push(Vec::new());
-        }
-        rounds[*round].push(n);
-        *round += 1;
-    }
-    for round in &mut rounds {
-        round.sort_unstable_by_key(|n| transitions[*n].job.id());
-    }
-    rounds
 }

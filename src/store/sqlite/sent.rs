@@ -86,7 +86,7 @@ impl Write<'_> {
             .bind(record.sent.as_ref().map(json))
             .execute(self.on())
             .await?;
-        self.note(node, &job, &job.accepted_event()).await?;
+        self.note(node, &[(&job, &job.accepted_event())]).await?;
         Ok(Accepted::New(Box::new(job)))
     }
 }

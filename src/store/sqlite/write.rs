@@ -1,7 +1,9 @@
 //! A write that is under way: one transaction, and what can be done in it.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::OnceLock;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Row, SqliteConnection, query, query_as, query_scalar};
@@ -12,13 +14,11 @@ use super::{Failure, refusal};
 use crate::feed::Name;
 use crate::fire::Fired;
 use crate::job::{Arrival, Event, Job, JobId, Phase, Want};
-use crate::ports::{
-    Accepted, Adopted, Ask, Committed, Node, NodeId, StoreError, Told, Transition, Wished,
-};
+use crate::ports::{Accepted, Adopted, Ask, Committed, Node, StoreError, Told, Transition, Wished};
 use crate::store::overview::{Recent, as_told};
 use crate::store::quota::{Admission, FeedQuotas, Quota, STILL_WAITS};
 use crate::store::row::{self, cancel_reason_name, digest_text, holds_run, is_done, json};
-use crate::store::{forgotten, signed};
+use crate::store::{Ids, arrival_key, forgotten, rounds, signed};
 
 /// A write that is under way. Dropping it, with its connection, undoes it.
 pub(super) struct Write<'s> {
@@ -130,53 +130,101 @@ impl<'s> Write<'s> {
         Ok(adopted)
     }
 
-    /// Makes a job of an arrival, of the `owner` if it is given.
+    /// Makes jobs of the arrivals that are new, the first `ours` of them the node's own.
     pub(super) async fn accept(
         &mut self,
         node: &Node,
-        arrival: &Arrival,
-        owner: Option<NodeId>,
-        id: JobId,
+        arrivals: &[Arrival],
+        ours: usize,
         now: DateTime<Utc>,
-        fired: Option<Fired>,
-    ) -> Result<Accepted, Failure> {
-        let sql = "INSERT INTO arrival (site, feed, path, inode, size_bytes, mtime_ns, job_id) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
-        let new = by_arrival(query(sql), node, arrival).bind(id.to_string());
-        let once = arrival.once && fired.is_some();
-        if !once && new.execute(self.on()).await?.rows_affected() == 0 {
-            let sql = "SELECT job_id FROM arrival WHERE site = ?1 AND feed = ?2 AND path = ?3 \
-                       AND inode = ?4 AND size_bytes = ?5 AND mtime_ns = ?6";
-            let row = by_arrival(query(sql), node, arrival).fetch_one(self.on()).await?;
-            let known: &str = row.try_get("job_id")?;
-            let known = JobId::parse(known).ok_or_else(|| {
-                let text = format!("an arrival names the job {known:?}, which is no id");
-                Failure::Refused(StoreError::Unusable(text))
-            })?;
-            return Ok(Accepted::Known(known));
+        fired: Option<&Fired>,
+        ids: &Ids,
+    ) -> Result<Vec<Accepted>, Failure> {
+        let candidates: Vec<_> = arrivals.iter().map(|arrival| (ids.next(now), arrival)).collect();
+        let is_once = |arrival: &Arrival| arrival.once && fired.is_some();
+        let lasting: Vec<_> =
+            candidates.iter().filter(|(_, arrival)| !is_once(arrival)).copied().collect();
+        let mut new = HashSet::with_capacity(arrivals.len());
+        for (part, sql) in ARRIVE.parts(&lasting) {
+            let mut statement = query_scalar(sql).bind(node.site.clone());
+            for (id, arrival) in part {
+                statement = statement
+                    .bind(arrival.feed.as_str())
+                    .bind(arrival.path.as_bytes())
+                    .bind(arrival.file.inode.cast_signed())
+                    .bind(arrival.file.size_bytes.cast_signed())
+                    .bind(arrival.file.mtime_ns)
+                    .bind(id.to_string());
+            }
+            let made: Vec<String> = statement.fetch_all(self.on()).await?;
+            new.extend(made.iter().filter_map(|id| JobId::parse(id)));
         }
-        let job = Job::accepted(id, arrival, now).made_by(fired);
-        let record = job.record();
-        let sql = "INSERT INTO job (site, feed, path, inode, size_bytes, mtime_ns, id, name, node, phase, generation, \
-                   revision, attempts, created_at, updated_at, deadline_at, fire) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
-        by_arrival(query(sql), node, arrival)
-            .bind(id.to_string())
-            .bind(arrival.path.file_name().to_string_lossy().into_owned())
-            .bind(owner.map(|node| node.0))
-            .bind(record.phase.name())
-            .bind(record.generation)
-            .bind(record.revision.cast_signed())
-            .bind(record.attempts)
-            .bind(record.created_at.timestamp_micros())
-            .bind(record.updated_at.timestamp_micros())
-            .bind(record.deadline_at.timestamp_micros())
-            .bind(record.fire.as_ref().map(json))
-            .execute(self.on())
-            .await?;
-        self.note(node, &job, &job.accepted_event()).await?;
-        let job = Box::new(job);
-        Ok(if owner.is_some() { Accepted::New(job) } else { Accepted::Free(job) })
+        let (mut answers, mut jobs) = (Vec::with_capacity(arrivals.len()), Vec::new());
+        // What is taken once by the fire leaves nothing behind that could tell the next fire of it.
+        let mut once = HashMap::new();
+        for (id, arrival) in candidates {
+            let known = if is_once(arrival) {
+                match once.entry(arrival_key(arrival)) {
+                    Entry::Occupied(first) => Some(*first.get()),
+                    Entry::Vacant(first) => {
+                        first.insert(id);
+                        None
+                    }
+                }
+            } else if new.contains(&id) {
+                None
+            } else {
+                Some(self.arrived(node, arrival).await?)
+            };
+            if let Some(known) = known {
+                answers.push(Accepted::Known(known));
+                continue;
+            }
+            let job = Job::accepted(id, arrival, now).made_by(fired.cloned());
+            jobs.push((job.clone(), arrival, (jobs.len() < ours).then_some(node.id.0)));
+            let job = Box::new(job);
+            answers.push(if jobs.len() <= ours { Accepted::New(job) } else { Accepted::Free(job) });
+        }
+        for (part, sql) in MAKE.parts(&jobs) {
+            let mut statement = query(sql).bind(node.site.clone());
+            for (job, arrival, owner) in part {
+                let record = job.record();
+                statement = statement
+                    .bind(arrival.feed.as_str())
+                    .bind(arrival.path.as_bytes())
+                    .bind(arrival.file.inode.cast_signed())
+                    .bind(arrival.file.size_bytes.cast_signed())
+                    .bind(arrival.file.mtime_ns)
+                    .bind(record.id.to_string())
+                    .bind(arrival.path.file_name().to_string_lossy().into_owned())
+                    .bind(*owner)
+                    .bind(record.phase.name())
+                    .bind(record.generation)
+                    .bind(record.revision.cast_signed())
+                    .bind(record.attempts)
+                    .bind(record.created_at.timestamp_micros())
+                    .bind(record.updated_at.timestamp_micros())
+                    .bind(record.deadline_at.timestamp_micros())
+                    .bind(record.fire.as_ref().map(json));
+            }
+            statement.execute(self.on()).await?;
+        }
+        let events: Vec<_> = jobs.iter().map(|(job, ..)| (job, job.accepted_event())).collect();
+        let events: Vec<_> = events.iter().map(|(job, event)| (*job, event)).collect();
+        self.note(node, &events).await?;
+        Ok(answers)
+    }
+
+    /// The job of an arrival that is known.
+    async fn arrived(&mut self, node: &Node, arrival: &Arrival) -> Result<JobId, Failure> {
+        let sql = "SELECT job_id FROM arrival WHERE site = ?1 AND feed = ?2 AND path = ?3 \
+                   AND inode = ?4 AND size_bytes = ?5 AND mtime_ns = ?6";
+        let row = by_arrival(query(sql), node, arrival).fetch_one(self.on()).await?;
+        let known: &str = row.try_get("job_id")?;
+        JobId::parse(known).ok_or_else(|| {
+            let text = format!("an arrival names the job {known:?}, which is no id");
+            Failure::Refused(StoreError::Unusable(text))
+        })
     }
 
     pub(super) async fn admit(
@@ -241,20 +289,37 @@ impl<'s> Write<'s> {
         Ok(())
     }
 
+    /// Writes transitions, in rounds with one of a job at most: each round goes to the database's thread in a few
+    /// statements, however many they are, since the way there and back costs more than a row does.
     pub(super) async fn transitions(
         &mut self,
         node: &Node,
         transitions: &[Transition],
     ) -> Result<Vec<Committed>, Failure> {
-        let mut answers = Vec::with_capacity(transitions.len());
-        for transition in transitions {
-            answers.push(self.transition(node, transition).await?);
+        let mut answers = vec![Committed::Stale; transitions.len()];
+        for round in rounds(transitions) {
+            let mut moved = Vec::with_capacity(round.len());
+            for (part, sql) in UPDATE.parts(&round) {
+                moved.extend(self.update(node, transitions, part, sql).await?);
+            }
+            let (written, others): (Vec<_>, Vec<_>) =
+                round.iter().partition(|n| moved.binary_search(&transitions[**n].job.id()).is_ok());
+            for n in others {
+                let Transition { job, event, .. } = &transitions[n];
+                answers[n] = self.repeated(node, job.id(), event).await?;
+            }
+            if !written.is_empty() {
+                self.follow(node, transitions, &written).await?;
+            }
+            for n in written {
+                answers[n] = Committed::Done;
+            }
         }
         Ok(answers)
     }
 
-    /// As [`Self::transition`], but what is refused is undone and answered, and the write goes on without it. For when
-    /// something was: one row that can't be written must not keep hundreds of others waiting for ever.
+    /// As [`Self::transitions`] of one, but if it is refused, that is undone and answered, and the write goes on without it. For
+    /// when something was: one row that can't be written must not keep hundreds of others waiting for ever.
     pub(super) async fn transition_apart(
         &mut self,
         node: &Node,
@@ -262,101 +327,125 @@ impl<'s> Write<'s> {
     ) -> Result<Committed, Failure> {
         query("SAVEPOINT apart").execute(self.on()).await?;
         let noted = self.noted.len();
-        let answer = match self.transition(node, transition).await {
+        let answer = match self.transitions(node, std::slice::from_ref(transition)).await {
             Err(Failure::Sql(error)) => {
                 let why = refusal(&error).ok_or(error)?;
                 query("ROLLBACK TO apart").execute(self.on()).await?;
                 self.noted.truncate(noted);
                 Committed::Refused(why)
             }
-            answer => answer?,
+            answers => answers?.pop().unwrap_or(Committed::Stale),
         };
         query("RELEASE apart").execute(self.on()).await?;
         Ok(answer)
     }
 
-    async fn transition(
+    /// Writes the rows that fit, and answers their jobs, in the order of their ids.
+    async fn update(
         &mut self,
         node: &Node,
-        Transition { job, event, run, answers }: &Transition,
-    ) -> Result<Committed, Failure> {
-        let record = job.record();
-        let id = record.id.to_string();
-        let revision = record.revision.cast_signed();
-        let sql = "UPDATE job SET revision = ?3, phase = ?5, generation = ?6, attempts = ?7, updated_at = ?8, \
-                   finished_at = ?9, deadline_at = ?10, held_code = ?11, held_message = ?12, error_class = ?13, \
-                   error_code = ?14, error_message = ?15, input_blob = ?16, input_bytes = ?17, sha256 = ?18, \
-                   remote_id = ?19, redirects = ?20, results = ?21, outputs = ?22, cancel_reason = ?23, \
-                   ended_at = ?24, source_settled = ?25, source_moved_to = ?26, duplicate_of = ?27, service = ?28 \
-                   WHERE id = ?1 AND node = ?2 AND revision = ?4";
-        let digest = digest_text(&record);
-        let held = record.held.map(|held| (held.code, held.message)).unzip();
-        let error = record.error.map(|error| (error.class, (error.code, error.message))).unzip();
-        let (error_code, error_message) = error.1.unzip();
-        let written = query(sql)
-            .bind(&id)
-            .bind(node.id.0)
-            .bind(revision)
-            .bind(revision.wrapping_sub(1))
-            .bind(record.phase.name())
-            .bind(record.generation)
-            .bind(record.attempts)
-            .bind(record.updated_at.timestamp_micros())
-            .bind(record.finished_at.map(|at| at.timestamp_micros()))
-            .bind(record.deadline_at.timestamp_micros())
-            .bind(held.0)
-            .bind(held.1)
-            .bind(error.0)
-            .bind(error_code)
-            .bind(error_message)
-            .bind(record.input_blob)
-            .bind(record.input_bytes.map(u64::cast_signed))
-            .bind(digest)
-            .bind(record.remote_id.map(|id| id.0))
-            .bind(record.redirects.as_ref().map(json))
-            .bind(record.results.as_ref().map(json))
-            .bind(record.outputs.as_ref().map(json))
-            .bind(record.cancel_reason.map(cancel_reason_name))
-            .bind(record.ended_at.map(Phase::name))
-            .bind(record.source_settled)
-            .bind(record.source_moved_to.map(|path| path.into_os_string().into_vec()))
-            .bind(record.duplicate_of.map(|of| of.to_string()))
-            .bind(record.service.as_ref().map(json))
-            .execute(self.on())
-            .await?;
-        if written.rows_affected() == 0 {
-            return self.repeated(node, record.id, event).await;
+        transitions: &[Transition],
+        part: &[usize],
+        sql: &'static str,
+    ) -> Result<Vec<JobId>, sqlx::Error> {
+        let mut statement = query_scalar(sql).bind(node.id.0);
+        for n in part {
+            let record = transitions[*n].job.record();
+            let digest = digest_text(&record);
+            let held = record.held.map(|held| (held.code, held.message)).unzip();
+            let error =
+                record.error.map(|error| (error.class, (error.code, error.message))).unzip();
+            let (error_code, error_message) = error.1.unzip();
+            statement = statement
+                .bind(record.id.to_string())
+                .bind(record.revision.cast_signed())
+                .bind(record.phase.name())
+                .bind(record.generation)
+                .bind(record.attempts)
+                .bind(record.updated_at.timestamp_micros())
+                .bind(record.finished_at.map(|at| at.timestamp_micros()))
+                .bind(record.deadline_at.timestamp_micros())
+                .bind(held.0)
+                .bind(held.1)
+                .bind(error.0)
+                .bind(error_code)
+                .bind(error_message)
+                .bind(record.input_blob)
+                .bind(record.input_bytes.map(u64::cast_signed))
+                .bind(digest)
+                .bind(record.remote_id.map(|id| id.0))
+                .bind(record.redirects.as_ref().map(json))
+                .bind(record.results.as_ref().map(json))
+                .bind(record.outputs.as_ref().map(json))
+                .bind(record.cancel_reason.map(cancel_reason_name))
+                .bind(record.ended_at.map(Phase::name))
+                .bind(record.source_settled)
+                .bind(record.source_moved_to.map(|path| path.into_os_string().into_vec()))
+                .bind(record.duplicate_of.map(|of| of.to_string()))
+                .bind(record.service.as_ref().map(json));
         }
-        self.note(node, job, event).await?;
-        if let Some(want) = answers {
-            let sql = "UPDATE job SET want = NULL WHERE id = ?1 AND want = ?2";
-            query(sql).bind(&id).bind(want.to_text()).execute(self.on()).await?;
-        }
-        match run {
-            Some(endpoint) if !job.is_done() => self.hold_run(job.id(), endpoint).await?,
-            _ => {
-                let sql = "DELETE FROM remote_run WHERE job_id = ?1";
-                query(sql).bind(&id).execute(self.on()).await?;
+        let ids: Vec<String> = statement.fetch_all(self.on()).await?;
+        let mut ids: Vec<_> = ids.iter().filter_map(|id| JobId::parse(id)).collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    /// Writes what goes with the rows of a round that were written.
+    async fn follow(
+        &mut self,
+        node: &Node,
+        transitions: &[Transition],
+        written: &[usize],
+    ) -> Result<(), sqlx::Error> {
+        let events = written.iter().map(|n| (&transitions[*n].job, &transitions[*n].event));
+        self.note(node, &events.collect::<Vec<_>>()).await?;
+        let (mut ended, mut begun, mut done) = (Vec::new(), Vec::new(), Vec::new());
+        for n in written {
+            let Transition { job, run, answers, .. } = &transitions[*n];
+            let id = job.id().to_string();
+            if let Some(want) = answers {
+                let sql = "UPDATE job SET want = NULL WHERE id = ?1 AND want = ?2";
+                query(sql).bind(&id).bind(want.to_text()).execute(self.on()).await?;
+            }
+            match run {
+                Some(endpoint) if !job.is_done() => begun.push((id, endpoint.as_str())),
+                _ => {
+                    done.extend(job.is_done().then(|| id.clone()));
+                    ended.push(id);
+                }
             }
         }
-        if job.is_done() {
-            let sql = "DELETE FROM reservation WHERE job_id = ?1";
-            query(sql).bind(&id).execute(self.on()).await?;
+        if !begun.is_empty() {
+            let sql = "INSERT INTO remote_run (job_id, endpoint) \
+                       SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true ON CONFLICT (job_id) \
+                       DO UPDATE SET endpoint = excluded.endpoint WHERE endpoint <> excluded.endpoint";
+            query(sql).bind(json(&begun)).execute(self.on()).await?;
+        }
+        if !ended.is_empty() {
+            let sql = "DELETE FROM remote_run WHERE job_id IN (SELECT value FROM json_each(?1))";
+            query(sql).bind(json(&ended)).execute(self.on()).await?;
+        }
+        if done.is_empty() {
+            return Ok(());
+        }
+        let done = json(&done);
+        for sql in [
+            "DELETE FROM reservation WHERE job_id IN (SELECT value FROM json_each(?1))",
             // With a wish still to be answered it stays among the live ones, for anybody.
-            let sql = "UPDATE job SET node = NULL WHERE id = ?1 AND want IS NOT NULL";
-            if query(sql).bind(&id).execute(self.on()).await?.rows_affected() == 0 {
-                let sql = concat!(
-                    "INSERT INTO job_history (site, name, node, ",
-                    columns!(),
-                    ") SELECT site, name, node, ",
-                    columns!(),
-                    " FROM job WHERE id = ?1",
-                );
-                query(sql).bind(&id).execute(self.on()).await?;
-                query("DELETE FROM job WHERE id = ?1").bind(&id).execute(self.on()).await?;
-            }
+            "UPDATE job SET node = NULL \
+             WHERE want IS NOT NULL AND id IN (SELECT value FROM json_each(?1))",
+            concat!(
+                "INSERT INTO job_history (site, name, node, ",
+                columns!(),
+                ") SELECT site, name, node, ",
+                columns!(),
+                " FROM job WHERE want IS NULL AND id IN (SELECT value FROM json_each(?1))",
+            ),
+            "DELETE FROM job WHERE want IS NULL AND id IN (SELECT value FROM json_each(?1))",
+        ] {
+            query(sql).bind(&done).execute(self.on()).await?;
         }
-        Ok(Committed::Done)
+        Ok(())
     }
 
     /// What to answer for a write that found nothing to write to: it may be there already, its answer lost.
@@ -377,18 +466,21 @@ impl<'s> Write<'s> {
         Ok(if same.is_some() { Committed::Done } else { Committed::Stale })
     }
 
-    /// A row changed by hand may have an event of that revision already; it keeps that one.
+    /// Writes events, and tells of them.
     pub(super) async fn note(
         &mut self,
         node: &Node,
-        job: &Job,
-        event: &Event,
+        events: &[(&Job, &Event)],
     ) -> Result<(), sqlx::Error> {
-        let sql = "INSERT INTO job_event \
-                   (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) ON CONFLICT DO NOTHING";
-        by_event(query(sql), node, job.id(), event).execute(self.on()).await?;
-        self.noted.push((node.site.clone(), as_told(job, event)));
+        for (part, sql) in NOTE.parts(events) {
+            let mut statement = query(sql);
+            for (job, event) in part {
+                statement = by_event(statement, node, job.id(), event);
+            }
+            statement.execute(self.on()).await?;
+        }
+        self.noted
+            .extend(events.iter().map(|(job, event)| (node.site.clone(), as_told(job, event))));
         Ok(())
     }
 
@@ -439,6 +531,88 @@ impl Drop for Doubt<'_> {
         }
     }
 }
+
+/// A statement over rows that are bound one after the other, in a few lengths: each is prepared once.
+struct Rows {
+    /// What stands before the rows, and behind them.
+    frame: [&'static str; 2],
+    /// How many values a row has.
+    columns: usize,
+    texts: OnceLock<[String; LENGTHS.len()]>,
+}
+
+impl Rows {
+    const fn new(columns: usize, frame: [&'static str; 2]) -> Self {
+        Self { frame, columns, texts: OnceLock::new() }
+    }
+
+    /// The rows in parts, each with the statement for so many: its last rows may stay unbound, and so without an id.
+    fn parts<'r, T>(&'static self, rows: &'r [T]) -> Vec<(&'r [T], &'static str)> {
+        let texts = self.texts.get_or_init(|| LENGTHS.map(|length| self.text(length)));
+        let text = |part: &[T]| {
+            let n = LENGTHS.iter().position(|length| part.len() <= *length);
+            texts[n.unwrap_or(LENGTHS.len() - 1)].as_str()
+        };
+        rows.chunks(LENGTHS[LENGTHS.len() - 1]).map(|part| (part, text(part))).collect()
+    }
+
+    fn text(&self, length: usize) -> String {
+        // Without numbers, which the driver would look for in a list of all of them, at each.
+        let row = format!("({})", vec!["?"; self.columns].join(","));
+        [self.frame[0], &vec![row; length].join(","), self.frame[1]].concat()
+    }
+}
+
+/// Few rows are padded to the next of these.
+const LENGTHS: [usize; 3] = [1, 8, 64];
+
+/// Writes rows that fit; the node comes first. Each `+` keeps the planner from another way than from what is bound to the
+/// rows by their key: it would rather go through all of the node's jobs.
+static UPDATE: Rows = Rows::new(
+    26,
+    [
+        "WITH me (node) AS (VALUES (?)), i (id, revision, phase, generation, attempts, updated_at, finished_at, deadline_at, held_code, held_message, \
+         error_class, error_code, error_message, input_blob, input_bytes, sha256, remote_id, redirects, results, outputs, \
+         cancel_reason, ended_at, source_settled, source_moved_to, duplicate_of, service) AS (VALUES ",
+        ") UPDATE job SET revision = i.revision, phase = i.phase, generation = i.generation, attempts = i.attempts, \
+         updated_at = i.updated_at, finished_at = i.finished_at, deadline_at = i.deadline_at, held_code = i.held_code, \
+         held_message = i.held_message, error_class = i.error_class, error_code = i.error_code, \
+         error_message = i.error_message, input_blob = i.input_blob, input_bytes = i.input_bytes, sha256 = i.sha256, \
+         remote_id = i.remote_id, redirects = i.redirects, results = i.results, outputs = i.outputs, \
+         cancel_reason = i.cancel_reason, ended_at = i.ended_at, source_settled = i.source_settled, \
+         source_moved_to = i.source_moved_to, duplicate_of = i.duplicate_of, service = i.service \
+         FROM i WHERE job.id = +i.id AND +job.node = (SELECT node FROM me) AND job.revision = i.revision - 1 RETURNING job.id",
+    ],
+);
+
+/// Writes arrivals, the site comes first; answers the jobs of those that are new.
+static ARRIVE: Rows = Rows::new(
+    6,
+    [
+        "INSERT INTO arrival (site, feed, path, inode, size_bytes, mtime_ns, job_id) SELECT ?, * FROM (VALUES ",
+        ") WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING RETURNING job_id",
+    ],
+);
+
+/// Writes jobs, the site comes first.
+static MAKE: Rows = Rows::new(
+    16,
+    [
+        "INSERT INTO job (site, feed, path, inode, size_bytes, mtime_ns, id, name, node, phase, generation, revision, \
+         attempts, created_at, updated_at, deadline_at, fire) SELECT ?, * FROM (VALUES ",
+        ") WHERE column1 IS NOT NULL",
+    ],
+);
+
+/// Writes events. A row changed by hand may have an event of that revision already; it keeps that one.
+static NOTE: Rows = Rows::new(
+    9,
+    [
+        "INSERT INTO job_event (job_id, revision, at, node, generation, from_phase, to_phase, outcome, detail) \
+         SELECT * FROM (VALUES ",
+        ") WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING",
+    ],
+);
 
 /// A count as SQL gives it.
 fn count(rows: i64) -> usize {
