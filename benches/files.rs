@@ -310,14 +310,14 @@ impl Remote {
     }
 
     pub(crate) async fn until_archived(&self, files: usize) -> anyhow::Result<()> {
-        for _ in 0..60_000 {
+        for _ in 0..4_800 {
             let folder = self.folder.path();
             let archived = std::fs::read_dir(folder.join("archive")).map_or(0, Iterator::count);
             if archived >= files {
                 return Ok(());
             }
             ensure!(!folder.join("failed").exists(), "a file failed");
-            CLOCK.sleep(Duration::from_millis(2)).await;
+            CLOCK.sleep(Duration::from_millis(25)).await;
         }
         let log = std::fs::read_to_string(self.folder.path().join("log"))?;
         anyhow::bail!("not all of {files} files are archived after two minutes; the log: {log}")
