@@ -183,14 +183,15 @@ impl<C: Clock> PostgresStore<C> {
         answers: &mut [Committed],
     ) -> Result<(), Failure> {
         let mut session = Session::from(&self.writer).await?;
+        let parts: Vec<_> = rounds.iter().flat_map(|round| round.chunks(STATEMENT_MAX)).collect();
         // A single statement is a transaction by itself.
-        let many = rounds.len() > 1;
+        let many = parts.len() > 1;
         if many {
             session.begin().await?;
         }
-        for round in rounds {
-            let written = session.write(node, transitions, round).await?;
-            note(&written, transitions, round, answers);
+        for part in parts {
+            let written = session.write(node, transitions, part).await?;
+            note(&written, transitions, part, answers);
         }
         if many {
             session.commit().await?;
@@ -488,8 +489,8 @@ impl<C: Clock> Store for PostgresStore<C> {
             }
             answers.fill(Committed::Stale);
             let mut session = Session::from(&self.writer).await?;
-            for round in &rounds {
-                session.write_in_parts(node, transitions, round, &mut answers).await?;
+            for part in rounds.iter().flat_map(|round| round.chunks(STATEMENT_MAX)) {
+                session.write_in_parts(node, transitions, part, &mut answers).await?;
             }
             session.done();
             Ok(answers)
@@ -713,3 +714,5 @@ const RESERVE_TRIES: usize = 5;
 const WISH_TRIES: usize = 5;
 /// Jobs given back by one statement.
 const RETIRE_BATCH: usize = 5000;
+/// Transitions in one statement: its plan, made for any number of them, goes through all for each.
+const STATEMENT_MAX: usize = 500;
