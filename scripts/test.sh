@@ -24,6 +24,7 @@ if [ "$(id -u)" != 0 ]; then
     export "CARGO_TARGET_${host}_RUNNER=$PWD/scripts/as-root.sh"
 fi
 if [ "${1:-}" = --heavy ]; then
-    exec cargo test --locked --features otlp --test it -- heavy:: --ignored
+    # One after the other: some measure the memory of the process that they are all in.
+    exec cargo test --locked --features otlp --test it -- heavy:: --ignored --test-threads=1
 fi
 exec cargo test --locked --workspace --features scoreline/otlp
